@@ -5,7 +5,6 @@ once and `takt edge` never loads Ray or torch. How a process ends (exit codes,
 signals, bugs) is `deploy/exits.py`. Not here: any work.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -114,6 +113,7 @@ def compare(
     """Train students by several methods for equal CPU-seconds and attack them."""
     from deploy.compare import Choice, run_compare
     from deploy.compare_grid import which_grid
+    from deploy.machine import num_cores
 
     name = which_grid(grid, full=full)
     run_compare(
@@ -122,7 +122,7 @@ def compare(
         work=work,
         data_dir=None if data_dir is None else data_dir.absolute(),
         choice=Choice(dataset or (), student or (), method or ()),
-        num_workers=workers or len(os.sched_getaffinity(0)),
+        num_workers=workers or num_cores(),
     )
 
 

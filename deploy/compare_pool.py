@@ -4,9 +4,7 @@ One process a group of rows, computing on one thread. Not here: which rows
 (compare_grid.py), what a process does (compare_worker.py).
 """
 
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +17,7 @@ from common.errors import Interrupted, TaktError
 from deploy.compare_rows import Row
 from deploy.compare_worker import GroupJob, RowNews
 from deploy.exits import error_of
-from deploy.processes import die_with_me, end_trees, single_threaded
+from deploy.processes import close_pipes, end_trees, start_worker
 
 
 class RowPool:
@@ -83,7 +81,9 @@ class RowPool:
         with self._lock:
             if self._closed:
                 raise Interrupted("stopped before this row began")
-            process = self._running[name] = self._start()
+            process = self._running[name] = start_worker(
+                "deploy.compare_worker", self._log
+            )
             self._news[name] = RowNews(step="starting")
         assert process.stdin is not None and process.stdout is not None
         try:
@@ -104,18 +104,4 @@ class RowPool:
             end_trees([process], grace_s=0)
             with self._lock:
                 del self._running[name], self._news[name]
-            for stream in (process.stdin, process.stdout):
-                with suppress(BrokenPipeError):
-                    stream.close()
-
-    def _start(self) -> "subprocess.Popen[str]":
-        with self._log.open("ab") as log:
-            return subprocess.Popen(
-                die_with_me([sys.executable, "-m", "deploy.compare_worker"]),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                start_new_session=True,
-                env=single_threaded(os.environ),
-            )
+            close_pipes(process)

@@ -22,7 +22,7 @@ from deploy.compare_turns import in_turns
 
 if TYPE_CHECKING:
     from common.datasets import Dataset
-    from edge.fit import Fitted, Images
+    from edge.fit import Fitted
 
 Tell = Callable[[str, float], None]
 Rest = Callable[[float], None]
@@ -136,15 +136,15 @@ def _fit(
     """Train one student; `after_epoch` is told the CPU-seconds used."""
     import torch
 
-    from edge.fit import fit_student
+    from edge.fit import Images, fit_student
     from edge.knowledge_reader import read_knowledge
 
     torch.set_num_threads(1)  # of this thread
     manifest = manifest.model_copy(update={"temperature": job.temperature})
     return fit_student(
         job.recipe,
-        _images(dataset, "train"),
-        _images(dataset, "val"),
+        Images.of(dataset.train),
+        Images.of(dataset.val),
         read_knowledge(manifest, job.release_dir, job.recipe),
         num_classes=manifest.num_classes,
         eps=manifest.eps,
@@ -204,15 +204,6 @@ def _measured(
         teacher_sha256=manifest.teacher.weights_sha256 if contents else None,
         identity=job.identity,
     )
-
-
-def _images(dataset: "Dataset", split: str) -> "Images":
-    import torch
-
-    from edge.fit import Images
-
-    part = {"train": dataset.train, "val": dataset.val}[split]
-    return Images(torch.from_numpy(part.images), torch.from_numpy(part.labels))
 
 
 if __name__ == "__main__":

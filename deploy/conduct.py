@@ -60,7 +60,9 @@ def conduct_run(
             findings.failure = Failure(code=code, message=f"stopped{where}")
             error = KeyboardInterrupt(where)
         elif error is not None:
-            error = error if isinstance(error, TaktError) else _bug(error, run)
+            error = (
+                error if isinstance(error, TaktError) else record_bug(error, run.logs)
+            )
             findings.failure = Failure(code=error.exit_code, message=str(error))
         else:
             error = findings.shortcoming()
@@ -72,7 +74,3 @@ def conduct_run(
     if error is not None:
         raise error
     return 0
-
-
-def _bug(error: BaseException, run: RunFolder) -> TaktError:
-    return record_bug(error, run.logs)

@@ -10,10 +10,8 @@ the measuring itself (`deploy/evaluation_worker.py`, `common/evaluate.py`).
 import os
 import queue
 import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +22,7 @@ from common.errors import TaktError
 from common.knowledge import Evaluation
 from deploy.evaluation_worker import EvaluationJob, EvaluationReply
 from deploy.exits import error_of
-from deploy.processes import die_with_me, end_trees, single_threaded
+from deploy.processes import close_pipes, end_trees, start_worker
 
 # Images. Small nets are cheapest in large batches (360 images of a net of 1,000
 # parameters: 33 CPU-seconds in one chunk, 59 in three), so few results are cut.
@@ -135,10 +133,7 @@ class EvaluationPool:
         end_trees(self._workers, grace_s=0)
         self._threads.shutdown(wait=True)
         for worker in self._workers:
-            for stream in (worker.stdin, worker.stdout):
-                if stream is not None:
-                    with suppress(BrokenPipeError):  # a job it did not live to read
-                        stream.close()
+            close_pipes(worker)
 
     def submit(self, model: Path, num_images: int) -> Measurement:
         """Queue a model: AutoAttack on the first `num_images`, clean on all."""
@@ -185,16 +180,7 @@ class EvaluationPool:
         return EvaluationReply.model_validate_json(line)
 
     def _start(self) -> subprocess.Popen[str]:
-        with self._log.open("ab") as log:
-            worker = subprocess.Popen(
-                die_with_me([sys.executable, "-m", "deploy.evaluation_worker"]),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                start_new_session=True,
-                env=single_threaded(os.environ),
-            )
+        worker = start_worker("deploy.evaluation_worker", self._log)
         os.setpriority(os.PRIO_PROCESS, worker.pid, LOW_PRIORITY)
         return worker
 

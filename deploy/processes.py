@@ -6,11 +6,14 @@ around a distillation (edge.limits) and Ray's processes (cloud.cluster).
 """
 
 import contextlib
+import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -37,6 +40,28 @@ def die_with_me(argv: Sequence[str]) -> list[str]:
     util-linux is missing the command stays as it is.
     """
     return [*_death_shim(), *argv]
+
+
+def start_worker(module: str, log: Path) -> "subprocess.Popen[str]":
+    """Start ``python -m module`` on one thread: lines in and out, stderr to a log."""
+    with log.open("ab") as stderr:
+        return subprocess.Popen(
+            die_with_me([sys.executable, "-m", module]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+            env=single_threaded(os.environ),
+        )
+
+
+def close_pipes(worker: "subprocess.Popen[str]") -> None:
+    """Close a worker's pipes, whether or not it lived to read what is in them."""
+    for stream in (worker.stdin, worker.stdout):
+        if stream is not None:
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
 
 
 def end_tree(process: "subprocess.Popen[Any]", *, grace_s: float) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from common.config import AttackConfig, StudentConfig
-from common.datasets import Dataset, Split, load_dataset
+from common.datasets import Dataset, load_dataset
 from common.durable import write_atomic
 from common.errors import Interrupted, StorageError, TaktError, TrustError
 from common.evaluate import is_collapsed, predict, robust_accuracy_pgd
@@ -96,11 +96,7 @@ def _own_images(job: DistilJob, manifest: Manifest) -> tuple[Images, Images]:
             f"expected {manifest.num_samples} with {manifest.fingerprint[:12]}; "
             "give the node the same files as the cloud"
         )
-    return _images(dataset.train), _images(dataset.val)
-
-
-def _images(split: Split) -> Images:
-    return Images(torch.from_numpy(split.images), torch.from_numpy(split.labels))
+    return Images.of(dataset.train), Images.of(dataset.val)
 
 
 def _identity(job: DistilJob, manifest: Manifest) -> str:

@@ -9,12 +9,14 @@ Not here: the methods (losses.py), checkpoints on disk and the end (fit.py).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from common.attacks import pgd
 from common.config import StudentConfig
+from common.datasets import Split
 from common.errors import Interrupted
 from common.evaluate import is_collapsed, predict
 from common.models import build_model
@@ -41,6 +43,11 @@ class Images:
 
     x: Tensor
     y: Tensor
+
+    @classmethod
+    def of(cls, split: Split) -> Self:
+        """View a split's arrays."""
+        return cls(torch.from_numpy(split.images), torch.from_numpy(split.labels))
 
     def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Take some as float32 in [0, 1], with their labels."""

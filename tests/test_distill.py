@@ -350,10 +350,7 @@ def test_a_missing_shard_is_named_before_any_training(
 
 def fitted(release: Path, given: StudentConfig, **changes: Any) -> Fitted:
     dataset = load_dataset(DatasetConfig(), seed=0)
-    train, val = (
-        Images(torch.from_numpy(s.images), torch.from_numpy(s.labels))
-        for s in (dataset.train, dataset.val)
-    )
+    train, val = (Images.of(s) for s in (dataset.train, dataset.val))
     knowledge: Knowledge = read_knowledge(read_manifest(release), release, given)
     values: dict[str, Any] = {"num_classes": 10, "eps": EPS, "seed": 0, **changes}
     return fit_student(given, train, val, knowledge, **values)

@@ -36,10 +36,7 @@ def scores(entry: Entry, rates: list[float], seed: int, work: Path) -> list[floa
     manifest = read_manifest(release)
     manifest = manifest.model_copy(update={"temperature": entry.temperature})
     data = load_dataset(config.dataset, seed=config.seed)
-    train, val = (
-        Images(torch.from_numpy(split.images), torch.from_numpy(split.labels))
-        for split in (data.train, data.val)
-    )
+    train, val = (Images.of(split) for split in (data.train, data.val))
 
     def fit(rate: float, rest: Callable[[float], None]) -> Fitted:
         torch.set_num_threads(1)  # of this thread
