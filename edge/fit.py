@@ -48,6 +48,7 @@ def fit_student(
     cpu_budget_s: float | None = None,
     checkpoint: Path | None = None,
     identity: str = "",
+    safeguard: bool = True,
     clock: Callable[[], float] = time.process_time,
     on_epoch: Callable[[CurvePoint], None] = lambda point: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -67,6 +68,7 @@ def fit_student(
             watching not); None trains the recipe's epochs.
         checkpoint: file to resume from and save to; None keeps nothing.
         identity: what the checkpoint must be of.
+        safeguard: against catastrophic overfitting; without it for comparisons only.
         clock: CPU-seconds of this process.
         on_epoch: told of each epoch; again of earlier ones after resuming.
         should_stop: asked before each step.
@@ -89,6 +91,7 @@ def fit_student(
         cpu_budget_s=cpu_budget_s,
         clock=clock,
         state=saved[1] if saved else FitState(identity=identity),
+        safeguard=safeguard,
     )
     if saved:
         training.resume(saved[0])
@@ -119,6 +122,13 @@ def _finish(training: Training) -> Fitted:
         cpu_s=CpuSeconds(
             distil=state.distil_s, attack=state.attack_s, evaluate=state.evaluate_s
         ),
-        flags=("retried",) if state.attempt else (),
+        flags=tuple(
+            flag
+            for flag, is_up in (
+                ("retried", state.attempt > 0),
+                ("more_steps", state.doublings > 0),
+            )
+            if is_up
+        ),
         clock=training.clock,
     )

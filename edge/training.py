@@ -2,7 +2,8 @@
 
 All schedules follow the share of the work that is done, of so many epochs or of
 so many CPU-seconds. At sixteen milestones the student is measured on validation
-images; one that has collapsed to one class is started again once, more gently.
+images; one that has collapsed to one class is started again once, more gently, and
+one that only deceives the attack it is trained with goes on with more steps of it.
 Not here: the methods (losses.py), checkpoints on disk and the end (fit.py).
 """
 
@@ -29,6 +30,7 @@ from edge.job import CurvePoint
 from edge.knowledge_reader import Knowledge
 from edge.learner import Learner, under
 from edge.losses import method
+from edge.safeguard import MOST_STEPS, Attacked, has_parted
 
 MILESTONES = 16
 _MONITORED = 128  # validation images at a milestone
@@ -71,6 +73,7 @@ class Training:
         cpu_budget_s: float | None,
         clock: Callable[[], float],
         state: FitState,
+        safeguard: bool = True,
     ) -> None:
         """Begin the state's attempt; see `edge.fit.fit_student` for the rest."""
         self.recipe = recipe
@@ -83,6 +86,7 @@ class Training:
         self.batch_size = min(batch_size or recipe.batch_size, len(train.y))
         self.budget_s = cpu_budget_s
         self.clock = clock
+        self.safeguard = safeguard
         self.method = method(recipe.method)
         self.rate = schedule(recipe.schedule)
         self.state = state
@@ -128,12 +132,13 @@ class Training:
     def epoch(self, should_stop: Callable[[], bool]) -> CurvePoint:
         """Train one epoch, or what the budget leaves of one; watch at milestones."""
         order = torch.randperm(len(self.train.y), generator=self.generator)
+        attacked: Attacked | None = None
         for positions in torch.split(order, self.batch_size)[: self.steps_per_epoch()]:
             if should_stop():
                 raise Interrupted("stopped while training; the last checkpoint stays")
             if self.progress() >= 1:
                 break
-            self.step(positions)
+            attacked = self.step(positions)
         if self.temperatures is not None:
             self.temperatures.end_epoch()
         state = self.state
@@ -146,6 +151,8 @@ class Training:
         if self.at_milestone:
             state.milestone = math.floor(done * MILESTONES)
             clean, robust, collapsed = self.watch()
+            if attacked is not None and self.safeguard:
+                self.guard(attacked)
         point = CurvePoint(
             epoch=state.epoch,
             epochs=max(state.epoch, epochs),
@@ -159,8 +166,8 @@ class Training:
             self.begin()
         return point
 
-    def step(self, positions: Tensor) -> None:
-        """Train on one batch."""
+    def step(self, positions: Tensor) -> Attacked | None:
+        """Train on one batch; return how it was attacked, if it was."""
         began = self.clock()
         progress, state = self.progress(), self.state
         warmup = self.recipe.eps_warmup_epochs / self.recipe.epochs
@@ -168,10 +175,12 @@ class Training:
         if state.attempt:  # after a collapse: more gently
             warmup, rate = max(2 * warmup, 0.5), rate / 3
         share = max(warmed_up(progress, warmup), _LEAST_EPS)
+        attack, more = self.recipe.attack, 2**state.doublings
         setting = Setting(
             recipe=self.recipe,
             eps=self.eps * share,
-            step_size=self.recipe.attack.step_size * share,
+            steps=attack.steps * more,
+            step_size=attack.step_size * share / more,
             progress=progress,
             temperature=self.knowledge.temperature,
             generator=self.generator,
@@ -191,6 +200,7 @@ class Training:
         self.learner.step(loss, rate)
         state.step += 1
         state.distil_s += self.clock() - began
+        return None if delta is None else Attacked(batch.x, batch.y, delta, setting.eps)
 
     def batch(self, positions: Tensor, eps: float) -> Batch:
         """Put together what is known of some samples."""
@@ -238,6 +248,17 @@ class Training:
         state.last_robust = robust
         state.evaluate_s += self.clock() - began
         return clean, robust, is_collapsed(answers, self.num_classes, labels=y)
+
+    def guard(self, attacked: Attacked) -> None:
+        """Go on with twice the steps, of half the size, if the attack is deceived."""
+        began, state = self.clock(), self.state
+        if 2 * self.recipe.attack.steps * 2**state.doublings <= MOST_STEPS:
+            generator = torch.Generator().manual_seed(self.seed)
+            self.learner.hold()
+            if has_parted(self.learner.model, attacked, generator=generator):
+                state.doublings += 1
+            self.learner.release()
+        state.evaluate_s += self.clock() - began
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all that a checkpoint must hold beside the state."""
