@@ -48,7 +48,7 @@ def extract_block(
         For each content the arrays of `common.knowledge.shard_layout`.
     """
     makers: dict[Content, Callable[[], Arrays]] = {
-        "soft_labels": lambda: _soft_labels(model, x),
+        "soft_labels": lambda: view_labels(model, x),
         "deltas": lambda: _deltas(model, x, y, config, eps, seed),
         "boundary_points": lambda: _boundary_points(model, x, config, seed),
         "margins": lambda: _margins(model, x, y),
@@ -56,8 +56,17 @@ def extract_block(
     return {content: makers[content]() for content in config.contents}
 
 
-def _soft_labels(model: nn.Module, x: Tensor) -> Arrays:
-    logits, scale = quantize_rows(_logits(model, x))
+def view_labels(model: nn.Module, view: Tensor) -> Arrays:
+    """Ask the teacher for its soft labels of one view of some samples.
+
+    Args:
+        model: the teacher, in eval mode, on the device of the view.
+        view: (n, C, H, W) in [0, 1], as `common.views.show` shows it.
+
+    Returns:
+        The arrays of soft_labels in `common.knowledge.shard_layout`.
+    """
+    logits, scale = quantize_rows(_logits(model, view))
     return {"logits": logits, "logits_scale": scale}
 
 

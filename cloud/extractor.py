@@ -52,7 +52,11 @@ class Extractor:
         self.x, self.y = dataset.train.tensors()
 
     def extract(self, first: int, stop: int) -> list[dict[str, Any]]:
-        """Write one shard a content for samples [first, stop); describe them."""
+        """Write one shard a content for samples [first, stop); describe them.
+
+        Of soft labels one a view. The shards of view 0 are those of a release
+        without views.
+        """
         from cloud.block import extract_block
 
         blocks = []
@@ -68,20 +72,54 @@ class Extractor:
                     seed=self.config.seed * 1_000_003 + 2 * start,
                 )
             )
-        return [
+        infos = [
             self._write(content, first, stop - first, _joined(content, blocks))
             for content in self.config.knowledge.contents
         ]
+        if "soft_labels" in self.config.knowledge.contents:
+            for view in range(1, self.config.knowledge.num_views):
+                arrays = self._view_labels(first, stop, view)
+                info = self._write("soft_labels", first, stop - first, arrays, view)
+                infos.append(info)
+        return infos
+
+    def _view_labels(self, first: int, stop: int, view: int) -> Arrays:
+        """Ask for the soft labels of one view of samples [first, stop)."""
+        import torch
+
+        from cloud.block import view_labels
+        from common.views import Views, show
+
+        knowledge = self.config.knowledge
+        _, _, height, width = self.x.shape
+        blocks: list[dict[Content, Arrays]] = []
+        for start in range(first, stop, BLOCK_SAMPLES):
+            count = min(BLOCK_SAMPLES, stop - start)
+            views = Views.draw(
+                count,
+                knowledge.num_views,
+                shift=knowledge.shift,
+                flip=knowledge.flip,
+                seed=self.config.seed,
+                first=start,
+            )
+            at = torch.arange(count)
+            index = views.index(at, torch.full_like(at, view), height, width)
+            x = show(self.x[start : start + count], index, views.shift)
+            blocks.append({"soft_labels": view_labels(self.model, x.to(self.device))})
+        return _joined("soft_labels", blocks)
 
     def _write(
-        self, content: Content, first: int, count: int, arrays: Arrays
+        self, content: Content, first: int, count: int, arrays: Arrays, view: int = 0
     ) -> dict[str, Any]:
         data = encode_shard(arrays)
-        name = f"{content}-{first}.safetensors"
+        of_view = f"-view{view}" if view else ""
+        name = f"{content}{of_view}-{first}.safetensors"
         write_atomic(self.storage / "knowledge" / name, data)
         return ShardInfo(
             path=name,
             content=content,
+            view=view,
             first=first,
             num_samples=count,
             num_bytes=len(data),

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from common.config import Content, StudentConfig
+from common.config import Content, KnowledgeConfig, StudentConfig, count_views
 from common.errors import ConfigError, TrustError
 
 MAX_SHARD_BYTES = 4 * 1024 * 1024
@@ -54,6 +54,7 @@ class ShardInfo(Record):
 
     path: str  # of the TUF target, "<channel>/<version>/<file>"
     content: Content
+    view: int = Field(default=0, ge=0, exclude_if=lambda v: v == 0)  # of its samples
     first: int = Field(ge=0)
     num_samples: int = Field(ge=1)
     num_bytes: int = Field(ge=1, le=MAX_SHARD_BYTES)
@@ -74,6 +75,11 @@ class Manifest(Record):
     norm: Literal["Linf"]
     eps: float = Field(gt=0, le=1)
     temperature: float = Field(gt=0)
+    # Views of each sample that have soft labels, and what views there are; `seed`
+    # decides which (common.views). Releases from before there were views have one.
+    num_views: int = Field(default=1, ge=1, exclude_if=lambda n: n == 1)
+    shift: int = Field(default=0, ge=0, le=32, exclude_if=lambda n: n == 0)
+    flip: bool = Field(default=False, exclude_if=lambda on: not on)
     seed: int
     val_fraction: float
     limit: int | None
@@ -89,12 +95,16 @@ class Manifest(Record):
         """Count the classes."""
         return len(self.class_names)
 
-    def shards_for(self, contents: frozenset[Content]) -> tuple[ShardInfo, ...]:
-        """List the shards that hold any of `contents`."""
-        return tuple(s for s in self.shards if s.content in contents)
+    def shards_for(
+        self, contents: frozenset[Content], num_views: int = 1
+    ) -> tuple[ShardInfo, ...]:
+        """List the shards that hold any of `contents` of the first `num_views`."""
+        return tuple(
+            s for s in self.shards if s.content in contents and s.view < num_views
+        )
 
     def bytes_per_sample(self) -> dict[str, float]:
-        """Measure what each content costs, shard headers included."""
+        """Measure what each content costs, all views and shard headers included."""
         totals: dict[str, float] = {}
         for shard in self.shards:
             totals[shard.content] = totals.get(shard.content, 0) + shard.num_bytes
@@ -135,6 +145,23 @@ def recipe_of(manifest: Manifest, student: str) -> StudentConfig:
             "`student` in edge.toml"
         )
     return recipe
+
+
+def check_views(recipe: StudentConfig, there: KnowledgeConfig | Manifest) -> None:
+    """Check that there are as many views as a recipe trains on.
+
+    Raises:
+        ConfigError: there are less, or less with soft labels where it reads these.
+    """
+    count, which = count_views(there.shift, there.flip), "different views of an image"
+    if "soft_labels" in contents_for(recipe.method, recipe.boundary_weight):
+        count, which = there.num_views, "views with soft labels (knowledge.num_views)"
+    if recipe.num_views > count:
+        raise ConfigError(
+            f"num_views = {recipe.num_views} of a student ({recipe.model}, "
+            f"{recipe.method}), but there are {count} {which}; lower it, or raise "
+            "num_views, shift or flip of [knowledge]"
+        )
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -182,24 +209,36 @@ def _check_paths(manifest: Manifest) -> None:
 
 
 def _check_coverage(manifest: Manifest) -> None:
-    """Refuse shards that overlap, leave holes or reach beyond the samples."""
-    by_content: dict[str, list[ShardInfo]] = {}
+    """Refuse shards that overlap, leave holes or reach beyond samples and views."""
+    found: dict[tuple[Content, int], list[ShardInfo]] = {}
     for shard in manifest.shards:
-        by_content.setdefault(shard.content, []).append(shard)
-    for content, shards in by_content.items():
+        found.setdefault((shard.content, shard.view), []).append(shard)
+    for (content, view), shards in found.items():
+        name = f"{content} of view {view}" if view else content
         expected = 0
         for shard in sorted(shards, key=lambda s: s.first):
             if shard.first != expected:
                 raise TrustError(
-                    f"release manifest: shards of {content} continue at sample "
+                    f"release manifest: shards of {name} continue at sample "
                     f"{shard.first}, expected {expected}"
                 )
             expected += shard.num_samples
         if expected != manifest.num_samples:
             raise TrustError(
-                f"release manifest: shards of {content} hold {expected} samples, "
+                f"release manifest: shards of {name} hold {expected} samples, "
                 f"expected {manifest.num_samples}"
             )
+    if manifest.num_views > count_views(manifest.shift, manifest.flip):
+        raise TrustError(
+            f"release manifest: {manifest.num_views} views with shift "
+            f"{manifest.shift}, flip {manifest.flip}, which has less"
+        )
+    views = {view for content, view in found if content == "soft_labels"}
+    if views and views != set(range(manifest.num_views)):
+        raise TrustError(
+            f"release manifest: soft_labels of views {sorted(views)}, expected 0 to "
+            f"{manifest.num_views - 1}"
+        )
 
 
 def one_line(error: Exception) -> str:
