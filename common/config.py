@@ -24,7 +24,7 @@ from pydantic import (
 from common.config_errors import explain
 from common.errors import ConfigError
 
-Content = Literal["soft_labels", "deltas", "boundary_points", "margins"]
+Content = Literal["soft_labels", "deltas", "adv_labels", "boundary_points", "margins"]
 
 
 def _fraction(value: object) -> object:

@@ -15,7 +15,8 @@ from common.config import Content, KnowledgeConfig, StudentConfig, count_views
 from common.errors import ConfigError, TrustError
 
 MAX_SHARD_BYTES = 4 * 1024 * 1024
-SCHEMA = 1
+SCHEMA = 2  # 1: deltas held adv_labels, and there were no views
+_READ = (1, SCHEMA)
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
@@ -179,7 +180,7 @@ def decode_manifest(data: bytes) -> Manifest:
     try:
         tree = json.loads(data)
         found = tree.get("schema_version") if isinstance(tree, dict) else None
-        if found != SCHEMA:
+        if found not in _READ:
             raise TrustError(
                 f"release manifest has schema {found!r}, this takt reads {SCHEMA}; "
                 "update takt on this node or publish with the same version"
