@@ -331,3 +331,34 @@ def test_the_memory_of_deltas_takes_one_bit_a_pixel_of_the_canvas() -> None:
     x = torch.zeros(10, 3, 32, 32)
     memory = DeltaMemory.start(x, None, torch.Generator(), margin=4)
     assert memory.tensor().numel() == 10 * 3 * 40 * 40 / 8
+
+
+def test_a_delta_that_moves_with_its_pixels_is_a_better_start_than_one_that_does_not(
+    release: Path, dataset: Dataset
+) -> None:
+    training = training_of(
+        release, dataset, student(method="warm_at", epochs=20, batch_size=32)
+    )
+    while training.progress() < 1:
+        training.epoch(lambda: False)
+    samples = torch.arange(len(dataset.train))
+    model, memory = training.learner.student(), training.memory
+    assert memory is not None
+
+    def loss(x: Tensor, y: Tensor, delta: Tensor) -> float:
+        with torch.no_grad():
+            return float(F.cross_entropy(model((x + delta).clamp(0, 1)), y))
+
+    still = torch.full_like(samples, SHIFT)
+    plain = canvas_index(still, still, still == 0, shift=SHIFT, height=8, width=8)
+    random = torch.Generator().manual_seed(0)
+    moving = staying = fresh = 0.0
+    for _ in range(NUM_VIEWS):
+        batch = training.batch(samples, 0.15)
+        assert batch.delta is not None
+        signs = torch.randint(0, 2, batch.x.shape, generator=random) * 2.0 - 1
+        moving += loss(batch.x, batch.y, batch.delta)
+        staying += loss(batch.x, batch.y, memory.recall(samples, 0.15, plain))
+        fresh += loss(batch.x, batch.y, 0.15 * signs)
+        training.state.epoch += 1
+    assert moving > 1.02 * staying and moving > 1.1 * fresh
