@@ -77,37 +77,38 @@ class Extractor:
             for content in self.config.knowledge.contents
         ]
         if "soft_labels" in self.config.knowledge.contents:
-            for view in range(1, self.config.knowledge.num_views):
-                arrays = self._view_labels(first, stop, view)
-                info = self._write("soft_labels", first, stop - first, arrays, view)
-                infos.append(info)
+            infos += self._label_views(first, stop)
         return infos
 
-    def _view_labels(self, first: int, stop: int, view: int) -> Arrays:
-        """Ask for the soft labels of one view of samples [first, stop)."""
+    def _label_views(self, first: int, stop: int) -> list[dict[str, Any]]:
+        """Write the soft labels of all views but the first, a shard each."""
         import torch
 
         from cloud.block import view_labels
         from common.views import Views, show
 
         knowledge = self.config.knowledge
-        _, _, height, width = self.x.shape
-        blocks: list[dict[Content, Arrays]] = []
-        for start in range(first, stop, BLOCK_SAMPLES):
-            count = min(BLOCK_SAMPLES, stop - start)
-            views = Views.draw(
-                count,
-                knowledge.num_views,
-                shift=knowledge.shift,
-                flip=knowledge.flip,
-                seed=self.config.seed,
-                first=start,
-            )
-            at = torch.arange(count)
-            index = views.index(at, torch.full_like(at, view), height, width)
-            x = show(self.x[start : start + count], index, views.shift)
-            blocks.append({"soft_labels": view_labels(self.model, x.to(self.device))})
-        return _joined("soft_labels", blocks)
+        views = Views.draw(
+            stop - first,
+            knowledge.num_views,
+            shift=knowledge.shift,
+            flip=knowledge.flip,
+            seed=self.config.seed,
+            first=first,
+        )
+        infos = []
+        for view in range(1, knowledge.num_views):
+            blocks: list[dict[Content, Arrays]] = []
+            for start in range(first, stop, BLOCK_SAMPLES):
+                x = self.x[start : min(start + BLOCK_SAMPLES, stop)]
+                samples = torch.arange(len(x)) + (start - first)
+                which = torch.full_like(samples, view)
+                index = views.index(samples, which, *x.shape[2:])
+                shown = show(x, index, views.shift).to(self.device)
+                blocks.append({"soft_labels": view_labels(self.model, shown)})
+            arrays = _joined("soft_labels", blocks)
+            infos.append(self._write("soft_labels", first, stop - first, arrays, view))
+        return infos
 
     def _write(
         self, content: Content, first: int, count: int, arrays: Arrays, view: int = 0
