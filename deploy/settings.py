@@ -14,6 +14,7 @@ from typing import Any
 
 from common.config import RunConfig, parse_config
 from common.errors import ConfigError
+from common.knowledge import check_views
 
 
 def load_run_config(
@@ -41,7 +42,10 @@ def load_run_config(
         for key, value in overrides.items():
             _put(tree, key, value)
         text = to_toml(tree)
-    return parse_config(text, RunConfig, source=source), text
+    config = parse_config(text, RunConfig, source=source)
+    for recipe in config.students.values():
+        check_views(recipe, config.knowledge)
+    return config, text
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, object]:

@@ -33,6 +33,7 @@ class Batch(NamedTuple):
     soft_labels: Tensor | None = None  # (N, K), the teacher's on x
     delta: Tensor | None = None  # (N, C, H, W), where a warm start begins
     boundary: Boundary | None = None
+    place: Tensor | None = None  # (N, H*W): of x on its canvas, see common.views
 
 
 @dataclass(frozen=True)

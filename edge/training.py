@@ -22,6 +22,7 @@ from common.errors import Interrupted
 from common.evaluate import is_collapsed, predict
 from common.models import build_model
 from common.optim import schedule, warmed_up
+from common.views import show
 from edge.checkpoint import FitState
 from edge.class_temperatures import ClassTemperatures
 from edge.crafting import Batch, Setting
@@ -111,8 +112,12 @@ class Training:
             self.temperatures = ClassTemperatures(self.num_classes)
         self.memory: DeltaMemory | None = None
         if self.method.keeps_deltas:
+            views = self.knowledge.views
             self.memory = DeltaMemory.start(
-                self.train.x, self.knowledge.delta_signs, self.generator
+                self.train.x,
+                self.knowledge.delta_signs,
+                self.generator,
+                margin=0 if views is None else views.shift,
             )
 
     def progress(self) -> float:
@@ -195,7 +200,7 @@ class Training:
             state.attack_s += self.clock() - attacked
             self.learner.release()
             if self.memory is not None:
-                self.memory.keep(positions, delta, batch.x)
+                self.memory.keep(positions, delta, batch.x, batch.place)
         loss = self.method.loss(self.learner.model, batch, delta, setting)
         self.learner.step(loss, rate)
         state.step += 1
@@ -203,19 +208,29 @@ class Training:
         return None if delta is None else Attacked(batch.x, batch.y, delta, setting.eps)
 
     def batch(self, positions: Tensor, eps: float) -> Batch:
-        """Put together what is known of some samples."""
-        x, y = self.train.batch(positions)
-        know = self.knowledge
+        """Put together what is known of some samples, in their view of this epoch."""
+        plain, y = self.train.batch(positions)
+        know, x, index = self.knowledge, plain, None
+        labelled: tuple[Tensor, ...] = (positions,)
+        if know.views is not None:
+            # A sample's views take turns; neighbours are a view apart.
+            view = (positions + self.state.epoch) % know.views.drawn.shape[1]
+            index = know.views.index(positions, view, *plain.shape[2:])
+            x = show(plain, index, know.views.shift)
+            labelled = (positions, view)
         return Batch(
             x=x,
             y=y,
             soft_labels=None
             if know.soft_labels is None
-            else know.soft_labels[positions],
-            delta=None if self.memory is None else self.memory.recall(positions, eps),
+            else know.soft_labels[labelled],
+            delta=None
+            if self.memory is None
+            else self.memory.recall(positions, eps, index),
             boundary=None
             if know.boundary is None
-            else know.boundary.batch(x, positions),
+            else know.boundary.batch(plain, positions),
+            place=index,
         )
 
     def watch(self) -> tuple[float, float, bool]:

@@ -76,11 +76,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     away = -weights[:, dataset.train.labels].T.reshape(-1, 1, 8, 8)
     contents: dict[str, dict[str, NDArray[Any]]] = {
         "soft_labels": {"logits": logits, "logits_scale": scale},
-        "deltas": {
-            "delta_signs": pack_signs(away),
-            "adv_logits": logits,
-            "adv_logits_scale": scale,
-        },
+        "deltas": {"delta_signs": pack_signs(away)},
     }
     shards = []
     for content, arrays in contents.items():
