@@ -130,6 +130,7 @@ class StudentConfig(Section):
         "rslad",
         "absld",
         "bss",
+        "adaad",
         "takt",
     ] = "takt"
     attack: AttackConfig

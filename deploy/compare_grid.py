@@ -27,7 +27,7 @@ from common.config import (
     parse_config,
 )
 from common.errors import ConfigError
-from common.knowledge import contents_for
+from common.knowledge import contents_for, needs_live_teacher
 from deploy.settings import load_run_config
 
 METHODS: tuple[str, ...] = get_args(StudentConfig.model_fields["method"].annotation)
@@ -87,6 +87,11 @@ class Entry:
             "cpu_budget_s": self.cpu_budget_s,
             "num_images": self.num_images,
         }
+        if needs_live_teacher(self.method):
+            parts |= {
+                "teacher": recipe_digest(self.config),
+                "temperature": self.temperature,
+            }
         if contents_for(self.method, self.recipe.boundary_weight):
             knowledge = self.config.knowledge.model_dump(
                 mode="json", exclude={"num_actors", "contents", "temperature"}

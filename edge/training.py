@@ -14,7 +14,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from common.attacks import pgd
+from common.attacks import Model, pgd
 from common.config import StudentConfig
 from common.datasets import Split
 from common.errors import Interrupted
@@ -71,6 +71,7 @@ class Training:
         cpu_budget_s: float | None,
         clock: Callable[[], float],
         state: FitState,
+        teacher: Model | None = None,
     ) -> None:
         """Begin the state's attempt; see `edge.fit.fit_student` for the rest."""
         self.recipe = recipe
@@ -83,6 +84,7 @@ class Training:
         self.batch_size = min(batch_size or recipe.batch_size, len(train.y))
         self.budget_s = cpu_budget_s
         self.clock = clock
+        self.teacher = teacher
         self.method = method(recipe.method)
         self.rate = schedule(recipe.schedule)
         self.state = state
@@ -176,6 +178,7 @@ class Training:
             temperature=self.knowledge.temperature,
             generator=self.generator,
             class_temperatures=self.temperatures,
+            teacher=self.teacher,
         )
         batch = self.batch(positions, setting.eps)
         delta = None
