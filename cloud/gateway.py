@@ -25,14 +25,10 @@ from cloud.admission import Admission, Interceptor, errors_as_status
 from cloud.allowlist import Clock, utc_now
 from cloud.authority import Authority
 from cloud.fleet import Fleet, sqlite_url
+from cloud.live_teacher import LiveTeacher
 from cloud.releases import Board, ReleaseServicer, keep_fresh
 from cloud.repository import ReleaseRepository
-from cloud.services import (
-    FleetServicer,
-    LiveTeacher,
-    TeacherServicer,
-    enrolment_handler,
-)
+from cloud.services import FleetServicer, TeacherServicer, enrolment_handler
 from cloud.sockets import PING_INTERVAL_S, listen, make_server
 from common.config import GatewayConfig
 from common.errors import AddressError, TaktError

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.attacks import Model, pgd
 from common.config import AttackConfig, TeacherConfig
 
-# Below it a probability is lost in float32; MART's logarithms need a floor.
-_TINY = 1e-12
+_TINY = 1e-12  # keeps a gradient of zeros from dividing by zero
 
 
 @dataclass(frozen=True)
@@ -118,11 +117,12 @@ def mart(
     """
     adversarial = model(x_adv)
     clean = F.softmax(model(x), 1)
-    probabilities = F.softmax(adversarial, 1)
-    others = probabilities.scatter(1, y[:, None], -1.0).max(1).values
+    wrong = adversarial.scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
+    # log(1 - p) of the likeliest wrong class, exact also where p rounds to 1.
+    rest = adversarial.scatter(1, wrong, -torch.inf).logsumexp(1)
     boosted = (
         F.cross_entropy(adversarial, y, label_smoothing=config.label_smoothing)
-        - torch.log(1 - others + _TINY).mean()
+        + (adversarial.logsumexp(1) - rest).mean()
     )
     doubt = 1 - clean.gather(1, y[:, None])[:, 0]
     return boosted + config.beta * (divergence(adversarial, clean) * doubt).mean()
@@ -136,8 +136,43 @@ OBJECTIVES = {
 
 
 @contextmanager
+def frozen(weights: Sequence[Tensor]) -> Iterator[None]:
+    """Let an attack differentiate with respect to x alone for the body.
+
+    Without it torch.compile's backward pass, which is one graph, works out the
+    gradients of all weights at every step of the attack, to be thrown away.
+    """
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
+
+
+@contextmanager
+def still_statistics(model: nn.Module) -> Iterator[None]:
+    """Keep BatchNorm from moving its running statistics for the body."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+@contextmanager
 def perturbed_weights(
-    weights: Sequence[Tensor], loss: Callable[[], Tensor], gamma: float
+    weights: Sequence[Tensor],
+    loss: Callable[[], Tensor],
+    gamma: float,
+    average: Callable[[Sequence[Tensor]], Sequence[Tensor]] = lambda gradients: (
+        gradients
+    ),
 ) -> Iterator[None]:
     """Move the weights uphill for the body: AWP (Wu et al., NeurIPS 2020).
 
@@ -145,13 +180,14 @@ def perturbed_weights(
         weights: parameters; those of one dimension (biases) are left alone.
         loss: computes the loss at the present weights.
         gamma: length of the step relative to each weight's norm; 0 moves nothing.
+        average: of gradients over all ranks, which then move alike.
     """
     if gamma == 0:
         yield
         return
     moved = [w for w in weights if w.dim() > 1]
     before = [w.detach().clone() for w in moved]
-    gradients = torch.autograd.grad(loss(), moved)
+    gradients = average(torch.autograd.grad(loss(), moved))
     with torch.no_grad():
         for weight, gradient in zip(moved, gradients, strict=True):
             length = gamma * weight.norm() / (gradient.norm() + _TINY)

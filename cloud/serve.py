@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 import ray
-from numpy.typing import NDArray
 from ray import serve
 
 from cloud.addresses import Addresses, why_taken
 from cloud.gateway import start_gateway_server
-from cloud.services import LiveTeacher
+from cloud.live_teacher import Batch, FileTeacher, LiveTeacher, Shapes
 from common.config import GatewayConfig
 from common.errors import AddressError, ClusterError, StorageError, TaktError
 
@@ -29,7 +28,6 @@ APPLICATION = "takt"
 LOG_FILE = "gateway.log"
 _LOG_BYTES = 4 * 1024 * 1024
 _DRAIN_S = 2.0
-Batch = NDArray[np.float32]
 
 
 class GatewayReplica:
@@ -49,8 +47,9 @@ class GatewayReplica:
         _log_to(Path(storage) / LOG_FILE)
         live = None
         if teacher is not None:
-            sample_shape = await teacher.sample_shape.remote()
-            live = LiveTeacher(teacher.query.remote, sample_shape)
+            live = LiveTeacher(
+                teacher.shapes.remote, teacher.query.remote, teacher.pull_back.remote
+            )
         try:
             self._gateway = await start_gateway_server(
                 storage=Path(storage),
@@ -77,33 +76,43 @@ class TeacherReplica:
     """The teacher inside a Serve replica; queries of several nodes share a batch."""
 
     def __init__(self, path: str) -> None:
-        """Load the teacher from its safetensors file."""
-        from common.models import load_model
+        """Answer from a safetensors file, which may come, and change, later."""
+        self._teacher = FileTeacher(Path(path))
+        # Its annotations know of a single argument only.
+        together: Any = serve.batch(max_batch_size=32, batch_wait_timeout_s=0.005)
+        self._query = together(self._answer)
+        self._pull_back = together(self._gradients)
 
-        self._model, card = load_model(Path(path))
-        self._shape = (card.in_channels, card.image_size, card.image_size)
-        self._batched = serve.batch(max_batch_size=32, batch_wait_timeout_s=0.005)(
-            self._answer
-        )
-
-    def sample_shape(self) -> tuple[int, int, int]:
-        """Return (C, H, W) of what the teacher takes."""
-        return self._shape
+    def shapes(self) -> Shapes:
+        """Say what the teacher takes and gives."""
+        return self._teacher.shapes()
 
     async def query(self, x: Batch) -> Batch:
         """Return logits (N, K) for x (N, C, H, W)."""
-        return await self._batched(x)
+        logits: Batch = await self._query(x)
+        return logits
+
+    async def pull_back(self, x: Batch, cotangent: Batch) -> Batch:
+        """Return dL/dx (N, C, H, W) for dL/dlogits (N, K) at x."""
+        gradient: Batch = await self._pull_back(x, cotangent)
+        return gradient
 
     async def _answer(self, batches: list[Batch]) -> list[Batch]:
-        lengths = [len(x) for x in batches]
-        logits = await asyncio.to_thread(self._forward, np.concatenate(batches))
-        return np.split(logits, np.cumsum(lengths)[:-1])
+        logits = await asyncio.to_thread(self._teacher.query, np.concatenate(batches))
+        return _parted(logits, batches)
 
-    def _forward(self, x: Batch) -> Batch:
-        import torch
+    async def _gradients(
+        self, batches: list[Batch], cotangents: list[Batch]
+    ) -> list[Batch]:
+        gradients = await asyncio.to_thread(
+            self._teacher.pull_back, np.concatenate(batches), np.concatenate(cotangents)
+        )
+        return _parted(gradients, batches)
 
-        with torch.inference_mode():
-            return np.asarray(self._model(torch.from_numpy(x)))
+
+def _parted(joined: Batch, like: list[Batch]) -> list[Batch]:
+    """Give each batch its rows of what was computed for all."""
+    return np.split(joined, np.cumsum([len(x) for x in like])[:-1])
 
 
 def start_gateway(
@@ -120,8 +129,8 @@ def start_gateway(
         storage: the run's storage folder; every machine of the cluster that may run
             the gateway sees it under this path.
         channel: that nodes follow unless told otherwise.
-        live_teacher: serve `TeacherService` from storage/teacher.safetensors; costs
-            a process with torch in it.
+        live_teacher: serve `TeacherService` from storage/teacher.safetensors, now or
+            when it is there; costs a process with torch in it.
 
     Returns:
         The addresses, which are in storage/gateway.json as well.

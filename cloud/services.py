@@ -7,31 +7,21 @@ the teacher itself, which comes in as a function.
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 
 import grpc
 import numpy as np
-from numpy.typing import NDArray
 
 from cloud.admission import Context, node_of
 from cloud.authority import Authority
 from cloud.fleet import Fleet
+from cloud.live_teacher import Batch, LiveTeacher
 from cloud.repository import ReleaseRepository
 from cloud.status import BadRequestError, NotServedError
 from common.pb import takt_pb2 as pb
 from common.pb import takt_pb2_grpc
 
 MAX_BATCH = 1024  # images of one query
-Batch = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class LiveTeacher:
-    """The teacher behind TeacherService."""
-
-    query: Callable[[Batch], Awaitable[Batch]]  # x (N, C, H, W) -> logits (N, K)
-    sample_shape: tuple[int, int, int]
 
 
 class FleetServicer(takt_pb2_grpc.FleetServiceServicer):
@@ -63,7 +53,7 @@ class FleetServicer(takt_pb2_grpc.FleetServiceServicer):
 
 
 class TeacherServicer(takt_pb2_grpc.TeacherServiceServicer):
-    """Answer queries with the teacher's logits."""
+    """Answer queries with the teacher's logits, and with gradients through it."""
 
     def __init__(self, teacher: LiveTeacher | None) -> None:
         """Ask `teacher`; None: this gateway has none."""
@@ -72,15 +62,32 @@ class TeacherServicer(takt_pb2_grpc.TeacherServiceServicer):
     async def Query(
         self, request_iterator: AsyncIterator[pb.QueryRequest], context: Context
     ) -> AsyncIterator[pb.QueryResponse]:
-        """Answer each batch with its logits, in order."""
-        if self._teacher is None:
+        """Answer each request in order; see the service's description."""
+        teacher = self._teacher
+        if teacher is None:
             raise NotServedError(
-                "this gateway serves no live teacher; start it with live_teacher"
+                "this gateway serves no live teacher: no student of its config has a "
+                "method that needs one"
             )
+        shapes = await teacher.shapes()
+        x: Batch | None = None
         async for request in request_iterator:
-            x = decode_batch(request, self._teacher.sample_shape)
-            logits = np.ascontiguousarray(await self._teacher.query(x), dtype="<f4")
-            yield pb.QueryResponse(logits=logits.tobytes(), shape=logits.shape)
+            if request.x or not request.cotangent:
+                x = decode_batch(request, shapes.sample)
+            if not request.cotangent:
+                assert x is not None
+                logits = np.ascontiguousarray(await teacher.query(x), dtype="<f4")
+                yield pb.QueryResponse(logits=logits.tobytes(), shape=logits.shape)
+                continue
+            if x is None:
+                raise BadRequestError(
+                    "a cotangent without images, expected them with it or in a "
+                    "request before it on this stream"
+                )
+            cotangent = decode_cotangent(request, (len(x), shapes.num_classes))
+            found = await teacher.pull_back(x, cotangent)
+            gradient = np.ascontiguousarray(found, dtype="<f4")
+            yield pb.QueryResponse(gradient=gradient.tobytes(), shape=gradient.shape)
 
 
 def decode_batch(request: pb.QueryRequest, sample_shape: tuple[int, int, int]) -> Batch:
@@ -102,6 +109,24 @@ def decode_batch(request: pb.QueryRequest, sample_shape: tuple[int, int, int]) -
     if not ((x >= 0) & (x <= 1)).all():  # NaN is neither
         raise BadRequestError("batch has values outside [0, 1], expected pixels")
     return x.astype(np.float32)
+
+
+def decode_cotangent(request: pb.QueryRequest, shape: tuple[int, int]) -> Batch:
+    """Read dL/dlogits (N, K).
+
+    Raises:
+        BadRequestError: wrong length, or not finite.
+    """
+    expected = 4 * math.prod(shape)
+    if len(request.cotangent) != expected:
+        raise BadRequestError(
+            f"cotangent has {len(request.cotangent)} bytes, expected {expected} for "
+            f"shape {shape}"
+        )
+    cotangent = np.frombuffer(request.cotangent, dtype="<f4").reshape(shape)
+    if not np.isfinite(cotangent).all():
+        raise BadRequestError("cotangent has values that are not finite")
+    return cotangent.astype(np.float32)
 
 
 def enrolment_handler(

@@ -10,7 +10,7 @@ Ray (train.py), objectives (losses.py), the exchange between ranks (parallel.py)
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cloud.augment import augmented
 from cloud.checkpoint import TrainingState
-from cloud.losses import OBJECTIVES, perturbed_weights
+from cloud.losses import OBJECTIVES, frozen, perturbed_weights, still_statistics
 from cloud.parallel import Ranks
 from cloud.validation import VALIDATION_IMAGES, count_correct
 from common.attacks import Model
@@ -39,6 +39,7 @@ class EpochReport:
     clean_accuracy: float  # on the validation images
     robust_accuracy: float  # PGD with the training's attack, at full eps
     cpu_s: float  # of this rank, since the first epoch
+    num_workers: int  # that trained this epoch together
 
 
 class TeacherRun:
@@ -126,6 +127,7 @@ class TeacherRun:
             clean_accuracy=clean,
             robust_accuracy=robust,
             cpu_s=round(self.cpu_s, 3),
+            num_workers=self.ranks.world_size,
         )
 
     def best_model(self) -> nn.Module:
@@ -180,20 +182,29 @@ class TeacherRun:
         warmup = config.eps_warmup_epochs
         eps = self.eps * min(1.0, (done + 1) / (warmup + 1))
         self.model.eval()  # BatchNorm statistics must not see half-made examples
-        x_adv = objective.craft(
-            self._forward, x, y, eps=eps, attack=config.attack, generator=own
-        )
+        with frozen(self._parameters):
+            x_adv = objective.craft(
+                self._forward, x, y, eps=eps, attack=config.attack, generator=own
+            )
         self.model.train()
 
         def loss() -> Tensor:
             return objective.loss(self._forward, x, x_adv, y, config)
 
-        with perturbed_weights(self._parameters, loss, config.awp_gamma):
+        def look_uphill() -> Tensor:
+            with still_statistics(self.model):
+                return loss()
+
+        def average(gradients: Sequence[Tensor]) -> list[Tensor]:
+            return self.ranks.average(gradients, len(chosen))
+
+        gamma = config.awp_gamma
+        with perturbed_weights(self._parameters, look_uphill, gamma, average):
             value = loss()
             gradients = torch.autograd.grad(value, self._parameters)
         factor = schedule(config.schedule)(done / config.epochs)
         self.optimizer.learning_rate = config.learning_rate * factor
-        self.optimizer.step(self.ranks.average(gradients, len(chosen)))
+        self.optimizer.step(average(gradients))
         self._average_weights()
         return value.detach()
 
@@ -224,8 +235,10 @@ class TeacherRun:
     def _validate(self) -> tuple[float, float]:
         """Measure clean and PGD accuracy on the validation images of all ranks."""
         model = self._served().eval()
-        # BatchNorm statistics are each rank's own until here.
-        self.ranks.agree(b for b in model.buffers() if b.is_floating_point())
+        # BatchNorm statistics are each rank's own until here. Both models', because
+        # the next epoch's attack sees them, and a resumed one rank 0's.
+        for each in filter(None, (self.model, self.averaged)):
+            self.ranks.agree(b for b in each.buffers() if b.is_floating_point())
         counts = count_correct(
             model,
             *self._validation,

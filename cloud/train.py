@@ -82,12 +82,15 @@ def _fit(config: RunConfig, storage: Path, name: str) -> str:
     from cloud.trainer import ProcessGroupConfig, Trainer, first_takt_error
 
     teacher = config.teacher
+    workers: Any = teacher.num_workers  # Ray annotates no range here
+    if teacher.min_workers is not None:
+        workers = (teacher.min_workers, teacher.num_workers)
     trainer = Trainer(
         _work,
         train_loop_config={"run": config.model_dump_json(), "storage": str(storage)},
         backend_config=ProcessGroupConfig("nccl" if teacher.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=teacher.num_workers,
+            num_workers=workers,
             use_gpu=teacher.use_gpu,
             resources_per_worker={"CPU": 1} | ({"GPU": 1} if teacher.use_gpu else {}),
         ),
@@ -148,13 +151,15 @@ def placed(config: RunConfig) -> RunConfig:
         teacher = teacher.model_copy(update=trial)
         config = config.model_copy(update={"teacher": teacher})
     # A cluster of several machines may grow; one machine does not.
+    needed = teacher.min_workers or teacher.num_workers
     for kind in ("CPU", "GPU") if teacher.use_gpu else ("CPU",):
-        if len(nodes) == 1 and have.get(kind, 0) < teacher.num_workers:
+        if len(nodes) == 1 and have.get(kind, 0) < needed:
+            key = "min_workers" if teacher.min_workers else "num_workers"
             advice = "lower it"
             if kind == "GPU":
                 advice = "give teacher.use_gpu = false, or --limit for a trial"
             raise ClusterError(
-                f"teacher.num_workers = {teacher.num_workers} needs as many {kind}s, "
+                f"teacher.{key} = {needed} needs as many {kind}s, "
                 f"this cluster has {have.get(kind, 0):g}; {advice}"
             )
     return config

@@ -6,7 +6,8 @@ or blocks the start: the data set manager (workers load their own data), the
 placement group cleaner (it needs the dashboard; takt's driver ends with its job,
 and its groups with it), the autoscaling coordinator and the metrics. Everything
 is a choice of callbacks and policies; if a later Ray renames its hooks, it
-starts slower and nothing else changes. Not here: the training (train.py).
+starts slower and nothing else changes. Not here: the training (train.py), how many
+workers there are (worker_counts.py).
 """
 
 import contextlib
@@ -22,9 +23,9 @@ from ray.train.v2._internal.execution.failure_handling import (
     DefaultFailurePolicy,
     FailureDecision,
 )
-from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from cloud.worker_counts import Elastic, FixedSize
 from common.errors import TaktError
 
 _LEFT_OUT = {
@@ -98,7 +99,8 @@ class Trainer(DataParallelTrainer):
         # Ray annotates these two with the classes of its first version.
         scaling: Any = self.scaling_config
         failure: Any = self.run_config.failure_config
-        parts["scaling_policy"] = _FixedSize(scaling)
+        elastic = scaling.min_workers < scaling.max_workers
+        parts["scaling_policy"] = (Elastic if elastic else FixedSize)(scaling)
         parts["failure_policy"] = GiveUpOnOurs(failure)
         return super()._initialize_and_run_controller(**parts)
 
@@ -115,16 +117,6 @@ class Trainer(DataParallelTrainer):
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(controller.abort.remote(), timeout=_LEAVE_S)
         ray.kill(controller)
-
-
-class _FixedSize(FixedScalingPolicy):
-    """A worker group of one size that asks no autoscaler; its resources do."""
-
-    def after_controller_start(self, train_run_context: Any) -> None:
-        pass
-
-    def _maybe_send_resource_request(self) -> None:
-        pass
 
 
 class GiveUpOnOurs(DefaultFailurePolicy):

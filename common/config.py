@@ -96,8 +96,18 @@ class TeacherConfig(Section):
     flip: bool = False  # random left-right mirroring
     compile: bool = False  # torch.compile, on a GPU only
     num_workers: int = Field(default=2, ge=1)
+    min_workers: int | None = Field(default=None, ge=1)  # fewer will do, see README
     use_gpu: bool = False
     max_failures: int = Field(default=3, ge=0)  # killed workers before giving up
+
+    @model_validator(mode="after")
+    def _workers_agree(self) -> "TeacherConfig":
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(
+                f"min_workers = {self.min_workers} is more than num_workers = "
+                f"{self.num_workers}; lower it, or leave it out"
+            )
+        return self
 
 
 def count_views(shift: int, flip: bool) -> int:
@@ -156,6 +166,7 @@ class StudentConfig(Section):
         "rslad",
         "absld",
         "bss",
+        "adaad",
         "takt",
     ] = "takt"
     attack: AttackConfig

@@ -19,6 +19,7 @@ from common.manifest import (
     contents_for,
     decode_manifest,
     encode_manifest,
+    needs_live_teacher,
     recipe_of,
 )
 from common.quantize import dequantize_rows, pack_signs, quantize_rows, unpack_signs
@@ -45,6 +46,7 @@ __all__ = [
     "dequantize_rows",
     "encode_manifest",
     "encode_shard",
+    "needs_live_teacher",
     "pack_signs",
     "quantize_rows",
     "recipe_of",

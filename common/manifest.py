@@ -124,12 +124,18 @@ def contents_for(method: str, boundary_weight: float) -> frozenset[Content]:
         "rslad": {"soft_labels"},
         "absld": {"soft_labels"},
         "bss": {"soft_labels", "boundary_points"},
+        "adaad": set(),  # it asks the live teacher instead
         "takt": {"soft_labels", "deltas"},
     }
     contents = set(needs[method])
     if method == "takt" and boundary_weight > 0:
         contents.add("boundary_points")
     return frozenset(contents)
+
+
+def needs_live_teacher(method: str) -> bool:
+    """Say whether a student's method asks the gateway's teacher while it trains."""
+    return method == "adaad"
 
 
 def recipe_of(manifest: Manifest, student: str) -> StudentConfig:

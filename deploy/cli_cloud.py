@@ -266,9 +266,15 @@ def _publish(settings: "RunConfig", storage: Path, *, force: bool = False) -> No
 @contextmanager
 def _gateway(settings: "RunConfig", storage: Path) -> Iterator[None]:
     """Serve the storage for the body."""
+    from cloud.live_teacher import is_wanted
     from cloud.serve import start_gateway, stop_gateway
 
-    addresses = start_gateway(settings.gateway, storage, channel=settings.channel)
+    addresses = start_gateway(
+        settings.gateway,
+        storage,
+        channel=settings.channel,
+        live_teacher=is_wanted(settings),
+    )
     typer.echo(
         f"serving channel '{settings.channel}' at {addresses.address}, enrolment at "
         f"{addresses.enroll_address}; nodes trust {storage / 'pki' / 'ca.crt'}"

@@ -27,7 +27,7 @@ from common.config import (
     parse_config,
 )
 from common.errors import ConfigError
-from common.knowledge import check_views, contents_for
+from common.knowledge import check_views, contents_for, needs_live_teacher
 from deploy.settings import load_run_config
 
 METHODS: tuple[str, ...] = get_args(StudentConfig.model_fields["method"].annotation)
@@ -91,6 +91,11 @@ class Entry:
         own = self.config.knowledge
         if self.recipe.num_views > 1:
             parts["views"] = [own.shift, own.flip]
+        if needs_live_teacher(self.method):
+            parts |= {
+                "teacher": recipe_digest(self.config),
+                "temperature": self.temperature,
+            }
         if contents_for(self.method, self.recipe.boundary_weight):
             unread = {"num_actors", "contents", "temperature"}
             unread |= {"num_views", "shift", "flip"}

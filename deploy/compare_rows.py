@@ -44,11 +44,12 @@ class Row(BaseModel):
     cpu_budget_s: float
     attack_cpu_s: float  # of cpu_s: making adversarial examples
     learning_rate: float
-    pulled_bytes: int  # of knowledge
+    pulled_bytes: int  # of knowledge; with a live teacher, all that was exchanged
     val_robust_accuracy: float | None  # PGD-5 at the end, on 128 validation images
     flags: tuple[str, ...]
     trained_with: tuple[str, ...] = ()  # methods that took turns with this one
     teacher_sha256: str | None  # None: the method has no teacher
+    teacher_cpu_s: float | None = None  # of a live one, beside cpu_s; None: not asked
     identity: str  # digest of the whole recipe
 
     @property
@@ -82,9 +83,15 @@ class RowFile:
         """
         others = [other for other in self.rows if other.key != row.key]
         self.rows = sorted([*others, row], key=lambda r: r.key)
-        lines = ",\n".join(json.dumps(r.model_dump(mode="json")) for r in self.rows)
+        lines = ",\n".join(json.dumps(_tree(r)) for r in self.rows)
         data = f'{{"rows": [\n{lines}\n]}}\n'.encode()
         write_atomic(self.path, data, point="compare.rows")
+
+
+def _tree(row: Row) -> dict[str, object]:
+    """Lay a row out; what only a live teacher has is left out of others'."""
+    unasked = {"teacher_cpu_s"} if row.teacher_cpu_s is None else None
+    return row.model_dump(mode="json", exclude=unasked)
 
 
 def read_rows(path: Path) -> Sequence[Row]:

@@ -8,19 +8,23 @@ here: which rows are worth making (compare_grid.py), whose turn it is
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
+from cloud.recipe import WEIGHTS
 from common.config import DatasetConfig, StudentConfig
 from common.errors import TaktError, TrustError
-from common.knowledge import Manifest, contents_for
+from common.knowledge import Manifest, contents_for, needs_live_teacher
 from deploy.compare_rows import Row
 from deploy.compare_turns import in_turns
+from deploy.live_gateway import live_gateway
 
 if TYPE_CHECKING:
+    from common.attacks import Model
     from common.datasets import Dataset
     from edge.fit import Fitted
 
@@ -106,25 +110,51 @@ def make_rows(group: GroupJob, tell: Tell) -> Iterator[Row]:
     used = [0.0] * len(group.jobs)
     budget_s = sum(job.cpu_budget_s for job in group.jobs)
 
-    def work(i: int) -> "Callable[[Rest], Fitted]":
-        def fit(rest: Rest) -> "Fitted":
+    def work(i: int) -> Callable[[Rest], _Trained]:
+        def train(rest: Rest) -> _Trained:
             def after_epoch(used_s: float) -> None:
                 used[i] = used_s
                 tell("training", sum(used) / budget_s)
                 rest(used_s)
 
-            return _fit(group.jobs[i], manifest, dataset, after_epoch)
+            return _train(group.jobs[i], manifest, dataset, after_epoch)
 
-        return fit
+        return train
 
-    fitted = in_turns([work(i) for i in range(len(group.jobs))])
+    trained = in_turns([work(i) for i in range(len(group.jobs))])
     methods = tuple(job.recipe.method for job in group.jobs)
     for i, job in enumerate(group.jobs):
         said = f"attacking {job.recipe.method}"
         tell(said, 0.0)
         attacked: Callable[[float], None] = partial(tell, said)
-        row = _measured(job, manifest, fitted[i], dataset, attacked)
+        row = _measured(job, manifest, trained[i], dataset, attacked)
         yield row.model_copy(update={"trained_with": methods[:i] + methods[i + 1 :]})
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A student, and what a live teacher took for it; None: not asked."""
+
+    fitted: "Fitted"
+    live_bytes: int = 0
+    teacher_cpu_s: float | None = None
+
+
+def _train(
+    job: RowJob,
+    manifest: Manifest,
+    dataset: "Dataset",
+    after_epoch: Callable[[float], None],
+) -> _Trained:
+    """Train one student; `after_epoch` is told the CPU-seconds used."""
+    if not needs_live_teacher(job.recipe.method):
+        return _Trained(_fit(job, manifest, dataset, after_epoch, teacher=None))
+    from edge.live_teacher import live_teacher
+
+    file, log = (job.release_dir.parent / name for name in (WEIGHTS, "gateway.log"))
+    with live_gateway(file, log) as (link, cpu_s), live_teacher(link) as teacher:
+        fitted = _fit(job, manifest, dataset, after_epoch, teacher=teacher)
+        return _Trained(fitted, teacher.num_bytes, round(cpu_s(), 3))
 
 
 def _fit(
@@ -132,8 +162,9 @@ def _fit(
     manifest: Manifest,
     dataset: "Dataset",
     after_epoch: Callable[[float], None],
+    *,
+    teacher: "Model | None",
 ) -> "Fitted":
-    """Train one student; `after_epoch` is told the CPU-seconds used."""
     import torch
 
     from edge.fit import Images, fit_student
@@ -141,15 +172,17 @@ def _fit(
 
     torch.set_num_threads(1)  # of this thread
     manifest = manifest.model_copy(update={"temperature": job.temperature})
+    knowledge = read_knowledge(manifest, job.release_dir, job.recipe)
     return fit_student(
         job.recipe,
         Images.of(dataset.train),
         Images.of(dataset.val),
-        read_knowledge(manifest, job.release_dir, job.recipe),
+        knowledge,
         num_classes=manifest.num_classes,
         eps=manifest.eps,
         seed=job.seed,
         cpu_budget_s=job.cpu_budget_s,
+        teacher=teacher,
         on_epoch=lambda point: after_epoch(point.cpu_s),
     )
 
@@ -157,7 +190,7 @@ def _fit(
 def _measured(
     job: RowJob,
     manifest: Manifest,
-    fitted: "Fitted",
+    trained: _Trained,
     dataset: "Dataset",
     progress: Callable[[float], None],
 ) -> Row:
@@ -166,6 +199,7 @@ def _measured(
     from common.models import num_parameters
     from edge.losses import method
 
+    fitted = trained.fitted
     x, y = dataset.test.tensors()
     collapsed = is_collapsed(predict(fitted.model, x), manifest.num_classes, labels=y)
     found = autoattack(
@@ -177,6 +211,7 @@ def _measured(
         progress=progress,
     )
     contents = contents_for(job.recipe.method, job.recipe.boundary_weight)
+    has_teacher = bool(contents) or needs_live_teacher(job.recipe.method)
     watched = [p.robust_accuracy for p in fitted.curve if p.robust_accuracy is not None]
     return Row(
         dataset=manifest.dataset,
@@ -198,12 +233,12 @@ def _measured(
         cpu_budget_s=job.cpu_budget_s,
         attack_cpu_s=round(fitted.cpu_s.attack, 3),
         learning_rate=job.recipe.learning_rate,
-        pulled_bytes=sum(
-            s.num_bytes for s in manifest.shards_for(contents, job.recipe.num_views)
-        ),
+        pulled_bytes=trained.live_bytes
+        + sum(s.num_bytes for s in manifest.shards_for(contents, job.recipe.num_views)),
         val_robust_accuracy=watched[-1] if watched else None,
         flags=(*fitted.flags, *found.flags, *(("collapsed",) if collapsed else ())),
-        teacher_sha256=manifest.teacher.weights_sha256 if contents else None,
+        teacher_sha256=manifest.teacher.weights_sha256 if has_teacher else None,
+        teacher_cpu_s=trained.teacher_cpu_s,
         identity=job.identity,
     )
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from cloud.authority import Authority
 from cloud.cluster import local_cluster
 from cloud.extract import extract_knowledge
+from cloud.live_teacher import is_wanted
 from cloud.publish import publish_release
 from cloud.serve import start_gateway, stop_gateway
 from cloud.train import train_teacher
@@ -119,7 +120,12 @@ def _start_gateway(config: RunConfig, run: RunFolder, nodes: SimulatedNodes) -> 
 
     Runs beside the teacher's training: both spend most of their start waiting.
     """
-    addresses = start_gateway(config.gateway, run.cloud, channel=config.channel)
+    addresses = start_gateway(
+        config.gateway,
+        run.cloud,
+        channel=config.channel,
+        live_teacher=is_wanted(config),
+    )
     authority = Authority(run.cloud / "pki")
     data_dir = config.dataset.data_dir
     site = NodeSite(

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from common.config import DatasetConfig
 from common.durable import write_atomic
 from common.errors import ConfigError
-from common.knowledge import Manifest
+from common.knowledge import Manifest, needs_live_teacher, recipe_of
 from edge.config import EdgeConfig
-from edge.job import DistilJob
+from edge.job import DistilJob, LiveLink
 from edge.limits import num_threads
-from edge.state import storage_error
+from edge.state import StateDir, storage_error
 from edge.sync import Release
 
 _MARKER = "for"  # in a work folder: which release and job it belongs to
@@ -29,7 +29,8 @@ def make_job(
     """State what the child is to do with a pulled release.
 
     Raises:
-        ConfigError: the release is of a data set that this takt does not know.
+        ConfigError: the release is of a data set that this takt does not know, or
+            has no such student.
     """
     try:
         dataset = DatasetConfig.model_validate(
@@ -48,6 +49,20 @@ def make_job(
         seed=config.seed,
         threads=num_threads(config.profile),
         cpu_budget_s=config.cpu_budget_s,
+        live=_live_link(config, manifest),
+    )
+
+
+def _live_link(config: EdgeConfig, manifest: Manifest) -> LiveLink | None:
+    """Let the child ask the gateway's teacher, if its method does."""
+    if not needs_live_teacher(recipe_of(manifest, config.student).method):
+        return None
+    return LiveLink(
+        gateway=config.gateway,
+        identity_dir=StateDir(config.state_dir).identity,
+        profile=config.profile,
+        deadline_s=config.deadline_s,
+        stall_s=config.stall_s,
     )
 
 

@@ -20,7 +20,9 @@ from common.durable import write_atomic
 from common.errors import (
     ConfigError,
     DataError,
+    IdentityError,
     Interrupted,
+    LinkError,
     MemoryCapError,
     StorageError,
     StudentError,
@@ -47,7 +49,15 @@ _TERMINATE_S = 4.0  # of the ten seconds that a stop may take
 _MAX_LOG_BYTES = 1024 * 1024
 _ERRORS: dict[int, type[TaktError]] = {
     error.exit_code: error
-    for error in (ConfigError, DataError, TrustError, StorageError, StudentError)
+    for error in (
+        ConfigError,
+        DataError,
+        LinkError,
+        IdentityError,
+        TrustError,
+        StorageError,
+        StudentError,
+    )
 }
 
 Progress = Callable[[CurvePoint | None, "ChildUsage"], None]

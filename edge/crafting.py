@@ -1,7 +1,8 @@
 """How a student is attacked while it trains: what a batch is, and the deltas.
 
 Each `craft_...` makes a delta (N, C, H, W) against the student as it is now. None
-needs a teacher on the device: what the teacher had to say arrives in the `Batch`.
+needs a teacher on the device: what the teacher had to say arrives in the `Batch`,
+and the one that asks it meanwhile (`craft_by_live_teacher`) is given a way to.
 Not here: the attacks themselves (common.attacks), what is then minimised
 (losses.py).
 """
@@ -48,6 +49,7 @@ class Setting:
     temperature: float
     generator: torch.Generator | None = None
     class_temperatures: ClassTemperatures | None = None  # method absld
+    teacher: Model | None = None  # method adaad: x -> logits, differentiable
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -73,6 +75,20 @@ def craft_by_class_soft_labels(model: Model, batch: Batch, setting: Setting) -> 
     temperatures = require_class_temperatures(setting).adversarial
     soft = at_temperature(require_soft_labels(batch), temperatures[batch.y])
     return _pgd(model, batch, soft, setting, soft_cross_entropy)
+
+
+def craft_by_live_teacher(model: Model, batch: Batch, setting: Setting) -> Tensor:
+    """Increase KL(T(x_adv) -> S(x_adv)), with the gradient through both (AdaAD)."""
+    teacher = require_teacher(setting)
+
+    def both(x_adv: Tensor) -> Tensor:
+        return torch.cat([model(x_adv), teacher(x_adv) / setting.temperature], 1)
+
+    def apart(logits: Tensor, target: Tensor) -> Tensor:
+        own, other = (F.log_softmax(part, 1) for part in logits.chunk(2, 1))
+        return F.kl_div(own, other, reduction="none", log_target=True).sum(1)
+
+    return _pgd(both, batch, batch.y, setting, apart)
 
 
 def craft_by_clean(model: Model, batch: Batch, setting: Setting) -> Tensor:
@@ -117,6 +133,12 @@ def require_class_temperatures(setting: Setting) -> ClassTemperatures:
     """Return the class temperatures; `Training` keeps them for who adapts them."""
     assert setting.class_temperatures is not None, "the method needs temperatures"
     return setting.class_temperatures
+
+
+def require_teacher(setting: Setting) -> Model:
+    """Return the live teacher; `fit_student` sees to it that there is one."""
+    assert setting.teacher is not None, "the method needs a live teacher"
+    return setting.teacher
 
 
 def _pgd(

@@ -7,12 +7,14 @@ done, a TaktError's own, 4 out of memory, 143 ended by SIGTERM (the checkpoint i
 safe). Not here: pulling, caps and promotion (daemon.py).
 """
 
+import contextlib
 import hashlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -41,6 +43,9 @@ from edge.job import (
 )
 from edge.knowledge_reader import read_knowledge, read_manifest
 
+if TYPE_CHECKING:
+    from edge.live_teacher import LiveTeacher
+
 
 def distil(
     job: DistilJob, *, should_stop: Callable[[], bool] = lambda: False
@@ -53,27 +58,47 @@ def distil(
         ConfigError: the release has no such student, or its recipe names what
             this takt does not know.
         StorageError: the work folder cannot be written.
+        LinkError: the live teacher gave no answer within the deadline; the
+            checkpoint is kept.
+        IdentityError: the gateway refused the node that asks its teacher.
         Interrupted: `should_stop` said so.
     """
     manifest = read_manifest(job.release_dir)
     recipe = recipe_of(manifest, job.student)
     train, val = _own_images(job, manifest)
-    fitted = fit_student(
-        recipe,
-        train,
-        val,
-        read_knowledge(manifest, job.release_dir, recipe),
-        num_classes=manifest.num_classes,
-        eps=manifest.eps,
-        seed=job.seed,
-        batch_size=job.batch_size,
-        cpu_budget_s=job.cpu_budget_s,
-        checkpoint=job.work_dir / CHECKPOINT,
-        identity=_identity(job, manifest),
-        on_epoch=_Progress(job.work_dir / PROGRESS),
-        should_stop=should_stop,
-    )
-    return _leave(job, manifest, recipe, fitted, val)
+    with _live_teacher(job, should_stop) as teacher:
+        fitted = fit_student(
+            recipe,
+            train,
+            val,
+            read_knowledge(manifest, job.release_dir, recipe),
+            num_classes=manifest.num_classes,
+            eps=manifest.eps,
+            seed=job.seed,
+            batch_size=job.batch_size,
+            cpu_budget_s=job.cpu_budget_s,
+            checkpoint=job.work_dir / CHECKPOINT,
+            identity=_identity(job, manifest),
+            teacher=teacher,
+            on_epoch=_Progress(job.work_dir / PROGRESS),
+            should_stop=should_stop,
+        )
+    live_bytes = teacher.num_bytes if teacher else 0
+    return _leave(job, manifest, recipe, fitted, val, live_bytes)
+
+
+@contextlib.contextmanager
+def _live_teacher(
+    job: DistilJob, should_stop: Callable[[], bool]
+) -> "Iterator[LiveTeacher | None]":
+    """Reach the live teacher, if the job says how."""
+    if job.live is None:
+        yield None
+        return
+    from edge.live_teacher import live_teacher  # and with it gRPC
+
+    with live_teacher(job.live, should_stop) as teacher:
+        yield teacher
 
 
 def _own_images(job: DistilJob, manifest: Manifest) -> tuple[Images, Images]:
@@ -135,6 +160,7 @@ def _leave(
     recipe: StudentConfig,
     fitted: Fitted,
     val: Images,
+    live_bytes: int,
 ) -> DistilOutcome:
     """Measure the student on the whole validation split; write it, then its outcome."""
     began = fitted.clock()
@@ -174,6 +200,7 @@ def _leave(
         robust=(robust,),
         curve=fitted.curve,
         cpu_s=fitted.cpu_s.model_copy(update={"evaluate": evaluate_s}),
+        live_bytes=live_bytes,
         flags=(*fitted.flags, "collapsed") if collapsed else fitted.flags,
         weights_sha256=digest,
     )

@@ -13,7 +13,10 @@ from pathlib import Path
 
 from torch import nn
 
+from common.attacks import Model
 from common.config import StudentConfig
+from common.errors import ConfigError
+from common.knowledge import needs_live_teacher
 from edge.checkpoint import FitState, load_checkpoint, save_checkpoint
 from edge.job import CpuSeconds, CurvePoint
 from edge.knowledge_reader import Knowledge
@@ -49,6 +52,7 @@ def fit_student(
     checkpoint: Path | None = None,
     identity: str = "",
     safeguard: bool = True,
+    teacher: Model | None = None,
     clock: Callable[[], float] = time.process_time,
     on_epoch: Callable[[CurvePoint], None] = lambda point: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -69,15 +73,22 @@ def fit_student(
         checkpoint: file to resume from and save to; None keeps nothing.
         identity: what the checkpoint must be of.
         safeguard: against catastrophic overfitting; without it for comparisons only.
+        teacher: the live one, x -> logits, differentiable; for a method that asks it.
         clock: CPU-seconds of this process.
         on_epoch: told of each epoch; again of earlier ones after resuming.
         should_stop: asked before each step.
 
     Raises:
-        ConfigError: the recipe names an unknown model, method or schedule.
+        ConfigError: the recipe names an unknown model, method or schedule, or a
+            method that needs the live teacher, and there is none.
         StorageError: the checkpoint cannot be written.
         Interrupted: `should_stop` said so; the last checkpoint stays.
     """
+    if needs_live_teacher(recipe.method) and teacher is None:
+        raise ConfigError(
+            f"method {recipe.method} needs the live teacher of a gateway, and there is "
+            "none here; run it on a node, or choose a method that goes without"
+        )
     saved = load_checkpoint(checkpoint, identity) if checkpoint else None
     training = Training(
         recipe,
@@ -92,6 +103,7 @@ def fit_student(
         clock=clock,
         state=saved[1] if saved else FitState(identity=identity),
         safeguard=safeguard,
+        teacher=teacher,
     )
     if saved:
         training.resume(saved[0])

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from common.errors import (
     ConfigError,
+    IdentityError,
     Interrupted,
+    LinkError,
     StorageError,
     StudentError,
     TaktError,
@@ -134,8 +136,8 @@ class ReleaseHandler:
             manifest = decode_manifest((folder / MANIFEST).read_bytes())
         try:
             outcome = self._distil(release, manifest, folder, work)
-        except (Interrupted, StorageError):
-            raise
+        except (Interrupted, StorageError, LinkError, IdentityError):
+            raise  # the last two: of a child that asks the live teacher
         except TrustError as e:
             return _Ending("refused", str(e), failure=e)
         except TaktError as e:

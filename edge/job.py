@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from common.config import DatasetConfig
+from common.config import DatasetConfig, ProfileConfig
 from common.errors import StorageError
 from common.knowledge import Evaluation
 
@@ -36,6 +36,16 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class LiveLink(Message):
+    """How a child reaches the live teacher: as its node, under its node's caps."""
+
+    gateway: str  # host:port
+    identity_dir: Path
+    profile: ProfileConfig | None  # its bandwidth and delay; None: no limits
+    deadline_s: float = Field(gt=0)
+    stall_s: float = Field(gt=0)
+
+
 class DistilJob(Message):
     """One student to distil from one pulled release."""
 
@@ -47,6 +57,7 @@ class DistilJob(Message):
     threads: int = Field(default=1, ge=1)
     batch_size: int | None = Field(default=None, ge=2)  # None: the recipe's
     cpu_budget_s: float | None = Field(default=None, gt=0)  # None: the recipe's epochs
+    live: LiveLink | None = None  # for a method that asks the live teacher
 
 
 class CurvePoint(Message):
@@ -82,6 +93,7 @@ class DistilOutcome(Message):
     robust: tuple[Evaluation, ...]  # PGD on the node's validation split
     curve: tuple[CurvePoint, ...]
     cpu_s: CpuSeconds
+    live_bytes: int = Field(default=0, ge=0)  # exchanged with the live teacher
     flags: tuple[str, ...] = ()  # "collapsed": one constant class, never to be promoted
     weights_sha256: str  # of student.safetensors
 

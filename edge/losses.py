@@ -23,12 +23,14 @@ from edge.crafting import (
     craft_by_class_soft_labels,
     craft_by_clean,
     craft_by_labels,
+    craft_by_live_teacher,
     craft_by_soft_labels,
     craft_warm_by_labels,
     craft_warm_by_soft_labels,
     mixed_labels,
     require_class_temperatures,
     require_soft_labels,
+    require_teacher,
 )
 
 Craft = Callable[[Model, Batch, Setting], Tensor]
@@ -133,6 +135,21 @@ def absld_loss(
     return (loss + F.cross_entropy(clean, of_clean)) / 6
 
 
+def adaad_loss(
+    model: Model, batch: Batch, delta: Tensor | None, setting: Setting
+) -> Tensor:
+    """KL(T(x_adv) -> S(x_adv)), asked of the live teacher (Huang et al., CVPR 2023).
+
+    The paper mixes in KL(T(x) -> S(x)) with weight 1 - alpha; alpha is 1 in its
+    experiments' code, which leaves none of it.
+    """
+    x_adv = batch.x + _some(delta)
+    with torch.no_grad():
+        logits = require_teacher(setting)(x_adv)
+    soft = F.softmax(logits / setting.temperature, 1)
+    return F.cross_entropy(model(x_adv), soft)
+
+
 def bss_loss(
     model: Model, batch: Batch, delta: Tensor | None, setting: Setting
 ) -> Tensor:
@@ -188,6 +205,7 @@ METHODS: dict[str, Method] = {
     "rslad": Method(craft_by_soft_labels, rslad_loss),
     "absld": Method(craft_by_class_soft_labels, absld_loss, adapts_temperatures=True),
     "bss": Method(None, bss_loss),
+    "adaad": Method(craft_by_live_teacher, adaad_loss),
     "takt": Method(craft_warm_by_soft_labels, takt_loss, keeps_deltas=True),
 }
 

@@ -80,6 +80,7 @@ def _add_outcome(report: takt_pb2.ReportRequest, outcome: DistilOutcome) -> None
     report.cpu_s.evaluate = outcome.cpu_s.evaluate
     report.clean_accuracy = outcome.clean_accuracy
     report.weights_sha256 = outcome.weights_sha256
+    report.live_bytes = outcome.live_bytes
     for each in outcome.robust:
         report.robust.add(**each.model_dump())
     for point in outcome.curve:

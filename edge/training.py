@@ -15,7 +15,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from common.attacks import pgd
+from common.attacks import Model, pgd
 from common.config import StudentConfig
 from common.datasets import Split
 from common.errors import Interrupted
@@ -75,6 +75,7 @@ class Training:
         clock: Callable[[], float],
         state: FitState,
         safeguard: bool = True,
+        teacher: Model | None = None,
     ) -> None:
         """Begin the state's attempt; see `edge.fit.fit_student` for the rest."""
         self.recipe = recipe
@@ -88,6 +89,7 @@ class Training:
         self.budget_s = cpu_budget_s
         self.clock = clock
         self.safeguard = safeguard
+        self.teacher = teacher
         self.method = method(recipe.method)
         self.rate = schedule(recipe.schedule)
         self.state = state
@@ -190,6 +192,7 @@ class Training:
             temperature=self.knowledge.temperature,
             generator=self.generator,
             class_temperatures=self.temperatures,
+            teacher=self.teacher,
         )
         batch = self.batch(positions, setting.eps)
         delta = None

@@ -152,13 +152,17 @@ class Wire:
             LinkError: the channel is closed.
             Interrupted: `stop` was set.
         """
-        if self._delay_s:
-            self._sleep(self._delay_s)
+        self.delay()
         self.check_stop()
         try:
             return call()
         except ValueError as e:  # grpc's word for a closed channel
             raise LinkError(f"the channel to gateway {self.address} is closed") from e
+
+    def delay(self) -> None:
+        """Wait as long as the profile adds to each call, or message that is one."""
+        if self._delay_s:
+            self._sleep(self._delay_s)
 
     def patience(self) -> Patience:
         """Begin an operation: its deadline counts from here."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud.gateway import GatewayThread
+from cloud.live_teacher import LiveTeacher
 from cloud.repository import ReleaseRepository
 from common.config import (
     AttackConfig,
@@ -59,9 +60,10 @@ def recipe(**changes: Any) -> StudentConfig:
 class EdgeSite:
     """A storage folder, a gateway on it, and the nodes that joined."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, teacher: LiveTeacher | None = None) -> None:
         """Make a project in `folder`, without a gateway yet."""
         self.folder = folder
+        self.teacher = teacher
         self.storage = folder / "cloud"
         self.storage.mkdir(parents=True)
         self.repository = ReleaseRepository(
@@ -76,6 +78,7 @@ class EdgeSite:
             storage=self.storage,
             config=GatewayConfig(max_streams_per_node=64),
             channel=CHANNEL,
+            teacher=self.teacher,
         ).__enter__()
         return self.gateway
 
@@ -241,9 +244,9 @@ class EdgeSite:
 
 
 @contextmanager
-def edge_site(folder: Path) -> Iterator[EdgeSite]:
+def edge_site(folder: Path, teacher: LiveTeacher | None = None) -> Iterator[EdgeSite]:
     """Run a site with its gateway up."""
-    site = EdgeSite(folder)
+    site = EdgeSite(folder, teacher)
     site.start()
     try:
         yield site

@@ -153,6 +153,25 @@ def test_a_method_without_a_teacher_pulls_nothing_and_takt_its_knowledge(
     assert rows["takt"].pulled_bytes == sum(path.stat().st_size for path in own)
 
 
+def test_with_the_live_teacher_a_row_counts_what_crossed_and_whose_time_it_was(
+    site: Site, tmp_path: Path
+) -> None:
+    site.grid.write_text(grid_text(site.config, "adaad"))
+    out = tmp_path / "rows.json"
+    try:
+        site.compare(out, Choice(methods=("adaad",)))
+    finally:
+        site.grid.write_text(grid_text(site.config, "takt"))
+    (row,) = read_rows(out)
+    assert row.cpu_s == pytest.approx(BUDGET_S, rel=0.06)
+    assert row.teacher_cpu_s is not None and row.teacher_cpu_s > 0
+    # Images up at each of the attack's step and of the loss; a gradient down.
+    images = row.epochs * 360 * 64 * 4 * 3
+    assert 0.5 * images < row.pulled_bytes < 1.3 * images
+    assert row.teacher_sha256 is not None
+    assert "teacher_cpu_s" not in site.out.read_text()
+
+
 def test_a_compare_goes_on_where_the_rows_end_and_makes_none_twice(
     site: Site, tmp_path: Path
 ) -> None:

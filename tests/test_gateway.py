@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloud.gateway import GatewayThread
+from cloud.live_teacher import Batch, LiveTeacher, Shapes
 from cloud.releases import MESSAGE_BYTES
-from cloud.services import Batch, LiveTeacher
 from cloud.sockets import PING_INTERVAL_S
 from common.config import GatewayConfig
 from common.errors import AddressError, TaktError
@@ -52,9 +52,17 @@ def gateway(
         with torch.inference_mode():
             return np.asarray(model(torch.from_numpy(x)))
 
+    async def shapes() -> Shapes:
+        return Shapes((1, 8, 8), 10)
+
+    async def pull_back(x: Batch, cotangent: Batch) -> Batch:
+        leaf = torch.from_numpy(x).requires_grad_()
+        model(leaf).backward(torch.from_numpy(cotangent))
+        return np.asarray(leaf.grad)
+
     with GatewayThread(
         storage=tmp_path_factory.mktemp("storage"),
-        teacher=LiveTeacher(query, (1, 8, 8)),
+        teacher=LiveTeacher(shapes, query, pull_back),
     ) as gateway:
         put_file(gateway.running.repository, PATH, CONTENT)
         yield gateway
@@ -328,6 +336,56 @@ def test_the_teacher_answers_each_batch_with_its_logits(
         with torch.inference_mode():
             expected = model(torch.from_numpy(batch)).numpy()
         np.testing.assert_allclose(logits, expected, rtol=1e-5)
+
+
+def test_a_cotangent_is_answered_with_the_gradient_at_the_batch_before_it(
+    stubs: Stubs, model: torch.nn.Module
+) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.random((5, 1, 8, 8), dtype=np.float32)
+    cotangent = rng.standard_normal((5, 10), dtype=np.float32)
+    requests = [
+        pb.QueryRequest(x=x.tobytes(), shape=x.shape),
+        pb.QueryRequest(cotangent=cotangent.tobytes()),
+        pb.QueryRequest(x=x.tobytes(), shape=x.shape, cotangent=cotangent.tobytes()),
+    ]
+    answers = stubs.teacher.Query(iter(requests), timeout=DEADLINE_S)
+    logits, after, with_pixels = answers
+    leaf = torch.from_numpy(x).requires_grad_()
+    model(leaf).backward(torch.from_numpy(cotangent))
+    assert leaf.grad is not None
+    found = np.frombuffer(after.gradient, "<f4").reshape(after.shape)
+    np.testing.assert_allclose(found, leaf.grad.numpy(), rtol=1e-4, atol=1e-6)
+    assert with_pixels.gradient == after.gradient
+    assert (after.logits, logits.gradient) == (b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("cotangent", "why"),
+    [
+        (np.zeros(9, np.float32), "36 bytes, expected 40"),
+        (np.full(10, np.inf, np.float32), "not finite"),
+    ],
+)
+def test_a_cotangent_that_fits_no_logits_is_refused(
+    stubs: Stubs, cotangent: np.ndarray[Any, Any], why: str
+) -> None:
+    x = np.full((1, 1, 8, 8), 0.5, np.float32)
+    request = pb.QueryRequest(
+        x=x.tobytes(), shape=x.shape, cotangent=cotangent.tobytes()
+    )
+    ask = lambda: list(stubs.teacher.Query(iter([request]), timeout=DEADLINE_S))  # noqa: E731
+    code, message = status_of(ask)
+    assert code is INVALID
+    assert why in message
+
+
+def test_a_cotangent_without_any_images_is_refused(stubs: Stubs) -> None:
+    request = pb.QueryRequest(cotangent=bytes(40))
+    ask = lambda: list(stubs.teacher.Query(iter([request]), timeout=DEADLINE_S))  # noqa: E731
+    code, message = status_of(ask)
+    assert code is INVALID
+    assert "without images" in message
 
 
 @pytest.mark.parametrize(

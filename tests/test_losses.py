@@ -16,6 +16,11 @@ from edge.losses import METHODS, method
 
 EPS = 0.1
 NAMES = sorted(METHODS)
+TEACHER_WEIGHTS = torch.randn(16, 3, generator=torch.Generator().manual_seed(2))
+
+
+def teacher(x: Tensor) -> Tensor:
+    return x.flatten(1) @ TEACHER_WEIGHTS
 
 
 def setting(name: str = "takt", progress: float = 0.0, **changes: object) -> Setting:
@@ -37,6 +42,7 @@ def setting(name: str = "takt", progress: float = 0.0, **changes: object) -> Set
         temperature=1.0,
         generator=torch.Generator().manual_seed(0),
         class_temperatures=ClassTemperatures(3),
+        teacher=teacher,
     )
 
 
@@ -210,6 +216,35 @@ def test_absld_with_all_temperatures_at_one_is_rslad(
     assert value("absld", model, batch, setting("absld")) == pytest.approx(
         value("rslad", model, batch, setting("rslad"))
     )
+
+
+def test_adaad_searches_where_student_and_teacher_differ_most(
+    model: nn.Module, batch: Batch
+) -> None:
+    given = setting("adaad", attack=AttackConfig(steps=5, step_size=0.05))
+
+    def distance(delta: Tensor) -> Tensor:
+        own = F.log_softmax(model(batch.x + delta), 1)
+        other = F.log_softmax(teacher(batch.x + delta), 1)
+        return F.kl_div(own, other, reduction="none", log_target=True).sum(1)
+
+    craft = method("adaad").craft
+    assert craft is not None
+    found = craft(model, batch, given)
+    assert (distance(found) > distance(torch.zeros_like(found))).all()
+    assert distance(found).sum() > distance(-found).sum()
+
+
+def test_adaad_pays_for_what_the_teacher_says_of_the_adversarial_view(
+    model: nn.Module, batch: Batch
+) -> None:
+    given = setting("adaad")
+    assert batch.delta is not None
+    x_adv = batch.x + batch.delta
+    soft = F.softmax(teacher(x_adv) / given.temperature, 1)
+    expected = -(soft * F.log_softmax(model(x_adv), 1)).sum(1).mean()
+    found = method("adaad").loss(model, batch, batch.delta, given)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_bss_leaves_the_boundary_points_out_in_the_last_quarter(

@@ -1,14 +1,23 @@
 """The teacher's training loop, without Ray: objectives, resuming, repeatability."""
 
 import copy
+import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 from cloud.augment import augmented
 from cloud.checkpoint import load_checkpoint, save_checkpoint
-from cloud.losses import OBJECTIVES, divergence, perturbed_weights
+from cloud.losses import (
+    OBJECTIVES,
+    divergence,
+    perturbed_weights,
+    still_statistics,
+)
+from cloud.parallel import Ranks
 from cloud.teacher import EpochReport, TeacherRun, fit_teacher
 from common.config import (
     AttackConfig,
@@ -153,6 +162,133 @@ def test_weight_perturbation_moves_uphill_and_restores_every_bit() -> None:
         assert float(loss().detach()) > at_rest
         assert torch.equal(model.bias, before["bias"])
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_weight_perturbation_follows_the_loss_as_far_as_each_weights_own_length() -> (
+    None
+):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    x, x_adv = torch.rand(16, 4), torch.rand(16, 4)
+    y = torch.randint(0, 3, (16,))
+    config = tiny_run(beta=3.0).teacher
+
+    def loss() -> Tensor:  # TRADES' own, its KL included, as in the paper's code
+        return OBJECTIVES["trades"].loss(model, x, x_adv, y, config)
+
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    before = [w.detach().clone() for w in weights]
+    uphill = torch.autograd.grad(loss(), weights)
+    with perturbed_weights(list(model.parameters()), loss, 0.01):
+        for weight, old, gradient in zip(weights, before, uphill, strict=True):
+            expected = 0.01 * old.norm() * gradient / gradient.norm()
+            assert torch.allclose(weight - old, expected, atol=1e-6)
+
+
+def test_looking_uphill_leaves_batchnorms_statistics_alone() -> None:
+    norm = nn.BatchNorm2d(3)
+    assert norm.running_mean is not None
+    with still_statistics(nn.Sequential(norm)):
+        norm(torch.rand(8, 3, 4, 4))
+    assert torch.equal(norm.running_mean, torch.zeros(3))
+    norm(torch.rand(8, 3, 4, 4))
+    assert norm.running_mean.abs().min() > 0
+
+
+def test_an_attack_differentiates_by_the_images_alone(dataset: Dataset) -> None:
+    run = TeacherRun(tiny_run(), dataset)
+    seen: list[bool] = []
+    plain = run._net
+
+    def watched(x: Tensor) -> Tensor:
+        seen.append(any(p.requires_grad for p in run.model.parameters()))
+        return plain(x)
+
+    run._net = watched
+    run._step(torch.arange(32), 0.0, torch.Generator().manual_seed(0))
+    # TRADES: the clean answer and two steps of the attack, then both of the loss.
+    assert seen == [False] * 3 + [True] * 2
+    assert all(p.grad is None for p in run.model.parameters())
+
+
+def test_mart_is_the_papers_formula() -> None:
+    torch.manual_seed(0)
+    x, x_adv, y = torch.randn(6, 4), torch.randn(6, 4), torch.arange(6) % 4
+    config = tiny_run(objective="mart", beta=5.0).teacher
+    found = OBJECTIVES["mart"].loss(lambda z: z, x, x_adv, y, config)  # logits as given
+    expected = 0.0
+    for clean, adversarial, label in zip(
+        x.softmax(1), x_adv.softmax(1), y, strict=True
+    ):
+        wrong = max(float(p) for k, p in enumerate(adversarial) if k != label)
+        boosted = -math.log(adversarial[label]) - math.log(1 - wrong)
+        kl = float((clean * (clean / adversarial).log()).sum())
+        expected += (boosted + 5 * kl * (1 - float(clean[label]))) / len(y)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_mart_stays_finite_where_the_wrong_class_is_certain() -> None:
+    logits = torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True)
+    config = tiny_run(objective="mart").teacher
+    loss = OBJECTIVES["mart"].loss(
+        lambda z: z, torch.zeros(1, 3), logits, torch.tensor([1]), config
+    )
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert loss.isfinite() and gradient.isfinite().all()
+    assert gradient[0, 0] > 1  # away from the wrong class, by both of its terms
+
+
+def test_label_smoothing_asks_for_less_than_certainty() -> None:
+    logits, y = torch.randn(8, 5), torch.arange(8) % 5
+    config = tiny_run(label_smoothing=0.2).teacher
+    smooth = torch.full((8, 5), 0.2 / 5).scatter_(1, y[:, None], 0.8 + 0.2 / 5)
+    expected = -(smooth * logits.log_softmax(1)).sum(1).mean()
+    found = OBJECTIVES["pgd_at"].loss(lambda z: z, logits, logits, y, config)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_averaged_model_follows_weights_and_statistics_alike(
+    dataset: Dataset,
+) -> None:
+    run = TeacherRun(tiny_run(ema_decay=0.75), dataset)
+    run.model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    run.averaged = copy.deepcopy(run.model)
+    before = copy.deepcopy(run.averaged.state_dict())
+    with torch.no_grad():
+        for value in run.model.state_dict().values():
+            value.add_(4)
+    run._average_weights()
+    for name, value in run.averaged.state_dict().items():
+        step = 1 if value.is_floating_point() else 4  # a count is taken over
+        assert torch.allclose(value, before[name] + step), name
+
+
+def _be_a_rank(rank: int, folder: str, config: str) -> None:
+    """Train as one of two, and leave what came of it."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    run = RunConfig.model_validate_json(config)
+    data = load_dataset(run.dataset, seed=0)
+    model = fit_teacher(run, data, ranks=Ranks(rank, 2))
+    torch.save(model.state_dict(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_ranks_train_what_one_process_trains_on_the_same_batches(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    # Without chance of a rank's own: no random start, no augmentation.
+    attack = ATTACK.model_copy(update={"random_start": False})
+    config = tiny_run(objective="pgd_at", attack=attack, ema_decay=0.9, awp_gamma=0.01)
+    alone = fit_teacher(config, dataset).state_dict()
+    arguments = (str(tmp_path), config.model_dump_json())
+    spawn(_be_a_rank, arguments, nprocs=2)  # type: ignore[no-untyped-call]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    for name, value in alone.items():
+        assert torch.equal(first[name], second[name])
+        assert torch.allclose(value, first[name], rtol=1e-3, atol=1e-5), name
 
 
 def test_divergence_is_torchs_kl_and_zero_between_equals() -> None:

@@ -395,6 +395,7 @@ class ReportRequest(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     WEIGHTS_SHA256_FIELD_NUMBER: _builtins.int
+    LIVE_BYTES_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     version: _builtins.int
     student: _builtins.str
@@ -412,6 +413,8 @@ class ReportRequest(_message.Message):
     message: _builtins.str
     """why, in one line"""
     weights_sha256: _builtins.str
+    live_bytes: _builtins.int
+    """exchanged with the live teacher, both ways; 0: not asked"""
     @_builtins.property
     def profile(self) -> Global___Profile: ...
     @_builtins.property
@@ -445,10 +448,11 @@ class ReportRequest(_message.Message):
         outcome: _builtins.str = ...,
         message: _builtins.str = ...,
         weights_sha256: _builtins.str = ...,
+        live_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_clean_accuracy", b"_clean_accuracy", "cap", b"cap", "clean_accuracy", b"clean_accuracy", "cpu_s", b"cpu_s", "profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clean_accuracy", b"_clean_accuracy", "architecture", b"architecture", "cap", b"cap", "channel", b"channel", "clean_accuracy", b"clean_accuracy", "cpu_s", b"cpu_s", "curve", b"curve", "message", b"message", "method", b"method", "num_parameters", b"num_parameters", "outcome", b"outcome", "peak_memory_mib", b"peak_memory_mib", "profile", b"profile", "pulled_bytes", b"pulled_bytes", "robust", b"robust", "seed", b"seed", "student", b"student", "version", b"version", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clean_accuracy", b"_clean_accuracy", "architecture", b"architecture", "cap", b"cap", "channel", b"channel", "clean_accuracy", b"clean_accuracy", "cpu_s", b"cpu_s", "curve", b"curve", "live_bytes", b"live_bytes", "message", b"message", "method", b"method", "num_parameters", b"num_parameters", "outcome", b"outcome", "peak_memory_mib", b"peak_memory_mib", "profile", b"profile", "pulled_bytes", b"pulled_bytes", "robust", b"robust", "seed", b"seed", "student", b"student", "version", b"version", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__clean_accuracy: _TypeAlias = _typing.Literal["clean_accuracy"]  # noqa: Y015
     _WhichOneofArgType__clean_accuracy: _TypeAlias = _typing.Literal["_clean_accuracy", b"_clean_accuracy"]  # noqa: Y015
@@ -477,8 +481,16 @@ class QueryRequest(_message.Message):
 
     X_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
+    COTANGENT_FIELD_NUMBER: _builtins.int
     x: _builtins.bytes
-    """float32, little endian, (N, C, H, W) in [0, 1]"""
+    """float32, little endian, (N, C, H, W) in [0, 1]; N is at most 1024. With a
+    cotangent it may be left out, and its shape too: it is then that of the request
+    before on this stream.
+    """
+    cotangent: _builtins.bytes
+    """dL/dlogits at x: float32, little endian, (N, num_classes). Set: the answer is
+    dL/dx in the place of logits.
+    """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -486,10 +498,11 @@ class QueryRequest(_message.Message):
         *,
         x: _builtins.bytes = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
+        cotangent: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["shape", b"shape", "x", b"x"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cotangent", b"cotangent", "shape", b"shape", "x", b"x"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -501,19 +514,25 @@ class QueryResponse(_message.Message):
 
     LOGITS_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
+    GRADIENT_FIELD_NUMBER: _builtins.int
     logits: _builtins.bytes
     """float32, little endian, (N, num_classes)"""
+    gradient: _builtins.bytes
+    """float32, little endian, (N, C, H, W); with a cotangent only"""
     @_builtins.property
-    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """of the logits, or of the gradient"""
+
     def __init__(
         self,
         *,
         logits: _builtins.bytes = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
+        gradient: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logits", b"logits", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gradient", b"gradient", "logits", b"logits", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

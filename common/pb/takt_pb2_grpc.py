@@ -330,7 +330,11 @@ class TeacherServiceServicer:
     """
 
     def Query(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Answers each request in order: a batch with its logits, a batch with a
+        cotangent with the gradient that this cotangent pulls back to the pixels.
+        So a node can differentiate any loss of its own through the teacher, which
+        learns nothing of that loss but its gradient at the logits.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -137,6 +137,11 @@ class TeacherServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TeacherServiceAsyncStub: ...
     Query: _grpc.StreamStreamMultiCallable[_takt_pb2.QueryRequest, _takt_pb2.QueryResponse]
+    """Answers each request in order: a batch with its logits, a batch with a
+    cotangent with the gradient that this cotangent pulls back to the pixels.
+    So a node can differentiate any loss of its own through the teacher, which
+    learns nothing of that loss but its gradient at the logits.
+    """
 
 @_typing.type_check_only
 class TeacherServiceAsyncStub(TeacherServiceStub):
@@ -144,6 +149,11 @@ class TeacherServiceAsyncStub(TeacherServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Query: _aio.StreamStreamMultiCallable[_takt_pb2.QueryRequest, _takt_pb2.QueryResponse]  # type: ignore[assignment]
+    """Answers each request in order: a batch with its logits, a batch with a
+    cotangent with the gradient that this cotangent pulls back to the pixels.
+    So a node can differentiate any loss of its own through the teacher, which
+    learns nothing of that loss but its gradient at the logits.
+    """
 
 class TeacherServiceServicer(metaclass=_abc_1.ABCMeta):
     """The live teacher, for methods that want one."""
@@ -153,6 +163,11 @@ class TeacherServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request_iterator: _MaybeAsyncIterator[_takt_pb2.QueryRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_takt_pb2.QueryResponse], _abc.AsyncIterator[_takt_pb2.QueryResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_takt_pb2.QueryResponse], _abc.AsyncIterator[_takt_pb2.QueryResponse]]:
+        """Answers each request in order: a batch with its logits, a batch with a
+        cotangent with the gradient that this cotangent pulls back to the pixels.
+        So a node can differentiate any loss of its own through the teacher, which
+        learns nothing of that loss but its gradient at the logits.
+        """
 
 def add_TeacherServiceServicer_to_server(servicer: TeacherServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

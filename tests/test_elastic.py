@@ -1,0 +1,106 @@
+"""A training that loses a machine for good, goes on, and grows when one comes."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from test_train_ray import CONFIG
+
+from cloud.cluster import LocalCluster, local_cluster
+from cloud.train import train_teacher
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+EPOCHS = 400  # seconds enough for two restarts, see LOOK_S
+PATIENCE_S = 600
+# What `ray start` does, on the loopback as takt's own cluster (cloud.cluster).
+MACHINE = """
+import signal, sys
+from cloud.ray_environment import on_loopback
+from ray._private.node import Node
+from ray._private.parameter import RayParams
+with on_loopback():
+    node = Node(
+        RayParams(
+            gcs_address=sys.argv[1],
+            node_ip_address="127.0.0.1",
+            num_cpus=1,
+            object_store_memory=100_000_000,
+        ),
+        head=False,
+        spawn_reaper=False,
+    )
+    signal.pause()
+"""
+
+
+@contextlib.contextmanager
+def machine(cluster: LocalCluster) -> Iterator[Callable[[], None]]:
+    """Add a machine of one CPU; what is yielded takes it away for good."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", MACHINE, cluster.address],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+    def gone() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    try:
+        yield gone
+    finally:
+        gone()
+
+
+def sizes(progress: Path) -> list[int]:
+    """List how many workers trained each epoch so far."""
+    lines = progress.read_text().splitlines() if progress.exists() else []
+    return [json.loads(line)["num_workers"] for line in lines]
+
+
+def test_a_training_goes_on_with_fewer_workers_and_grows_again(tmp_path: Path) -> None:
+    teacher = CONFIG.teacher.model_copy(update={"min_workers": 1, "epochs": EPOCHS})
+    config = CONFIG.model_copy(update={"teacher": teacher})
+    progress = tmp_path / "progress.jsonl"
+    ended = threading.Event()
+
+    def wait_for(workers: int) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not ended.is_set() and time.monotonic() < end:
+            if sizes(progress)[-3:] == [workers] * 3:
+                return
+            time.sleep(0.1)
+
+    with local_cluster(tmp_path / "logs", num_cpus=1) as cluster:
+
+        def disturb() -> None:
+            with machine(cluster) as take_away:
+                wait_for(2)
+                take_away()
+                wait_for(1)
+            with machine(cluster):
+                wait_for(2)
+                ended.wait(PATIENCE_S)
+
+        disturbance = threading.Thread(target=disturb)
+        disturbance.start()
+        try:
+            card = train_teacher(config, tmp_path)
+        finally:
+            ended.set()
+            disturbance.join()
+    seen = sizes(progress)
+    assert len(seen) == EPOCHS
+    changes = [n for i, n in enumerate(seen) if i == 0 or seen[i - 1] != n]
+    assert changes in ([2, 1, 2], [1, 2, 1, 2])  # the machine may come a little late
+    assert card.clean_accuracy > 0.6
