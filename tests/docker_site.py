@@ -7,6 +7,7 @@ removed by the next. Used by test_docker.py and test_compose.py.
 import json
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
 import time
@@ -127,7 +128,7 @@ class Project:
     def publish(self, options: str) -> int:
         """Publish a further release; return its version."""
         command = ["cloud", "publish", "--force", "--config", "digits"]
-        command += ["--storage", "/storage", *options.split()]
+        command += ["--storage", "/storage", *shlex.split(options)]
         done = self.execute("head", "takt", *command)
         assert done.returncode == 0, done.stderr
         return int(done.stdout.partition("is at version ")[2].partition(":")[0])

@@ -110,16 +110,16 @@ def test_a_node_reaches_the_gateway_and_nothing_else(project: Project) -> None:
     assert reached_from(project, "hub", [*ray, *others, *named]) == [False] * 8
     gateway = [("gateway", 7443), ("gateway", 7444)]
     assert reached_from(project, "hub", gateway) == [True, True]
-    routes = project.execute("hub", "cat", "/proc/net/route").stdout
-    targets = [line.split()[1] for line in routes.splitlines()[1:]]
-    assert targets and "00000000" not in targets  # no way out: no default route
+    (network,) = project.inspect("hub")["NetworkSettings"]["Networks"]
+    internal = docker("network", "inspect", "-f", "{{.Internal}}", network)
+    assert internal.stdout.strip() == "true"  # no way out
 
 
 def test_a_fourth_node_can_be_stopped(project: Project) -> None:
     stopped = project.compose("stop", FOURTH)
     assert stopped.returncode == 0, stopped.stderr
     state = project.inspect(FOURTH)["State"]
-    assert (state["Running"], state["ExitCode"]) == (False, 143)
+    assert (state["Running"], state["ExitCode"]) == (False, 0)
 
 
 def test_a_node_of_another_authority_is_refused(project: Project) -> None:
