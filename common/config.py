@@ -196,6 +196,13 @@ class EvaluationConfig(Section):
     node_attack: AttackConfig  # the node's own check before it promotes
 
 
+class CutConfig(Section):
+    """An outage of a node's network, held by its own link; times are the daemon's."""
+
+    after_s: float = Field(ge=0)  # from the daemon's start
+    for_s: float = Field(gt=0)
+
+
 class ProfileConfig(Section):
     """The hard caps of one node, and its network."""
 
@@ -203,6 +210,7 @@ class ProfileConfig(Section):
     memory_mib: int = Field(ge=1)
     bandwidth_kib_s: int = Field(ge=1)
     delay_ms: int = Field(default=0, ge=0)  # added to each call
+    cuts: tuple[CutConfig, ...] = ()  # outages of its network
 
 
 class NodeConfig(Section):
@@ -234,8 +242,25 @@ class RunConfig(Section):
     knowledge: KnowledgeConfig
     students: dict[Name, StudentConfig] = Field(min_length=1)
     nodes: tuple[NodeConfig, ...] = ()
+    num_nodes: int | None = Field(
+        default=None, ge=1, le=1000
+    )  # None: as listed; beyond that the list once more: sensor-2, ...
     gateway: GatewayConfig = GatewayConfig()
     evaluation: EvaluationConfig
+
+    @model_validator(mode="after")
+    def _as_many_nodes_as_wanted(self) -> "RunConfig":
+        if self.num_nodes is None or self.num_nodes == len(self.nodes):
+            return self
+        if not self.nodes:
+            raise ValueError("num_nodes is set, but there are no [[nodes]] to repeat")
+        nodes = []
+        for index in range(self.num_nodes):
+            turn, place = divmod(index, len(self.nodes))
+            node = self.nodes[place]
+            name = f"{node.name}-{turn + 1}" if turn else node.name
+            nodes.append(node.model_copy(update={"name": name}))
+        return self.model_copy(update={"nodes": tuple(nodes)})
 
     @model_validator(mode="after")
     def _names_agree(self) -> "RunConfig":
