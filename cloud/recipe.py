@@ -23,7 +23,7 @@ def recipe_digest(config: RunConfig) -> str:
         "dataset": config.dataset.model_dump(mode="json", exclude={"data_dir"}),
         "threat": config.threat.model_dump(mode="json"),
         "teacher": config.teacher.model_dump(
-            mode="json", exclude={"max_failures", "use_gpu", "compile"}
+            mode="json", exclude={"max_failures", "use_gpu", "compile", "store"}
         ),
         "seed": config.seed,
     }

@@ -98,6 +98,7 @@ class TeacherConfig(Section):
     num_workers: int = Field(default=2, ge=1)
     use_gpu: bool = False
     max_failures: int = Field(default=3, ge=0)  # killed workers before giving up
+    store: str | None = None  # s3://..., gs://..., file://...: of its checkpoints
 
 
 class KnowledgeConfig(Section):
