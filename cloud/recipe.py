@@ -24,7 +24,7 @@ def recipe_digest(config: RunConfig) -> str:
         "threat": config.threat.model_dump(mode="json"),
         "teacher": config.teacher.model_dump(
             mode="json",
-            exclude={"max_failures", "min_workers", "use_gpu", "compile"},
+            exclude={"max_failures", "min_workers", "use_gpu", "compile", "store"},
         ),
         "seed": config.seed,
     }

@@ -7,12 +7,12 @@ loop (teacher.py), what the trainer leaves out of Ray (trainer.py).
 """
 
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
 from cloud.ray_environment import environment
 from cloud.recipe import CARD, PROGRESS, WEIGHTS, finished_teacher, recipe_digest
+from cloud.store import Store, local_store, open_store
 from common.config import RunConfig
 from common.datasets import load_dataset
 from common.durable import write_atomic
@@ -38,7 +38,9 @@ def train_teacher(
     Args:
         config: of the run; [dataset], [threat], [teacher] and seed decide.
         storage: takes teacher.safetensors, teacher.json, progress.jsonl and
-            checkpoints/; on several machines, a folder that all of them see.
+            checkpoints/; on several machines, a folder that all of them see, or,
+            where `teacher.store` names a store for the checkpoints, one of this
+            machine: the teacher and its progress come there at the end.
         resume: continue an unfinished training of the same config, and return
             at once what a finished one left.
 
@@ -48,7 +50,8 @@ def train_teacher(
     Raises:
         ClusterError: the job failed for good, or does not fit the cluster.
         DataError: the data set is missing or damaged.
-        StorageError: the folder cannot be written.
+        ConfigError: `teacher.store` is not the URL of a folder.
+        StorageError: the folder or the store cannot be written.
     """
     import ray
 
@@ -59,22 +62,38 @@ def train_teacher(
     storage = _writable(storage)
     config = placed(_with_absolute_paths(config))
     name = f"teacher-{recipe_digest(config)}"
-    folder = storage / "checkpoints"
+    url = config.teacher.store
+    store = open_store(url) if url else local_store(storage / "checkpoints")
+    progress = store.within(name) if url else local_store(storage)
     if not resume:
-        shutil.rmtree(folder / name, ignore_errors=True)
+        store.remove(name)
         for stale in (CARD, WEIGHTS, PROGRESS):
             (storage / stale).unlink(missing_ok=True)
     elif (card := finished_teacher(config, storage)) is not None:
         return card
     # Here, not in the workers: a download happens once, and errors come at once.
+    store.prepare()
     load_dataset(config.dataset, seed=config.seed)
-    found = Path(_fit(config, storage, name))
-    write_atomic(storage / WEIGHTS, (found / WEIGHTS).read_bytes())
-    write_atomic(storage / CARD, (found / CARD).read_bytes())
+    found = _fit(config, store, progress, name)
+    if url:
+        write_atomic(storage / PROGRESS, _whole(progress, PROGRESS))
+    for file in (WEIGHTS, CARD):
+        write_atomic(storage / file, _whole(found, file))
     return TeacherCard.model_validate_json((storage / CARD).read_bytes())
 
 
-def _fit(config: RunConfig, storage: Path, name: str) -> str:
+def _whole(source: Store, file: str) -> bytes:
+    """Read a file that a finished training must have left."""
+    data = source.read(file)
+    if data is None:
+        raise StorageError(
+            f"{source.url} has no {file}, though the training there is finished; "
+            "remove it and run the same command again"
+        )
+    return data
+
+
+def _fit(config: RunConfig, store: Store, progress: Store, name: str) -> Store:
     """Run the job; return the folder of its last checkpoint."""
     from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
     from ray.train import RunConfig as TrainRunConfig
@@ -87,7 +106,7 @@ def _fit(config: RunConfig, storage: Path, name: str) -> str:
         workers = (teacher.min_workers, teacher.num_workers)
     trainer = Trainer(
         _work,
-        train_loop_config={"run": config.model_dump_json(), "storage": str(storage)},
+        train_loop_config={"run": config.model_dump_json(), "progress": progress},
         backend_config=ProcessGroupConfig("nccl" if teacher.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers,
@@ -99,7 +118,8 @@ def _fit(config: RunConfig, storage: Path, name: str) -> str:
         ),
         run_config=TrainRunConfig(
             name=name,
-            storage_path=str(storage / "checkpoints"),
+            storage_path=store.folder,
+            storage_filesystem=store.filesystem,
             failure_config=FailureConfig(max_failures=teacher.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
@@ -120,17 +140,17 @@ def _fit(config: RunConfig, storage: Path, name: str) -> str:
         raise
     if result.checkpoint is None:
         raise ClusterError(
-            f"the job left no checkpoint in {storage / 'checkpoints'}; remove that "
-            "folder and run it again"
+            f"the job left no checkpoint in {store.url}; remove that folder and run "
+            "it again"
         )
-    return str(result.checkpoint.path)
+    return Store(result.checkpoint.filesystem, result.checkpoint.path, store.url)
 
 
 def _work(job: dict[str, Any]) -> None:
     """Be one worker; in its process, where torch may be imported."""
     from cloud.train_worker import work
 
-    work(RunConfig.model_validate_json(job["run"]), Path(job["storage"]))
+    work(RunConfig.model_validate_json(job["run"]), job["progress"])
 
 
 def placed(config: RunConfig) -> RunConfig:

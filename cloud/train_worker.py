@@ -5,7 +5,6 @@ reports each; rank 0 also writes progress, checkpoints and, at the end, the
 finished model with its card. Not here: starting the job (train.py).
 """
 
-import contextlib
 import json
 import os
 import tempfile
@@ -21,14 +20,14 @@ from cloud.checkpoint import load_checkpoint, save_checkpoint
 from cloud.leave import leave_teacher
 from cloud.parallel import Ranks
 from cloud.recipe import PROGRESS
-from cloud.teacher import EpochReport, TeacherRun
+from cloud.store import Store
+from cloud.teacher import TeacherRun
 from common.config import RunConfig
 from common.datasets import load_dataset
-from common.durable import write_atomic
 
 
-def work(config: RunConfig, storage: Path) -> None:
-    """Train as one of the job's workers, to the end."""
+def work(config: RunConfig, progress: Store) -> None:
+    """Train as one of the job's workers, to the end; rank 0 writes progress.jsonl."""
     context = ray.train.get_context()
     ranks = Ranks(context.get_world_rank(), context.get_world_size())
     cores = len(os.sched_getaffinity(0))
@@ -44,14 +43,18 @@ def work(config: RunConfig, storage: Path) -> None:
         with resumed.as_directory() as folder:
             run.restore(load_checkpoint(Path(folder)))
     first = ranks.rank == 0
-    if first:
-        _cut_progress(storage / PROGRESS, run.epoch)
+    written = (progress.read(PROGRESS) or b"").splitlines(keepends=True)
+    lines = written[: run.epoch]
+    if first and lines != written:  # of epochs that will be repeated
+        progress.write(PROGRESS, b"".join(lines))
     last: dict[str, Any] = {"epoch": run.epoch}
     while not run.finished:
         report = run.run_epoch()
         last = asdict(report)
         if first:
-            _log_progress(storage / PROGRESS, report)
+            line = json.dumps(asdict(report) | {"pid": os.getpid()})
+            lines.append(line.encode() + b"\n")
+            progress.write(PROGRESS, b"".join(lines))
         with tempfile.TemporaryDirectory(prefix="takt-epoch-") as folder:
             if first:
                 save_checkpoint(Path(folder), run.state())
@@ -59,15 +62,3 @@ def work(config: RunConfig, storage: Path) -> None:
                     leave_teacher(config, dataset, run, Path(folder))
             checkpoint = Checkpoint.from_directory(folder) if first else None
             ray.train.report(last, checkpoint=checkpoint)
-
-
-def _cut_progress(path: Path, epochs: int) -> None:
-    """Forget the lines of epochs that will be repeated."""
-    with contextlib.suppress(FileNotFoundError):
-        lines = path.read_text().splitlines(keepends=True)
-        write_atomic(path, "".join(lines[:epochs]).encode())
-
-
-def _log_progress(path: Path, report: EpochReport) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(asdict(report) | {"pid": os.getpid()}) + "\n")

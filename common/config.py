@@ -99,6 +99,7 @@ class TeacherConfig(Section):
     min_workers: int | None = Field(default=None, ge=1)  # fewer will do, see README
     use_gpu: bool = False
     max_failures: int = Field(default=3, ge=0)  # killed workers before giving up
+    store: str | None = None  # s3://..., gs://..., file://...: of its checkpoints
 
     @model_validator(mode="after")
     def _workers_agree(self) -> "TeacherConfig":

@@ -1,0 +1,135 @@
+"""Where a teacher's training keeps its state: a folder on any filesystem of pyarrow.
+
+A folder that all machines see, or, by its URL, an object store that all of them
+reach: ``s3://BUCKET/FOLDER``, ``gs://...``, ``hdfs://...``, ``file:///FOLDER``, with
+the options that pyarrow reads from it (``?region=...&endpoint_override=...``).
+Credentials are the environment's affair, as the filesystem's own tools have it. Not
+here: what is kept (train.py, train_worker.py).
+"""
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pyarrow import fs
+
+from common.durable import write_atomic
+from common.errors import ConfigError, StorageError
+
+_PROBE = ".takt-may-write"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder on a filesystem; travels to the workers by pickle.
+
+    Attributes:
+        filesystem: that holds it.
+        folder: its path there, without the URL's scheme.
+        url: how the user knows it, for messages.
+    """
+
+    filesystem: fs.FileSystem
+    folder: str
+    url: str
+
+    def within(self, name: str) -> "Store":
+        """Return a folder of this one."""
+        return Store(self.filesystem, f"{self.folder}/{name}", f"{self.url} ({name})")
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file's content; None where there is no such file.
+
+        Raises:
+            StorageError: the filesystem does not answer, or refuses.
+        """
+        try:
+            with self.filesystem.open_input_stream(f"{self.folder}/{name}") as file:
+                return bytes(file.read())
+        except FileNotFoundError:
+            return None
+        except OSError as e:
+            raise self._refused("read from", e) from e
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replace a file in one step.
+
+        Raises:
+            StorageError: the filesystem does not answer, or refuses.
+        """
+        if isinstance(self.filesystem, fs.LocalFileSystem):
+            write_atomic(Path(self.folder, name), data)
+            return
+        try:  # an object is there once it is whole
+            with self.filesystem.open_output_stream(f"{self.folder}/{name}") as file:
+                file.write(data)
+        except OSError as e:
+            raise self._refused("write to", e) from e
+
+    def remove(self, name: str) -> None:
+        """Remove a folder in it, if it is there.
+
+        Raises:
+            StorageError: the filesystem does not answer, or refuses.
+        """
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                self.filesystem.delete_dir(f"{self.folder}/{name}")
+        except OSError as e:
+            raise self._refused("remove from", e) from e
+
+    def prepare(self) -> None:
+        """Make the folder, and make sure that it can be written.
+
+        Raises:
+            StorageError: it cannot.
+        """
+        try:
+            self.filesystem.create_dir(self.folder, recursive=True)
+            path = f"{self.folder}/{_PROBE}"
+            self.filesystem.open_output_stream(path).close()
+            self.filesystem.delete_file(path)
+        except OSError as e:
+            raise self._refused("write to", e) from e
+
+    def _refused(self, deed: str, error: OSError) -> StorageError:
+        reason = " ".join((error.strerror or str(error)).split())[:200]
+        return StorageError(
+            f"cannot {deed} {self.url}: {reason}; make the bucket or folder, and give "
+            "this machine and the workers credentials that may write there"
+        )
+
+
+def open_store(url: str) -> Store:
+    """Find the filesystem of a URL; nothing is written yet.
+
+    Raises:
+        ConfigError: it is not the URL of a folder on a filesystem that pyarrow knows.
+    """
+    parts = urlsplit(url)
+    shown = f"{parts.scheme}://{parts.netloc}{parts.path}"
+    if "@" in parts.netloc:
+        raise ConfigError(
+            "teacher.store holds credentials; leave them out, for the config is kept "
+            "with each run, and set them in the environment (AWS_ACCESS_KEY_ID, ...)"
+        )
+    try:
+        filesystem, folder = fs.FileSystem.from_uri(url)
+    except (OSError, ValueError, NotImplementedError) as e:
+        reason = " ".join(str(e).split())[:160]
+        raise ConfigError(
+            f"teacher.store = '{shown}': {reason}; expected s3://BUCKET/FOLDER, "
+            "gs://BUCKET/FOLDER, hdfs://HOST/FOLDER or file:///FOLDER"
+        ) from e
+    if not folder.strip("/"):
+        raise ConfigError(
+            f"teacher.store = '{shown}' names no folder; expected for instance "
+            "s3://BUCKET/FOLDER"
+        )
+    return Store(filesystem, folder.rstrip("/"), shown)
+
+
+def local_store(folder: Path) -> Store:
+    """Return a folder of this machine, or one that all machines have mounted."""
+    return Store(fs.LocalFileSystem(), str(folder), str(folder))
