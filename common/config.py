@@ -159,6 +159,29 @@ class StudentConfig(Section):
     max_gradient_norm: float = Field(default=1.0, ge=0)  # 0: no clipping
 
 
+class CandidateConfig(Section):
+    """A teacher to try; what is left out is as in [teacher] and [knowledge]."""
+
+    model: str | None = None
+    objective: Literal["pgd_at", "trades", "mart"] | None = None
+    beta: float | None = Field(default=None, ge=0)
+    epochs: int | None = Field(default=None, ge=1)
+    ema_decay: float | None = Field(default=None, ge=0, lt=1)
+    label_smoothing: float | None = Field(default=None, ge=0, lt=1)
+    awp_gamma: float | None = Field(default=None, ge=0)
+    shift: int | None = Field(default=None, ge=0)
+    flip: bool | None = None
+    temperature: float | None = Field(default=None, gt=0)  # of the soft labels
+
+
+class ChoiceConfig(Section):
+    """Teachers to try; the one whose student is best on validation images is taken."""
+
+    student: Name  # a key of [students], trained for its epochs
+    seeds: tuple[int, ...] = Field(default=(0, 1), min_length=1)  # of that student
+    candidates: dict[Name, CandidateConfig] = Field(min_length=2)
+
+
 class EvaluationConfig(Section):
     """How many images each robust accuracy is measured on, and with what."""
 
@@ -203,6 +226,7 @@ class RunConfig(Section):
     threat: ThreatConfig
     teacher: TeacherConfig
     knowledge: KnowledgeConfig
+    choice: ChoiceConfig | None = None  # left out: one teacher, as [teacher] says
     students: dict[Name, StudentConfig] = Field(min_length=1)
     nodes: tuple[NodeConfig, ...] = ()
     gateway: GatewayConfig = GatewayConfig()
@@ -214,6 +238,11 @@ class RunConfig(Section):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two nodes are called '{name}'; names must differ")
+        if self.choice is not None and self.choice.student not in self.students:
+            raise ValueError(
+                f"choice.student = '{self.choice.student}', but [students] has only "
+                f"{sorted(self.students)}"
+            )
         for node in self.nodes:
             if node.student not in self.students:
                 raise ValueError(
