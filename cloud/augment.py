@@ -1,12 +1,14 @@
 """Random translations and mirrorings of one batch, on its own device.
 
-Not here: crops of other sizes, colour, mixing: knowledge is extracted on the
-clean view, and the classes of small grey images do not survive more.
+Not here: crops of other sizes, colour, mixing (the classes of small grey images do
+not survive more), and the drawn views that knowledge is extracted on
+(common.views).
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from common.views import canvas_index, show
 
 
 def augmented(
@@ -21,19 +23,18 @@ def augmented(
         flip: mirror left-right with probability a half.
         generator: on the device of x.
     """
+    if not shift and not flip:
+        return x
     n, _, height, width = x.shape
+    rows = columns = torch.zeros(n, dtype=torch.int64, device=x.device)
+    mirrored = torch.zeros(n, dtype=torch.bool, device=x.device)
     if shift:
-        padded = F.pad(x, (shift,) * 4)
-        draw = torch.randint(
+        rows, columns = torch.randint(
             0, 2 * shift + 1, (2, n), device=x.device, generator=generator
         )
-        rows = draw[0][:, None] + torch.arange(height, device=x.device)
-        columns = draw[1][:, None] + torch.arange(width, device=x.device)
-        picked = torch.arange(n, device=x.device)[:, None, None]
-        # Advanced indices around a slice: the channel axis comes last.
-        x = padded[picked, :, rows[:, :, None], columns[:, None, :]]
-        x = x.permute(0, 3, 1, 2)
     if flip:
         mirrored = torch.rand(n, device=x.device, generator=generator) < 0.5
-        x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
-    return x
+    index = canvas_index(
+        rows, columns, mirrored, shift=shift, height=height, width=width
+    )
+    return show(x, index, shift)

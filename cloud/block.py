@@ -6,6 +6,7 @@ attack's own point, and at the dequantised boundary point. Not here: which
 samples form a block, shards and Ray (extract.py).
 """
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from cloud.boundary import boundary_points
 from common.attacks import pgd
-from common.config import Content, KnowledgeConfig
+from common.config import AttackConfig, Content, KnowledgeConfig
 from common.knowledge import (
     Arrays,
     dequantize_rows,
@@ -47,29 +48,38 @@ def extract_block(
     Returns:
         For each content the arrays of `common.knowledge.shard_layout`.
     """
+
+    @functools.cache
+    def signs() -> NDArray[np.uint8]:
+        return _delta_signs(model, x, y, config.attack, eps, seed)
+
     makers: dict[Content, Callable[[], Arrays]] = {
-        "soft_labels": lambda: _soft_labels(model, x),
-        "deltas": lambda: _deltas(model, x, y, config, eps, seed),
+        "soft_labels": lambda: view_labels(model, x),
+        "deltas": lambda: {"delta_signs": signs()},
+        "adv_labels": lambda: _adv_labels(model, x, signs(), eps),
         "boundary_points": lambda: _boundary_points(model, x, config, seed),
         "margins": lambda: _margins(model, x, y),
     }
     return {content: makers[content]() for content in config.contents}
 
 
-def _soft_labels(model: nn.Module, x: Tensor) -> Arrays:
-    logits, scale = quantize_rows(_logits(model, x))
+def view_labels(model: nn.Module, view: Tensor) -> Arrays:
+    """Ask the teacher for its soft labels of one view of some samples.
+
+    Args:
+        model: the teacher, in eval mode, on the device of the view.
+        view: (n, C, H, W) in [0, 1], as `common.views.show` shows it.
+
+    Returns:
+        The arrays of soft_labels in `common.knowledge.shard_layout`.
+    """
+    logits, scale = quantize_rows(_logits(model, view))
     return {"logits": logits, "logits_scale": scale}
 
 
-def _deltas(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    config: KnowledgeConfig,
-    eps: float,
-    seed: int,
-) -> Arrays:
-    attack = config.attack
+def _delta_signs(
+    model: nn.Module, x: Tensor, y: Tensor, attack: AttackConfig, eps: float, seed: int
+) -> NDArray[np.uint8]:
     x_adv = pgd(
         model,
         x,
@@ -83,12 +93,16 @@ def _deltas(
     )
     # A white pixel that cannot grow has delta 0; its sign is + all the same.
     up = (x_adv > x) | (x_adv >= 1)
-    signs = pack_signs(np.where(up.cpu().numpy(), np.float32(1), np.float32(-1)))
+    return pack_signs(np.where(up.cpu().numpy(), np.float32(1), np.float32(-1)))
+
+
+def _adv_labels(
+    model: nn.Module, x: Tensor, signs: NDArray[np.uint8], eps: float
+) -> Arrays:
     sample_shape = (x.shape[1], x.shape[2], x.shape[3])
     decoded = torch.from_numpy(unpack_signs(signs, sample_shape)).to(x.device)
-    view = (x + eps * decoded).clamp(0, 1)
-    logits, scale = quantize_rows(_logits(model, view))
-    return {"delta_signs": signs, "adv_logits": logits, "adv_logits_scale": scale}
+    logits, scale = quantize_rows(_logits(model, (x + eps * decoded).clamp(0, 1)))
+    return {"adv_logits": logits, "adv_logits_scale": scale}
 
 
 def _boundary_points(

@@ -18,7 +18,7 @@ from common.config import Content, RunConfig
 from common.datasets import load_dataset
 from common.durable import write_atomic
 from common.errors import ClusterError, StorageError, TaktError
-from common.knowledge import ShardInfo, samples_per_shard
+from common.knowledge import SCHEMA, ShardInfo, samples_per_shard
 
 INDEX = "index.json"
 PROGRESS = "progress.jsonl"
@@ -164,6 +164,7 @@ def _recipe(config: RunConfig, storage: Path, fingerprint: str) -> str:
             f"cannot read {path}: {e.strerror}; train the teacher first"
         ) from e
     tree = {
+        "schema": SCHEMA,
         "teacher": weights,
         "split": fingerprint,
         "eps": config.threat.eps,

@@ -52,7 +52,11 @@ class Extractor:
         self.x, self.y = dataset.train.tensors()
 
     def extract(self, first: int, stop: int) -> list[dict[str, Any]]:
-        """Write one shard a content for samples [first, stop); describe them."""
+        """Write one shard a content for samples [first, stop); describe them.
+
+        Of soft labels one a view. The shards of view 0 are those of a release
+        without views.
+        """
         from cloud.block import extract_block
 
         blocks = []
@@ -68,20 +72,55 @@ class Extractor:
                     seed=self.config.seed * 1_000_003 + 2 * start,
                 )
             )
-        return [
+        infos = [
             self._write(content, first, stop - first, _joined(content, blocks))
             for content in self.config.knowledge.contents
         ]
+        if "soft_labels" in self.config.knowledge.contents:
+            infos += self._label_views(first, stop)
+        return infos
+
+    def _label_views(self, first: int, stop: int) -> list[dict[str, Any]]:
+        """Write the soft labels of all views but the first, a shard each."""
+        import torch
+
+        from cloud.block import view_labels
+        from common.views import Views, show
+
+        knowledge = self.config.knowledge
+        views = Views.draw(
+            stop - first,
+            knowledge.num_views,
+            shift=knowledge.shift,
+            flip=knowledge.flip,
+            seed=self.config.seed,
+            first=first,
+        )
+        infos = []
+        for view in range(1, knowledge.num_views):
+            blocks: list[dict[Content, Arrays]] = []
+            for start in range(first, stop, BLOCK_SAMPLES):
+                x = self.x[start : min(start + BLOCK_SAMPLES, stop)]
+                samples = torch.arange(len(x)) + (start - first)
+                which = torch.full_like(samples, view)
+                index = views.index(samples, which, *x.shape[2:])
+                shown = show(x, index, views.shift).to(self.device)
+                blocks.append({"soft_labels": view_labels(self.model, shown)})
+            arrays = _joined("soft_labels", blocks)
+            infos.append(self._write("soft_labels", first, stop - first, arrays, view))
+        return infos
 
     def _write(
-        self, content: Content, first: int, count: int, arrays: Arrays
+        self, content: Content, first: int, count: int, arrays: Arrays, view: int = 0
     ) -> dict[str, Any]:
         data = encode_shard(arrays)
-        name = f"{content}-{first}.safetensors"
+        of_view = f"-view{view}" if view else ""
+        name = f"{content}{of_view}-{first}.safetensors"
         write_atomic(self.storage / "knowledge" / name, data)
         return ShardInfo(
             path=name,
             content=content,
+            view=view,
             first=first,
             num_samples=count,
             num_bytes=len(data),

@@ -85,6 +85,9 @@ def draft_manifest(
         temperature=teacher.choice.temperature
         if teacher.choice
         else config.knowledge.temperature,
+        num_views=config.knowledge.num_views,
+        shift=config.knowledge.shift,
+        flip=config.knowledge.flip,
         seed=config.seed,
         val_fraction=config.dataset.val_fraction,
         limit=config.dataset.limit,

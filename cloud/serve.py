@@ -138,9 +138,16 @@ def start_gateway(
     Raises:
         AddressError: a wanted port is taken, or the host is not this machine's.
         ClusterError: Serve did not start the gateway.
-        StorageError: the gateway wrote no addresses: the storage is not shared.
+        StorageError: the storage cannot be made, or the gateway wrote no addresses to
+            it: it is not shared.
     """
     _check_ports(config)
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise StorageError(
+            f"cannot make folder {storage}: {e.strerror}; choose one you may write"
+        ) from e
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     options: dict[str, Any] = {
         "max_ongoing_requests": 100,

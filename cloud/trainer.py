@@ -16,6 +16,7 @@ import os
 import warnings
 from typing import Any
 
+import psutil
 import ray
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
@@ -141,8 +142,12 @@ def first_takt_error(error: Any) -> TaktError | None:
 def _join(backend: str, where: tuple[str, int], who: tuple[int, int]) -> None:
     """Join the process group as (rank, world size); runs in a worker."""
     (address, port), (rank, world_size) = where, who
-    if address.startswith("127."):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    # Left alone, gloo takes whatever this machine's own name stands for: on Debian
+    # that is a loopback address, where no other machine finds it.
+    util: Any = ray.util  # without annotations
+    interface = interface_of(util.get_node_ip_address())
+    if interface is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     import torch.distributed as dist
 
     host = f"[{address}]" if ":" in address else address
@@ -152,6 +157,14 @@ def _join(backend: str, where: tuple[str, int], who: tuple[int, int]) -> None:
         rank=rank,
         world_size=world_size,
     )
+
+
+def interface_of(address: str) -> str | None:
+    """Name the network interface of this machine that has an address, if one has."""
+    for name, held in psutil.net_if_addrs().items():
+        if address in (entry.address for entry in held):
+            return name
+    return None
 
 
 def _leave() -> None:

@@ -6,12 +6,11 @@ bounds are a `ConfigError` of one line that names the key, what was expected
 and what was found. Fractions may be written as strings: ``eps = "8/255"``.
 """
 
-import difflib
 import json
 import tomllib
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -22,9 +21,10 @@ from pydantic import (
     model_validator,
 )
 
+from common.config_errors import explain
 from common.errors import ConfigError
 
-Content = Literal["soft_labels", "deltas", "boundary_points", "margins"]
+Content = Literal["soft_labels", "deltas", "adv_labels", "boundary_points", "margins"]
 
 
 def _fraction(value: object) -> object:
@@ -110,6 +110,11 @@ class TeacherConfig(Section):
         return self
 
 
+def count_views(shift: int, flip: bool) -> int:
+    """Count the different views of an image: crops, and mirrored ones."""
+    return (2 * shift + 1) ** 2 * (1 + flip)
+
+
 class KnowledgeConfig(Section):
     """What is extracted from the teacher, and how."""
 
@@ -124,6 +129,27 @@ class KnowledgeConfig(Section):
     boundary_steps: int = Field(default=10, ge=1)
     boundary_step_size: float = Field(default=0.3, gt=0)  # L2, see Heo et al. 2019
     num_actors: int = Field(default=2, ge=1)
+    # Views of each image. A key at its default is left out of dumps, so that they are
+    # what they were before there were views.
+    num_views: int = Field(  # of each image that get soft labels; 1: itself alone
+        default=1, ge=1, exclude_if=lambda n: n == 1
+    )
+    shift: int = Field(  # of the views: random translation, pixels each way
+        default=0, ge=0, le=32, exclude_if=lambda n: n == 0
+    )
+    flip: bool = Field(  # half of the views are mirrored, left-right
+        default=False, exclude_if=lambda on: not on
+    )
+
+    @model_validator(mode="after")
+    def _views_are_there(self) -> "KnowledgeConfig":
+        there = count_views(self.shift, self.flip)
+        if self.num_views > there:
+            raise ValueError(
+                f"num_views = {self.num_views}, but an image has only {there} "
+                f"different views; raise shift ({self.shift}) or set flip"
+            )
+        return self
 
 
 class StudentConfig(Section):
@@ -157,6 +183,9 @@ class StudentConfig(Section):
     ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0: no weight averaging
     schedule: Literal["one_cycle", "cosine"] = "one_cycle"  # of the learning rate
     max_gradient_norm: float = Field(default=1.0, ge=0)  # 0: no clipping
+    num_views: int = Field(  # of each image, by turns; [knowledge] says which
+        default=1, ge=1, exclude_if=lambda n: n == 1
+    )
 
 
 class CandidateConfig(Section):
@@ -190,6 +219,13 @@ class EvaluationConfig(Section):
     node_attack: AttackConfig  # the node's own check before it promotes
 
 
+class CutConfig(Section):
+    """An outage of a node's network, held by its own link; times are the daemon's."""
+
+    after_s: float = Field(ge=0)  # from the daemon's start
+    for_s: float = Field(gt=0)
+
+
 class ProfileConfig(Section):
     """The hard caps of one node, and its network."""
 
@@ -197,6 +233,7 @@ class ProfileConfig(Section):
     memory_mib: int = Field(ge=1)
     bandwidth_kib_s: int = Field(ge=1)
     delay_ms: int = Field(default=0, ge=0)  # added to each call
+    cuts: tuple[CutConfig, ...] = ()  # outages of its network
 
 
 class NodeConfig(Section):
@@ -229,8 +266,25 @@ class RunConfig(Section):
     choice: ChoiceConfig | None = None  # left out: one teacher, as [teacher] says
     students: dict[Name, StudentConfig] = Field(min_length=1)
     nodes: tuple[NodeConfig, ...] = ()
+    num_nodes: int | None = Field(
+        default=None, ge=1, le=1000
+    )  # None: as listed; beyond that the list once more: sensor-2, ...
     gateway: GatewayConfig = GatewayConfig()
     evaluation: EvaluationConfig
+
+    @model_validator(mode="after")
+    def _as_many_nodes_as_wanted(self) -> "RunConfig":
+        if self.num_nodes is None or self.num_nodes == len(self.nodes):
+            return self
+        if not self.nodes:
+            raise ValueError("num_nodes is set, but there are no [[nodes]] to repeat")
+        nodes = []
+        for index in range(self.num_nodes):
+            turn, place = divmod(index, len(self.nodes))
+            node = self.nodes[place]
+            name = f"{node.name}-{turn + 1}" if turn else node.name
+            nodes.append(node.model_copy(update={"name": name}))
+        return self.model_copy(update={"nodes": tuple(nodes)})
 
     @model_validator(mode="after")
     def _names_agree(self) -> "RunConfig":
@@ -283,55 +337,4 @@ def parse_config(text: str, model: type[SectionT], *, source: str) -> SectionT:
         # Through JSON: strict types, yet lists become tuples and strings paths.
         return model.model_validate_json(json.dumps(tree, default=str))
     except ValidationError as e:
-        raise ConfigError(f"{source}: {_explain(e, model)}") from e
-
-
-def _explain(error: ValidationError, model: type[Section]) -> str:
-    """Say the first of a validation's errors in one line, with the fix."""
-    # A misspelt key also makes another one missing: the misspelling is the cause.
-    errors = error.errors(include_url=False)
-    first = min(errors, key=lambda e: e["type"] != "extra_forbidden")
-    where = ".".join(str(part) for part in first["loc"]) or "the file"
-    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(model, first["loc"][:-1])
-        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-        return f"unknown key '{where}'; {hint}{more}"
-    if first["type"] == "missing":
-        return f"key '{where}' is missing; add it{more}"
-    if first["loc"][-1:] in [("eps",), ("step_size",)]:
-        return (
-            f"{where} = {first['input']!r}: expected pixel scale, above 0 and at most "
-            f'1, for instance "8/255" or 0.15{more}'
-        )
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return f"{where}: {message}{more}"
-    return f"{where} = {first['input']!r}: {message}{more}"
-
-
-def _known_keys(model: type[Section], loc: tuple[Any, ...]) -> list[str]:
-    """List the keys that are valid at a location of the config tree."""
-    current: Any = model
-    for part in loc:
-        if not (isinstance(current, type) and issubclass(current, BaseModel)):
-            break
-        field = current.model_fields.get(str(part))
-        if field is None:  # an index of a list or a key of a dict
-            continue
-        current = _inner_model(field.annotation)
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return list(current.model_fields)
-    return []
-
-
-def _inner_model(annotation: Any) -> Any:
-    """Find the model class inside ``tuple[M, ...]``, ``dict[str, M]`` or ``M``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _inner_model(argument)
-        if found is not None:
-            return found
-    return None
+        raise ConfigError(f"{source}: {explain(e, model)}") from e

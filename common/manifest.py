@@ -11,11 +11,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from common.config import Content, StudentConfig
+from common.config import Content, KnowledgeConfig, StudentConfig, count_views
 from common.errors import ConfigError, TrustError
 
 MAX_SHARD_BYTES = 4 * 1024 * 1024
-SCHEMA = 1
+SCHEMA = 2  # 1: deltas held adv_labels, and there were no views
+_READ = (1, SCHEMA)
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
@@ -73,6 +74,7 @@ class ShardInfo(Record):
 
     path: str  # of the TUF target, "<channel>/<version>/<file>"
     content: Content
+    view: int = Field(default=0, ge=0, exclude_if=lambda v: v == 0)  # of its samples
     first: int = Field(ge=0)
     num_samples: int = Field(ge=1)
     num_bytes: int = Field(ge=1, le=MAX_SHARD_BYTES)
@@ -93,6 +95,11 @@ class Manifest(Record):
     norm: Literal["Linf"]
     eps: float = Field(gt=0, le=1)
     temperature: float = Field(gt=0)
+    # Views of each sample that have soft labels, and what views there are; `seed`
+    # decides which (common.views). Releases from before there were views have one.
+    num_views: int = Field(default=1, ge=1, exclude_if=lambda n: n == 1)
+    shift: int = Field(default=0, ge=0, le=32, exclude_if=lambda n: n == 0)
+    flip: bool = Field(default=False, exclude_if=lambda on: not on)
     seed: int
     val_fraction: float
     limit: int | None
@@ -108,12 +115,16 @@ class Manifest(Record):
         """Count the classes."""
         return len(self.class_names)
 
-    def shards_for(self, contents: frozenset[Content]) -> tuple[ShardInfo, ...]:
-        """List the shards that hold any of `contents`."""
-        return tuple(s for s in self.shards if s.content in contents)
+    def shards_for(
+        self, contents: frozenset[Content], num_views: int = 1
+    ) -> tuple[ShardInfo, ...]:
+        """List the shards that hold any of `contents` of the first `num_views`."""
+        return tuple(
+            s for s in self.shards if s.content in contents and s.view < num_views
+        )
 
     def bytes_per_sample(self) -> dict[str, float]:
-        """Measure what each content costs, shard headers included."""
+        """Measure what each content costs, all views and shard headers included."""
         totals: dict[str, float] = {}
         for shard in self.shards:
             totals[shard.content] = totals.get(shard.content, 0) + shard.num_bytes
@@ -162,6 +173,23 @@ def recipe_of(manifest: Manifest, student: str) -> StudentConfig:
     return recipe
 
 
+def check_views(recipe: StudentConfig, there: KnowledgeConfig | Manifest) -> None:
+    """Check that there are as many views as a recipe trains on.
+
+    Raises:
+        ConfigError: there are less, or less with soft labels where it reads these.
+    """
+    count, which = count_views(there.shift, there.flip), "different views of an image"
+    if "soft_labels" in contents_for(recipe.method, recipe.boundary_weight):
+        count, which = there.num_views, "views with soft labels (knowledge.num_views)"
+    if recipe.num_views > count:
+        raise ConfigError(
+            f"num_views = {recipe.num_views} of a student ({recipe.model}, "
+            f"{recipe.method}), but there are {count} {which}; lower it, or raise "
+            "num_views, shift or flip of [knowledge]"
+        )
+
+
 def encode_manifest(manifest: Manifest) -> bytes:
     """Serialise a manifest as JSON."""
     return manifest.model_dump_json(indent=1).encode()
@@ -177,7 +205,7 @@ def decode_manifest(data: bytes) -> Manifest:
     try:
         tree = json.loads(data)
         found = tree.get("schema_version") if isinstance(tree, dict) else None
-        if found != SCHEMA:
+        if found not in _READ:
             raise TrustError(
                 f"release manifest has schema {found!r}, this takt reads {SCHEMA}; "
                 "update takt on this node or publish with the same version"
@@ -207,24 +235,36 @@ def _check_paths(manifest: Manifest) -> None:
 
 
 def _check_coverage(manifest: Manifest) -> None:
-    """Refuse shards that overlap, leave holes or reach beyond the samples."""
-    by_content: dict[str, list[ShardInfo]] = {}
+    """Refuse shards that overlap, leave holes or reach beyond samples and views."""
+    found: dict[tuple[Content, int], list[ShardInfo]] = {}
     for shard in manifest.shards:
-        by_content.setdefault(shard.content, []).append(shard)
-    for content, shards in by_content.items():
+        found.setdefault((shard.content, shard.view), []).append(shard)
+    for (content, view), shards in found.items():
+        name = f"{content} of view {view}" if view else content
         expected = 0
         for shard in sorted(shards, key=lambda s: s.first):
             if shard.first != expected:
                 raise TrustError(
-                    f"release manifest: shards of {content} continue at sample "
+                    f"release manifest: shards of {name} continue at sample "
                     f"{shard.first}, expected {expected}"
                 )
             expected += shard.num_samples
         if expected != manifest.num_samples:
             raise TrustError(
-                f"release manifest: shards of {content} hold {expected} samples, "
+                f"release manifest: shards of {name} hold {expected} samples, "
                 f"expected {manifest.num_samples}"
             )
+    if manifest.num_views > count_views(manifest.shift, manifest.flip):
+        raise TrustError(
+            f"release manifest: {manifest.num_views} views with shift "
+            f"{manifest.shift}, flip {manifest.flip}, which has less"
+        )
+    views = {view for content, view in found if content == "soft_labels"}
+    if views and views != set(range(manifest.num_views)):
+        raise TrustError(
+            f"release manifest: soft_labels of views {sorted(views)}, expected 0 to "
+            f"{manifest.num_views - 1}"
+        )
 
 
 def one_line(error: Exception) -> str:

@@ -4,12 +4,15 @@ Every model takes x in [0, 1], holds its own normalisation and returns logits.
 Weights come from torch's global seed. Parameters (and MACs per image) for ten
 classes:
 
-    name        8x8 grey          28x28 grey        32x32 colour
+    name         8x8 grey         28x28 grey        32x32 colour
     cnn_tiny        970 (10 k)      4,402 (63 k)        4,546 (0.11 M)
     cnn_small     4,218 (33 k)     28,746 (0.61 M)     29,178 (0.84 M)
     cnn_medium   20,602 (0.14 M)  113,162 (2.2 M)     113,738 (2.6 M)
     cnn_large   159,626 (0.68 M)  356,234 (2.4 M)     356,810 (2.8 M)
-    resnet18                                       11,172,170 (0.56 G)
+    resnet8                      75,002 (9.1 M)      75,290 (12 M)
+    resnet20                    269,434 (31 M)      269,722 (41 M)
+    mobilenet_v2              2,236,106 (73 M)    2,236,682 (88 M)
+    resnet18                 11,171,018 (0.46 G) 11,172,170 (0.56 G)
     wrn_28_10                                      36,479,194 (5.2 G)
 
 A file is safetensors with the `ModelCard` as JSON in its header; nothing is
@@ -18,8 +21,9 @@ ever unpickled. Not here: training, and any registry that grows at run time.
 
 import hashlib
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -31,11 +35,14 @@ from torch import nn
 from common.convnets import ConvNet
 from common.durable import write_atomic
 from common.errors import ConfigError, StorageError
+from common.mobilenet import MobileNetV2
 from common.model_card import ModelCard
 from common.resnets import ResNet
+from common.small_resnets import SmallResNet
 
 __all__ = [
     "ModelCard",
+    "architectures",
     "build_model",
     "load_model",
     "num_macs",
@@ -53,10 +60,18 @@ _CNNS: dict[str, tuple[_Plan, _Plan]] = {
     "cnn_medium": (((16, 32, 48), (1, 2, 2), 0), ((32, 64, 128), (2, 2, 2), 0)),
     "cnn_large": (((32, 64, 128), (1, 2, 2), 128), ((32, 64, 128), (2, 2, 2), 128)),
 }
-_RESNETS: dict[str, dict[str, Any]] = {
-    "resnet18": {"stem": 64, "widths": (64, 128, 256, 512), "depth": 2},
-    "wrn_28_10": {"stem": 16, "widths": (160, 320, 640), "depth": 4},
+_OTHERS: dict[str, Callable[..., nn.Module]] = {
+    "resnet8": partial(SmallResNet, depth=1),
+    "resnet20": partial(SmallResNet, depth=3),
+    "mobilenet_v2": MobileNetV2,
+    "resnet18": partial(ResNet, stem=64, widths=(64, 128, 256, 512), depth=2),
+    "wrn_28_10": partial(ResNet, stem=16, widths=(160, 320, 640), depth=4),
 }
+
+
+def architectures() -> tuple[str, ...]:
+    """List the names that `build_model` knows."""
+    return (*_CNNS, *_OTHERS)
 
 
 def build_model(
@@ -67,12 +82,10 @@ def build_model(
     Raises:
         ConfigError: there is no model of that name, or the images do not suit it.
     """
-    if name in _RESNETS:
-        return ResNet(
-            in_channels=in_channels, num_classes=num_classes, **_RESNETS[name]
-        )
+    if name in _OTHERS:
+        return _OTHERS[name](in_channels=in_channels, num_classes=num_classes)
     if name not in _CNNS:
-        valid = ", ".join([*_CNNS, *_RESNETS])
+        valid = ", ".join(architectures())
         raise ConfigError(f"no model is called '{name}'; expected one of {valid}")
     widths, strides, hidden = _CNNS[name][image_size > 16]
     if image_size > 32:  # one more halving for each doubling, or the head explodes

@@ -2,8 +2,8 @@
 
 ResNet-18 in its CIFAR form (He et al., CVPR 2016; 3x3 stem, no pooling) and
 wide residual networks (Zagoruyko and Komodakis, BMVC 2016), both pre-activated
-(He et al., ECCV 2016). BatchNorm is used here: these are teachers, trained with
-large batches in the cloud. Not meant for nodes.
+(He et al., ECCV 2016), with BatchNorm. Teachers, and students of nodes that can
+afford them. Not here: the smaller ones (`small_resnets.py`).
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# Per-channel statistics of CIFAR-10's training images; close enough for others.
-_MEAN = (0.4914, 0.4822, 0.4465)
-_STD = (0.2471, 0.2435, 0.2616)
+from common.standardize import Standardize
 
 
 class _Block(nn.Module):
@@ -49,9 +47,6 @@ class ResNet(nn.Module):
         depth: basic blocks per stage.
     """
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
     def __init__(
         self,
         *,
@@ -63,10 +58,7 @@ class ResNet(nn.Module):
     ) -> None:
         """Build the layers, with weights from torch's global seed."""
         super().__init__()
-        mean = _MEAN if in_channels == 3 else (0.5,) * in_channels
-        std = _STD if in_channels == 3 else (0.25,) * in_channels
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), False)
+        self.standardize = Standardize(in_channels)
         self.stem = nn.Conv2d(in_channels, stem, 3, 1, 1, bias=False)
         blocks: list[nn.Module] = []
         channels = stem
@@ -84,7 +76,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map x (N, C, H, W) in [0, 1] to logits (N, K)."""
-        features = self.blocks(self.stem((x - self.mean) / self.std))
+        features = self.blocks(self.stem(self.standardize(x)))
         pooled = F.relu(self.norm(features)).mean((2, 3))
         logits: torch.Tensor = self.head(pooled)
         return logits

@@ -5,8 +5,9 @@ node pulls only what its recipe uses:
 
     content            tensors (n samples of shape (C, H, W), K classes)
     soft_labels        logits (n, K) int8 + logits_scale (n,) float16
-    deltas             delta_signs (n, ceil(C*H*W / 8)) uint8, one bit a pixel;
-                       adv_logits (n, K) int8 + adv_logits_scale (n,) float16
+    deltas             delta_signs (n, ceil(C*H*W / 8)) uint8, one bit a pixel
+    adv_labels         adv_logits (n, K) int8 + adv_logits_scale (n,) float16, of
+                       x + eps * sign; in schema 1 they were among the deltas
     boundary_points    boundary_delta (n, C, H, W) int8 + boundary_delta_scale (n,)
                        float16; boundary_logits (n, K) int8 +
                        boundary_logits_scale (n,) float16; boundary_class (n,) uint8
@@ -45,9 +46,8 @@ def shard_layout(
         "soft_labels": {"logits": row, "logits_scale": number},
         "deltas": {
             "delta_signs": (_UINT8, (n, math.ceil(math.prod(sample_shape) / 8))),
-            "adv_logits": row,
-            "adv_logits_scale": number,
         },
+        "adv_labels": {"adv_logits": row, "adv_logits_scale": number},
         "boundary_points": {
             "boundary_delta": (_INT8, (n, *sample_shape)),
             "boundary_delta_scale": number,
@@ -92,9 +92,10 @@ def decode_shard(data: bytes, info: ShardInfo, manifest: Manifest) -> Arrays:
         arrays = safetensors.numpy.load(data)
     except (SafetensorError, ValueError, KeyError) as e:
         raise TrustError(f"shard {info.path} is malformed: {one_line(e)}") from e
-    layout = shard_layout(
-        info.content, info.num_samples, manifest.sample_shape, manifest.num_classes
-    )
+    shape_of = info.num_samples, manifest.sample_shape, manifest.num_classes
+    layout = shard_layout(info.content, *shape_of)
+    if info.content == "deltas" and manifest.schema_version == 1:
+        layout |= shard_layout("adv_labels", *shape_of)
     if set(arrays) != set(layout):
         raise TrustError(
             f"shard {info.path} holds {sorted(arrays)}, expected {sorted(layout)}"

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from rich.console import Console
 
+from cloud.addresses import Addresses
 from cloud.fleet import Fleet, sqlite_url
 from cloud.recipe import PROGRESS, finished_teacher
 from cloud.repository import ReleaseRepository
@@ -75,10 +76,14 @@ def _collect(
 ) -> None:
     """Do all phases; what is found goes into `findings` at once."""
     with ExitStack() as stack:
-        fleet = stack.enter_context(closing(Fleet(sqlite_url(_fleet_of(run)))))
         view = stack.enter_context(open_view(console, findings.look))
         phases = Phases(view, time.monotonic)
         findings.phases = phases
+        with phases.phase("gateway", "wait for the cloud side to start") as phase:
+            # Which makes the fleet's database before it writes its addresses.
+            addresses = _awaited(run, lambda: Addresses.load(run.cloud))
+            phase.outcome = f"at {addresses.address}"
+        fleet = stack.enter_context(closing(Fleet(sqlite_url(_fleet_of(run)))))
         nodes = RemoteNodes(config.nodes, fleet, nodes_dir)
         findings.nodes = nodes
         with phases.phase("data", f"read {config.dataset.name}") as phase:

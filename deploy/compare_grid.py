@@ -27,7 +27,7 @@ from common.config import (
     parse_config,
 )
 from common.errors import ConfigError
-from common.knowledge import contents_for, needs_live_teacher
+from common.knowledge import check_views, contents_for, needs_live_teacher
 from deploy.settings import load_run_config
 
 METHODS: tuple[str, ...] = get_args(StudentConfig.model_fields["method"].annotation)
@@ -39,6 +39,7 @@ class MethodGrid(Section):
     steps: int | None = Field(default=None, ge=1)  # of the attack
     step: float = Field(default=0.25, gt=0, le=1)  # of the attack, in units of eps
     temperature: float | None = Field(default=None, gt=0)  # of the soft labels
+    num_views: int | None = Field(default=None, ge=1)  # None: as the config's recipe
     shares: tuple[float, ...] = (1.0,)  # of the CPU budget: a student for each
 
 
@@ -87,15 +88,18 @@ class Entry:
             "cpu_budget_s": self.cpu_budget_s,
             "num_images": self.num_images,
         }
+        own = self.config.knowledge
+        if self.recipe.num_views > 1:
+            parts["views"] = [own.shift, own.flip]
         if needs_live_teacher(self.method):
             parts |= {
                 "teacher": recipe_digest(self.config),
                 "temperature": self.temperature,
             }
         if contents_for(self.method, self.recipe.boundary_weight):
-            knowledge = self.config.knowledge.model_dump(
-                mode="json", exclude={"num_actors", "contents", "temperature"}
-            )
+            unread = {"num_actors", "contents", "temperature"}
+            unread |= {"num_views", "shift", "flip"}
+            knowledge = own.model_dump(mode="json", exclude=unread)
             parts |= {
                 "teacher": recipe_digest(self.config),
                 "knowledge": knowledge,
@@ -218,8 +222,10 @@ def _entry(
             "method": method,
             "attack": attack,
             "learning_rate": rates.get(student, base.learning_rate),
+            "num_views": changes.num_views or base.num_views,
         }
     )
+    check_views(recipe, config.knowledge)
     return Entry(
         config=config,
         student=base.model,

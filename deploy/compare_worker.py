@@ -234,7 +234,7 @@ def _measured(
         attack_cpu_s=round(fitted.cpu_s.attack, 3),
         learning_rate=job.recipe.learning_rate,
         pulled_bytes=trained.live_bytes
-        + sum(s.num_bytes for s in manifest.shards_for(contents)),
+        + sum(s.num_bytes for s in manifest.shards_for(contents, job.recipe.num_views)),
         val_robust_accuracy=watched[-1] if watched else None,
         flags=(*fitted.flags, *found.flags, *(("collapsed",) if collapsed else ())),
         teacher_sha256=manifest.teacher.weights_sha256 if has_teacher else None,

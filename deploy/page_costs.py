@@ -15,6 +15,7 @@ from deploy.verdict import describe, percent
 CONTENT_NAMES = {
     "soft_labels": "soft labels",
     "deltas": "adversarial deltas",
+    "adv_labels": "soft labels of these",
     "boundary_points": "boundary points",
     "margins": "margins",
 }

@@ -168,7 +168,7 @@ def _joined(
 
 
 def _profile(node: NodeConfig) -> Profile:
-    return Profile(**node.profile.model_dump(exclude={"delay_ms"}))
+    return Profile(**node.profile.model_dump(include=set(Profile.model_fields)))
 
 
 def _cap(method: str, hard: bool) -> Cap | None:

@@ -5,7 +5,6 @@ down the one config that it really used. Not here: the keys and their bounds
 (common.config).
 """
 
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -14,6 +13,8 @@ from typing import Any
 
 from common.config import RunConfig, parse_config
 from common.errors import ConfigError
+from common.knowledge import check_views
+from common.toml import to_toml
 
 
 def load_run_config(
@@ -41,7 +42,10 @@ def load_run_config(
         for key, value in overrides.items():
             _put(tree, key, value)
         text = to_toml(tree)
-    return parse_config(text, RunConfig, source=source), text
+    config = parse_config(text, RunConfig, source=source)
+    for recipe in config.students.values():
+        check_views(recipe, config.knowledge)
+    return config, text
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, object]:
@@ -92,51 +96,20 @@ def _read(name: str) -> tuple[str, str]:
 
 def _put(tree: dict[str, Any], key: str, value: object) -> None:
     *path, last = key.split(".")
+    place: Any = tree
     for part in path:
-        tree = tree.setdefault(part, {})
-        if not isinstance(tree, dict):
-            raise ConfigError(
-                f"cannot set {key}: {part} is not a table; expected a key such as "
-                "teacher.epochs"
-            )
-    tree[last] = value
+        place = _inner(place, part)
+    if not isinstance(place, dict):
+        raise ConfigError(
+            f"cannot set {key}: {'.'.join(path)} is not a table; expected a key such "
+            "as teacher.epochs or nodes.sensor.profile.delay_ms"
+        )
+    place[last] = value
 
 
-def to_toml(tree: Mapping[str, Any]) -> str:
-    """Write a tree of tables, lists and plain values as TOML."""
-    lines: list[str] = []
-    _write_table(tree, (), lines)
-    return "\n".join(lines).strip() + "\n"
-
-
-def _write_table(
-    table: Mapping[str, Any], path: tuple[str, ...], lines: list[str]
-) -> None:
-    inner = {key: value for key, value in table.items() if isinstance(value, dict)}
-    for key, value in table.items():
-        if key not in inner and not _is_table_list(value):
-            lines.append(f"{json.dumps(key) if ' ' in key else key} = {_value(value)}")
-    for key, value in inner.items():
-        lines += ["", f"[{'.'.join((*path, key))}]"]
-        _write_table(value, (*path, key), lines)
-    for key, value in table.items():
-        if _is_table_list(value):
-            for item in value:
-                lines += ["", f"[[{'.'.join((*path, key))}]]"]
-                lines += [f"{k} = {_value(v)}" for k, v in item.items()]
-
-
-def _is_table_list(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
-
-
-def _value(value: object) -> str:
-    if isinstance(value, dict):
-        inside = ", ".join(f"{key} = {_value(item)}" for key, item in value.items())
-        return f"{{ {inside} }}"
-    if isinstance(value, list):
-        return f"[{', '.join(_value(item) for item in value)}]"
-    if isinstance(value, Path):
-        return json.dumps(str(value))
-    # JSON's numbers, strings and booleans are TOML's.
-    return json.dumps(value, ensure_ascii=False)
+def _inner(place: Any, part: str) -> Any:
+    """Step into a table, which is made, or into the one of this name in a list."""
+    if isinstance(place, dict):
+        return place.setdefault(part, {})
+    tables = place if isinstance(place, list) else []
+    return next((table for table in tables if table.get("name") == part), None)

@@ -25,6 +25,7 @@ _REASONS = (  # of gRPC's details, in words
     ("timeout", "no answer"),
     ("deadline", "no answer in time"),
     ("handshake", "the TLS handshake failed"),
+    ("is cut", "this node's network is cut, as its profile says"),
 )
 _FINAL = {
     grpc.StatusCode.INVALID_ARGUMENT,

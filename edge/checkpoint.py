@@ -34,6 +34,7 @@ class FitState(BaseModel):
     evaluate_s: float = 0.0
     attempt_began_s: float = 0.0  # of distil_s
     attempt_began_epoch: int = 0
+    doublings: int = 0  # of the attack's steps, see safeguard.py
     best_epoch: int = 0  # 0: none yet
     best_robust: float = -1.0
     last_robust: float = -1.0

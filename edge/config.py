@@ -12,6 +12,7 @@ from pydantic import Field
 
 from common.config import Name, ProfileConfig, Section, load_config
 from common.durable import write_atomic
+from common.toml import to_toml
 from edge.logs import LogFormat
 
 Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s/]+):[0-9]{1,5}$")]
@@ -63,14 +64,4 @@ def save_edge_config(config: EdgeConfig, path: Path) -> None:
         StorageError: the file cannot be written.
     """
     tree = json.loads(config.model_dump_json(exclude_none=True, exclude_defaults=True))
-    profile = tree.pop("profile")
-    lines = [
-        f"{key} = {json.dumps(value, ensure_ascii=False)}"
-        for key, value in tree.items()
-    ]
-    lines += ["", "[profile]"]
-    lines += [
-        f"{key} = {json.dumps(value, ensure_ascii=False)}"
-        for key, value in profile.items()
-    ]
-    write_atomic(path, ("\n".join(lines) + "\n").encode())
+    write_atomic(path, to_toml(tree).encode())

@@ -34,6 +34,7 @@ class Batch(NamedTuple):
     soft_labels: Tensor | None = None  # (N, K), the teacher's on x
     delta: Tensor | None = None  # (N, C, H, W), where a warm start begins
     boundary: Boundary | None = None
+    place: Tensor | None = None  # (N, H*W): of x on its canvas, see common.views
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Setting:
 
     recipe: StudentConfig
     eps: float  # now, pixel scale; below the full one while warming up
+    steps: int  # of the attack now: the recipe's, or more (safeguard.py)
     step_size: float  # of the attack now: the recipe's, in proportion to eps
     progress: float  # share of the training that is done, in [0, 1]
     temperature: float
@@ -149,7 +151,7 @@ def _pgd(
         target,
         eps=setting.eps,
         step_size=setting.step_size,
-        steps=attack.steps,
+        steps=setting.steps,
         random_start=attack.random_start,
         restarts=attack.restarts,
         generator=setting.generator,
@@ -166,7 +168,7 @@ def _warm(model: Model, batch: Batch, target: Tensor, setting: Setting) -> Tenso
         batch.delta,
         eps=setting.eps,
         step_size=setting.step_size,
-        steps=setting.recipe.attack.steps,
+        steps=setting.steps,
         noise=setting.recipe.noise,
         loss=lambda logits: F.cross_entropy(logits, target, reduction="sum"),
         generator=setting.generator,

@@ -2,8 +2,11 @@
 
 A warm-started attack goes on from these. Signs are enough: an attack with fresh
 noise ends at +-eps almost everywhere, and a data set of n pixels costs n / 8
-bytes. Not here: the attack (common.attacks), the shipped deltas' codec
-(common.knowledge), which this one follows.
+bytes. Where a student sees crops and mirrored views, the signs are kept of the
+padded image, its canvas, and move with the pixels that they belong to: what one
+view's attack found is where the next view's attack begins. Not here: the attack
+(common.attacks), the shipped deltas' codec (common.knowledge), which this one
+follows.
 """
 
 import math
@@ -22,11 +25,18 @@ class DeltaMemory:
     """Signs of deltas, by sample."""
 
     def __init__(
-        self, signs: NDArray[np.uint8], sample_shape: tuple[int, int, int]
+        self, signs: NDArray[np.uint8], shape: tuple[int, int, int], margin: int = 0
     ) -> None:
-        """Take over packed signs (N, ceil(C*H*W / 8))."""
+        """Take over packed signs (N, ceil(C*H*W / 8)).
+
+        Args:
+            signs: of canvases.
+            shape: (C, H, W) of a canvas.
+            margin: pixels of it around the image.
+        """
         self._signs = signs
-        self._shape = sample_shape
+        self._shape = shape
+        self._margin = margin
 
     @classmethod
     def start(
@@ -34,35 +44,65 @@ class DeltaMemory:
         x: Tensor,
         shipped: NDArray[np.uint8] | None,
         generator: torch.Generator,
+        *,
+        margin: int = 0,
     ) -> "DeltaMemory":
         """Begin with the teacher's deltas, or with random signs.
 
         Args:
             x: all images (N, C, H, W); only the shape counts.
-            shipped: packed signs; copied. None draws them.
+            shipped: packed signs, of images; copied. None draws them.
             generator: of the random signs.
+            margin: of a canvas around its image, pixels; random signs there.
         """
-        shape = (x.shape[1], x.shape[2], x.shape[3])
-        if shipped is not None:
+        inner = (x.shape[1], x.shape[2], x.shape[3])
+        shape = (inner[0], inner[1] + 2 * margin, inner[2] + 2 * margin)
+        if shipped is not None and not margin:
             return cls(shipped.copy(), shape)
-        num_bytes = math.ceil(math.prod(shape) / 8)
-        size = (len(x), num_bytes)
+        size = (len(x), math.ceil(math.prod(shape) / 8))
         drawn = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
-        return cls(drawn.numpy(), shape)
+        memory = cls(drawn.numpy(), shape, margin)
+        if shipped is not None:
+            pixels = torch.arange(shape[1] * shape[2]).view(shape[1:])
+            middle = pixels[margin:-margin, margin:-margin].flatten()
+            for part in torch.split(torch.arange(len(x)), 4096):
+                signs = torch.from_numpy(unpack_signs(shipped[part.numpy()], inner))
+                memory._put(part, signs, middle.expand(len(part), -1))
+        return memory
 
-    def recall(self, positions: Tensor, eps: float) -> Tensor:
-        """Return the deltas of some samples: (n, C, H, W) of +-eps."""
-        signs = unpack_signs(self._signs[positions.numpy()], self._shape)
-        return torch.from_numpy(signs).mul_(eps)
+    def recall(
+        self, positions: Tensor, eps: float, index: Tensor | None = None
+    ) -> Tensor:
+        """Return the deltas of some samples: (n, C, H, W) of +-eps.
 
-    def keep(self, positions: Tensor, delta: Tensor, x: Tensor) -> None:
-        """Store the deltas of some samples.
+        Args:
+            positions: of the samples (n,).
+            eps: of now, pixel scale.
+            index: (n, H*W), where their views lie, see `common.views.canvas_index`;
+                None: everywhere.
+        """
+        packed = self._signs[positions.numpy()]
+        signs = torch.from_numpy(unpack_signs(packed, self._shape)).mul_(eps)
+        if index is None:
+            return signs
+        where = index[:, None].expand(-1, self._shape[0], -1)
+        channels, height, width = self._shape
+        view = (-1, channels, height - 2 * self._margin, width - 2 * self._margin)
+        return signs.flatten(2).gather(2, where).view(view)
+
+    def keep(
+        self, positions: Tensor, delta: Tensor, x: Tensor, index: Tensor | None = None
+    ) -> None:
+        """Store the deltas of some samples; `index` as in `recall`.
 
         Where a pixel of x at 0 or 1 left no room to move, the delta is 0 and the
         sign that pushes against that wall is kept.
         """
         pushed = torch.add(delta, x - 0.5, alpha=_TIE)
-        self._signs[positions.numpy()] = pack_signs(pushed.numpy())
+        if index is None:
+            self._signs[positions.numpy()] = pack_signs(pushed.numpy())
+        else:
+            self._put(positions, pushed, index)
 
     def tensor(self) -> Tensor:
         """Return the packed signs, shared, for a checkpoint."""
@@ -71,3 +111,11 @@ class DeltaMemory:
     def load(self, signs: Tensor) -> None:
         """Take over what `tensor` returned."""
         self._signs = signs.numpy().copy()
+
+    def _put(self, positions: Tensor, values: Tensor, index: Tensor) -> None:
+        """Overwrite the signs of views with those of values (n, C, H, W)."""
+        rows = positions.numpy()
+        canvas = torch.from_numpy(unpack_signs(self._signs[rows], self._shape))
+        where = index[:, None].expand(-1, self._shape[0], -1)
+        canvas.flatten(2).scatter_(2, where, values.flatten(2))
+        self._signs[rows] = pack_signs(canvas.numpy())

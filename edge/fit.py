@@ -51,6 +51,7 @@ def fit_student(
     cpu_budget_s: float | None = None,
     checkpoint: Path | None = None,
     identity: str = "",
+    safeguard: bool = True,
     teacher: Model | None = None,
     clock: Callable[[], float] = time.process_time,
     on_epoch: Callable[[CurvePoint], None] = lambda point: None,
@@ -71,6 +72,7 @@ def fit_student(
             watching not); None trains the recipe's epochs.
         checkpoint: file to resume from and save to; None keeps nothing.
         identity: what the checkpoint must be of.
+        safeguard: against catastrophic overfitting; without it for comparisons only.
         teacher: the live one, x -> logits, differentiable; for a method that asks it.
         clock: CPU-seconds of this process.
         on_epoch: told of each epoch; again of earlier ones after resuming.
@@ -100,6 +102,7 @@ def fit_student(
         cpu_budget_s=cpu_budget_s,
         clock=clock,
         state=saved[1] if saved else FitState(identity=identity),
+        safeguard=safeguard,
         teacher=teacher,
     )
     if saved:
@@ -131,6 +134,13 @@ def _finish(training: Training) -> Fitted:
         cpu_s=CpuSeconds(
             distil=state.distil_s, attack=state.attack_s, evaluate=state.evaluate_s
         ),
-        flags=("retried",) if state.attempt else (),
+        flags=tuple(
+            flag
+            for flag, is_up in (
+                ("retried", state.attempt > 0),
+                ("more_steps", state.doublings > 0),
+            )
+            if is_up
+        ),
         clock=training.clock,
     )

@@ -19,12 +19,14 @@ from common.config import Content, StudentConfig
 from common.errors import TrustError
 from common.knowledge import (
     Manifest,
+    check_views,
     contents_for,
     decode_manifest,
     decode_shard,
     dequantize_rows,
     unpack_signs,
 )
+from common.views import Views
 from edge.crafting import Boundary
 
 
@@ -48,9 +50,11 @@ class Knowledge:
     """What the release says of each training sample; None where not needed."""
 
     temperature: float = 1.0
-    soft_labels: Tensor | None = None  # (N, K), softmax(logits / temperature)
+    # softmax(logits / temperature): (N, K), or (N, V, K) where there are views
+    soft_labels: Tensor | None = None
     delta_signs: NDArray[np.uint8] | None = None  # (N, ceil(C*H*W / 8))
     boundary: BoundaryPoints | None = None
+    views: Views | None = None  # V of each sample; None: plain images alone
 
 
 def read_manifest(release_dir: Path) -> Manifest:
@@ -69,14 +73,31 @@ def read_knowledge(
 
     Raises:
         TrustError: a shard is missing, damaged or not what the manifest declares.
+        ConfigError: the release has less views than the recipe trains on.
     """
+    check_views(recipe, manifest)
     contents = contents_for(recipe.method, recipe.boundary_weight)
     parts: dict[Content, dict[str, NDArray[Any]]] = {
         content: _join(manifest, release_dir, content) for content in contents
     }
-    soft_labels, signs, boundary = None, None, None
+    soft_labels, signs, boundary, views = None, None, None, None
     if "soft_labels" in parts:
         soft_labels = _soften(parts["soft_labels"], "logits", manifest.temperature)
+    if recipe.num_views > 1:
+        views = Views.draw(
+            manifest.num_samples,
+            recipe.num_views,
+            shift=manifest.shift,
+            flip=manifest.flip,
+            seed=manifest.seed,
+        )
+    if soft_labels is not None and views is not None:
+        others = [
+            _join(manifest, release_dir, "soft_labels", view)
+            for view in range(1, recipe.num_views)
+        ]
+        more = [_soften(part, "logits", manifest.temperature) for part in others]
+        soft_labels = torch.stack([soft_labels, *more], 1)
     if "deltas" in parts:
         signs = parts["deltas"]["delta_signs"]
     if "boundary_points" in parts:
@@ -86,7 +107,7 @@ def read_knowledge(
             part["boundary_delta_scale"],
             _soften(part, "boundary_logits", manifest.temperature),
         )
-    return Knowledge(manifest.temperature, soft_labels, signs, boundary)
+    return Knowledge(manifest.temperature, soft_labels, signs, boundary, views)
 
 
 def signs_to_delta(
@@ -97,10 +118,11 @@ def signs_to_delta(
 
 
 def _join(
-    manifest: Manifest, release_dir: Path, content: Content
+    manifest: Manifest, release_dir: Path, content: Content, view: int = 0
 ) -> dict[str, NDArray[Any]]:
-    """Read all shards of one content into arrays over all samples."""
-    infos = manifest.shards_for(frozenset([content]))
+    """Read all shards of one content and view into arrays over all samples."""
+    infos = manifest.shards_for(frozenset([content]), view + 1)
+    infos = tuple(info for info in infos if info.view == view)
     if not infos:
         raise TrustError(
             f"release {manifest.channel} version {manifest.version} has no {content}, "

@@ -27,9 +27,11 @@ class Learner:
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
         )
-        self._average = (
-            [p.detach().clone() for p in self._sgd.params] if self._decay else []
-        )
+        # With the weights, the statistics of BatchNorm: those of now belong to the
+        # weights of now, not to averaged ones.
+        live = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
+        self._names, self._live = list(live), list(live.values())
+        self._average = [v.clone() for v in self._live] if self._decay else []
         self._copy = copy.deepcopy(model)
         # BatchNorm's statistics are of clean and adversarial batches alike in
         # training, and must not move while an attack looks for its gradient.
@@ -61,14 +63,13 @@ class Learner:
             # Young averages are of few weights: forget the initial ones faster.
             decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
             with torch.no_grad():
-                torch._foreach_lerp_(self._average, params, 1 - decay)
+                torch._foreach_lerp_(self._average, self._live, 1 - decay)
 
     def weights(self) -> dict[str, Tensor]:
         """Copy what would be handed out now: the average, if there is one."""
         weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         if self._average:
-            names = [name for name, _ in self.model.named_parameters()]
-            for name, value in zip(names, self._average, strict=True):
+            for name, value in zip(self._names, self._average, strict=True):
                 weights[name].copy_(value)
         return weights
 

@@ -1,8 +1,8 @@
 """The calls of a node to its gateway, and the resuming of files.
 
-A file goes on at the offset reached after any cut, and never beyond its declared
-length. Not here: what the bytes mean (edge/sync.py), when to call
-(edge/daemon.py), caps and retries (edge/wire.py).
+A file goes on at the offset reached after any cut, also a planned one of the node's
+profile, and never beyond its declared length. Not here: what the bytes mean
+(edge/sync.py), when to call (edge/daemon.py), caps and retries (edge/wire.py).
 
 `pulled_bytes` counts payload; TLS and HTTP/2 framing add about one percent. A
 file arrives in messages (64 KiB): a cut loses at most the one under way.
@@ -52,10 +52,11 @@ class Link(Wire):
         """Make one attempt; see `fetch`. Raises grpc.RpcError when it breaks off."""
         request = takt_pb2.FetchRequest(path=path, offset=offset)
         call = self.start(lambda: self._releases().Fetch(request))
-        with StallGuard(call, self.stall_s, self.stop) as guard:
+        with StallGuard(call, self.stall_s, self.is_unwanted) as guard:
             total = offset
             try:
                 for response in guard.responses():
+                    self.check_outage()
                     total = response.total_bytes
                     self._check_response(response, path, offset, max_bytes)
                     offset += len(response.data)
@@ -67,6 +68,7 @@ class Link(Wire):
             except grpc.RpcError:
                 if guard.stalled:  # the connection may be a black hole
                     self.reopen()
+                self.check_outage()
                 raise
             if offset < total:
                 raise EndedEarlyError(f"stream ended at byte {offset} of {total}")
@@ -95,9 +97,9 @@ class Link(Wire):
             Interrupted: `stop` was set.
         """
         request = takt_pb2.WatchRequest(channel=channel, known_version=known_version)
-        call = self.start(lambda: self._releases().Watch(request))
         try:
-            with StallGuard(call, None, self.stop) as guard:
+            call = self.start(lambda: self._releases().Watch(request))
+            with StallGuard(call, None, self.is_unwanted) as guard:
                 for response in guard.responses():
                     yield int(response.version)
         except grpc.RpcError as e:

@@ -8,7 +8,7 @@ silence. Not here: what happens next (edge/link.py resumes).
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -18,18 +18,20 @@ _TICK_S = 0.1
 class StallGuard:
     """Watch the reads of one streaming call; a context manager."""
 
-    def __init__(self, call: Any, stall_s: float | None, stop: threading.Event) -> None:
+    def __init__(
+        self, call: Any, stall_s: float | None, is_unwanted: Callable[[], bool]
+    ) -> None:
         """Prepare to watch.
 
         Args:
             call: a server-streaming call: an iterator with `cancel`.
             stall_s: longest silence allowed; None: any.
-            stop: set, it ends the call within a fraction of a second.
+            is_unwanted: once true, the call ends within a fraction of a second.
         """
         self.stalled = False
         self._call = call
         self._stall_s = stall_s
-        self._stop = stop
+        self._is_unwanted = is_unwanted
         self._done = threading.Event()
         self._reading_since: float | None = None
         self._thread = threading.Thread(
@@ -74,6 +76,6 @@ class StallGuard:
             since = self._reading_since
             if self._stall_s is not None and since is not None:
                 self.stalled = time.monotonic() - since > self._stall_s
-            if self.stalled or self._stop.is_set():
+            if self.stalled or self._is_unwanted():
                 self._call.cancel()
                 return

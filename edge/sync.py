@@ -216,7 +216,8 @@ def needed_shards(manifest: Manifest, student: str) -> tuple[ShardInfo, ...]:
         ConfigError: the release has no such recipe.
     """
     recipe = recipe_of(manifest, student)
-    return manifest.shards_for(contents_for(recipe.method, recipe.boundary_weight))
+    contents = contents_for(recipe.method, recipe.boundary_weight)
+    return manifest.shards_for(contents, recipe.num_views)
 
 
 def _link(source: Path, place: Path) -> None:

@@ -141,7 +141,8 @@ class _Stream:
         feed = iter(self._requests.get, None)
         stub: Callable[[], Any] = lambda: takt_pb2_grpc.TeacherServiceStub(link.channel)  # noqa: E731
         call = link.start(lambda: stub().Query(feed))
-        self._guard = StallGuard(call, link.stall_s, link.stop)
+        self._link = link
+        self._guard = StallGuard(call, link.stall_s, link.is_unwanted)
         self._guard.__enter__()
         self._responses = self._guard.responses()
 
@@ -166,8 +167,12 @@ class _Stream:
             request.shape.extend(shape)
             self._last = pixels
         self._requests.put(request)
-        for response in self._responses:
-            return request, response
+        try:
+            for response in self._responses:
+                return request, response
+        except grpc.RpcError:
+            self._link.check_outage()  # a planned one says so itself
+            raise
         raise EndedEarlyError("the stream ended without an answer")
 
     def close(self) -> None:

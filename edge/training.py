@@ -2,7 +2,8 @@
 
 All schedules follow the share of the work that is done, of so many epochs or of
 so many CPU-seconds. At sixteen milestones the student is measured on validation
-images; one that has collapsed to one class is started again once, more gently.
+images; one that has collapsed to one class is started again once, more gently, and
+one that only deceives the attack it is trained with goes on with more steps of it.
 Not here: the methods (losses.py), checkpoints on disk and the end (fit.py).
 """
 
@@ -21,6 +22,7 @@ from common.errors import Interrupted
 from common.evaluate import is_collapsed, predict
 from common.models import build_model
 from common.optim import schedule, warmed_up
+from common.views import show
 from edge.checkpoint import FitState
 from edge.class_temperatures import ClassTemperatures
 from edge.crafting import Batch, Setting
@@ -29,6 +31,7 @@ from edge.job import CurvePoint
 from edge.knowledge_reader import Knowledge
 from edge.learner import Learner, under
 from edge.losses import method
+from edge.safeguard import MOST_STEPS, Attacked, has_parted
 
 MILESTONES = 16
 _MONITORED = 128  # validation images at a milestone
@@ -71,6 +74,7 @@ class Training:
         cpu_budget_s: float | None,
         clock: Callable[[], float],
         state: FitState,
+        safeguard: bool = True,
         teacher: Model | None = None,
     ) -> None:
         """Begin the state's attempt; see `edge.fit.fit_student` for the rest."""
@@ -84,6 +88,7 @@ class Training:
         self.batch_size = min(batch_size or recipe.batch_size, len(train.y))
         self.budget_s = cpu_budget_s
         self.clock = clock
+        self.safeguard = safeguard
         self.teacher = teacher
         self.method = method(recipe.method)
         self.rate = schedule(recipe.schedule)
@@ -109,8 +114,12 @@ class Training:
             self.temperatures = ClassTemperatures(self.num_classes)
         self.memory: DeltaMemory | None = None
         if self.method.keeps_deltas:
+            views = self.knowledge.views
             self.memory = DeltaMemory.start(
-                self.train.x, self.knowledge.delta_signs, self.generator
+                self.train.x,
+                self.knowledge.delta_signs,
+                self.generator,
+                margin=0 if views is None else views.shift,
             )
 
     def progress(self) -> float:
@@ -130,12 +139,13 @@ class Training:
     def epoch(self, should_stop: Callable[[], bool]) -> CurvePoint:
         """Train one epoch, or what the budget leaves of one; watch at milestones."""
         order = torch.randperm(len(self.train.y), generator=self.generator)
+        attacked: Attacked | None = None
         for positions in torch.split(order, self.batch_size)[: self.steps_per_epoch()]:
             if should_stop():
                 raise Interrupted("stopped while training; the last checkpoint stays")
             if self.progress() >= 1:
                 break
-            self.step(positions)
+            attacked = self.step(positions)
         if self.temperatures is not None:
             self.temperatures.end_epoch()
         state = self.state
@@ -148,6 +158,8 @@ class Training:
         if self.at_milestone:
             state.milestone = math.floor(done * MILESTONES)
             clean, robust, collapsed = self.watch()
+            if attacked is not None and self.safeguard:
+                self.guard(attacked)
         point = CurvePoint(
             epoch=state.epoch,
             epochs=max(state.epoch, epochs),
@@ -161,8 +173,8 @@ class Training:
             self.begin()
         return point
 
-    def step(self, positions: Tensor) -> None:
-        """Train on one batch."""
+    def step(self, positions: Tensor) -> Attacked | None:
+        """Train on one batch; return how it was attacked, if it was."""
         began = self.clock()
         progress, state = self.progress(), self.state
         warmup = self.recipe.eps_warmup_epochs / self.recipe.epochs
@@ -170,10 +182,12 @@ class Training:
         if state.attempt:  # after a collapse: more gently
             warmup, rate = max(2 * warmup, 0.5), rate / 3
         share = max(warmed_up(progress, warmup), _LEAST_EPS)
+        attack, more = self.recipe.attack, 2**state.doublings
         setting = Setting(
             recipe=self.recipe,
             eps=self.eps * share,
-            step_size=self.recipe.attack.step_size * share,
+            steps=attack.steps * more,
+            step_size=attack.step_size * share / more,
             progress=progress,
             temperature=self.knowledge.temperature,
             generator=self.generator,
@@ -189,26 +203,37 @@ class Training:
             state.attack_s += self.clock() - attacked
             self.learner.release()
             if self.memory is not None:
-                self.memory.keep(positions, delta, batch.x)
+                self.memory.keep(positions, delta, batch.x, batch.place)
         loss = self.method.loss(self.learner.model, batch, delta, setting)
         self.learner.step(loss, rate)
         state.step += 1
         state.distil_s += self.clock() - began
+        return None if delta is None else Attacked(batch.x, batch.y, delta, setting.eps)
 
     def batch(self, positions: Tensor, eps: float) -> Batch:
-        """Put together what is known of some samples."""
-        x, y = self.train.batch(positions)
-        know = self.knowledge
+        """Put together what is known of some samples, in their view of this epoch."""
+        plain, y = self.train.batch(positions)
+        know, x, index = self.knowledge, plain, None
+        labelled: tuple[Tensor, ...] = (positions,)
+        if know.views is not None:
+            # A sample's views take turns; neighbours are a view apart.
+            view = (positions + self.state.epoch) % know.views.drawn.shape[1]
+            index = know.views.index(positions, view, *plain.shape[2:])
+            x = show(plain, index, know.views.shift)
+            labelled = (positions, view)
         return Batch(
             x=x,
             y=y,
             soft_labels=None
             if know.soft_labels is None
-            else know.soft_labels[positions],
-            delta=None if self.memory is None else self.memory.recall(positions, eps),
+            else know.soft_labels[labelled],
+            delta=None
+            if self.memory is None
+            else self.memory.recall(positions, eps, index),
             boundary=None
             if know.boundary is None
-            else know.boundary.batch(x, positions),
+            else know.boundary.batch(plain, positions),
+            place=index,
         )
 
     def watch(self) -> tuple[float, float, bool]:
@@ -241,6 +266,17 @@ class Training:
         state.last_robust = robust
         state.evaluate_s += self.clock() - began
         return clean, robust, is_collapsed(answers, self.num_classes, labels=y)
+
+    def guard(self, attacked: Attacked) -> None:
+        """Go on with twice the steps, of half the size, if the attack is deceived."""
+        began, state = self.clock(), self.state
+        if 2 * self.recipe.attack.steps * 2**state.doublings <= MOST_STEPS:
+            generator = torch.Generator().manual_seed(self.seed)
+            self.learner.hold()
+            if has_parted(self.learner.model, attacked, generator=generator):
+                state.doublings += 1
+            self.learner.release()
+        state.evaluate_s += self.clock() - began
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all that a checkpoint must hold beside the state."""

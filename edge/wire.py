@@ -1,8 +1,8 @@
 """The machinery under a node's calls: one channel, its caps and its patience.
 
-Owns the bandwidth cap and added delay of the node's profile, retries with full
-jitter until a deadline, a stop that ends any wait, and the replacement of a
-channel that went dead. Not here: the calls themselves (edge/link.py), the
+Owns the bandwidth cap, the added delay and the cuts of the node's profile, retries
+with full jitter until a deadline, a stop that ends any wait, and the replacement of
+a channel that went dead. Not here: the calls themselves (edge/link.py), the
 channel's options and error texts (edge/channel.py).
 """
 
@@ -23,6 +23,7 @@ from edge.channel import (
     open_channel,
     translate,
 )
+from edge.outages import CutError, Outages
 from edge.patience import Patience
 
 _BURST_S = 0.05  # of the cap's rate
@@ -66,7 +67,7 @@ class Wire:
         Args:
             address: ``host:port``.
             certificates: read now, and again by `reopen`.
-            profile: bandwidth and delay; None: neither is limited.
+            profile: bandwidth, delay and cuts; None: a network without limits.
             deadline_s: how long one operation goes on without progress.
             stall_s: a stream that is silent for so long is cut and resumed; a
                 message (64 KiB) must fit into it.
@@ -90,6 +91,7 @@ class Wire:
         self._rng = rng or random.Random()
         self._on_wait = on_wait or (lambda error, pause_s: None)
         self._delay_s = profile.delay_ms / 1000 if profile else 0.0
+        self._outages = Outages(profile.cuts if profile else (), clock)
         self.bucket: TokenBucket | None = None
         self._floor_bytes_s = _FLOOR_BYTES_S
         if profile:
@@ -139,9 +141,10 @@ class Wire:
             try:
                 return future.result(timeout=0.1)
             except grpc.FutureTimeoutError:
-                if self.stop.is_set():
+                if self.is_unwanted():
                     future.cancel()
                     self.check_stop()
+                    raise CutError from None
             except grpc.FutureCancelledError as e:
                 raise LinkError(f"call to gateway {self.address} was cancelled") from e
 
@@ -149,11 +152,13 @@ class Wire:
         """Begin a call after the profile's delay.
 
         Raises:
+            grpc.RpcError: the profile's network is cut.
             LinkError: the channel is closed.
             Interrupted: `stop` was set.
         """
         self.delay()
         self.check_stop()
+        self.check_outage()
         try:
             return call()
         except ValueError as e:  # grpc's word for a closed channel
@@ -187,7 +192,7 @@ class Wire:
         doubtful = error.code() in _DOUBTFUL and patience.failures >= _MAX_DOUBTFUL
         if error.code() not in _RETRIED or doubtful:
             raise meaning from error
-        if patience.failures <= _DIAGNOSES:
+        if patience.failures <= _DIAGNOSES and not isinstance(error, CutError):
             problem = identity_problem(
                 error,
                 self.address,
@@ -204,6 +209,15 @@ class Wire:
         self._on_wait(meaning, pause_s)
         patience.sleep(pause_s)
         self.check_stop()
+
+    def is_unwanted(self) -> bool:
+        """Say whether calls under way are to end: stopped, or the network is cut."""
+        return self.stop.is_set() or self._outages.is_out()
+
+    def check_outage(self) -> None:
+        """Raise `CutError` while the profile's network is cut."""
+        if self._outages.is_out():
+            raise CutError
 
     def check_stop(self) -> None:
         """Raise `Interrupted` if the daemon is to end."""

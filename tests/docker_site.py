@@ -1,20 +1,25 @@
 """A compose project of its own on a Docker engine: images, containers, faults.
 
-Everything that it starts is removed when it closes. Used by test_docker.py.
+Everything that it starts is removed when it closes; what a killed test run left is
+removed by the next. Used by test_docker.py and test_compose.py.
 """
 
 import json
 import os
 import secrets
+import shlex
+import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPOSE = ROOT / "deploy" / "compose.yaml"
-PATIENCE_S = 240.0
+NODES = ("sensor", "camera", "hub")
+PATIENCE_S = 900.0
+PREFIX = "takt-test-"
 
 Done = subprocess.CompletedProcess[str]
 
@@ -36,18 +41,31 @@ def until(
         time.sleep(0.3)
 
 
+def compose_tools() -> list[list[str]]:
+    """Name the compose tools that are installed here, the present one first."""
+    tools = []
+    if shutil.which("docker") and docker("compose", "version").returncode == 0:
+        tools.append(["docker", "compose"])
+    if shutil.which("docker-compose"):
+        tools.append(["docker-compose"])
+    return tools
+
+
 class Project:
     """One compose project."""
 
-    def __init__(self, runs: Path, environment: Mapping[str, str]) -> None:
-        """Name it; nothing is started."""
-        self.name = f"takt-test-{secrets.token_hex(3)}"
+    def __init__(
+        self, tool: Sequence[str], runs: Path, environment: Mapping[str, str]
+    ) -> None:
+        """Name it, with this process's id; nothing is started."""
+        self.tool = tuple(tool)
+        self.name = f"{PREFIX}{os.getpid()}-{secrets.token_hex(2)}"
         self.runs = runs
         self.environment = {**os.environ, **environment, "TAKT_RUNS_DIR": str(runs)}
 
     def compose(self, *arguments: str, timeout_s: float = 900, **more: str) -> Done:
         """Call the compose tool on the shipped file."""
-        command = ["docker-compose", "-p", self.name, "-f", str(COMPOSE), *arguments]
+        command = [*self.tool, "-p", self.name, "-f", str(COMPOSE), *arguments]
         return subprocess.run(
             command,
             capture_output=True,
@@ -57,8 +75,9 @@ class Project:
         )
 
     def container(self, service: str) -> str:
-        """Name a service's container."""
-        return f"{self.name}_{service}_1"
+        """Name a service's container; the two tools join the words differently."""
+        between = "_" if self.tool[0] == "docker-compose" else "-"
+        return between.join((self.name, service, "1"))
 
     def execute(self, service: str, *command: str, timeout_s: float = 180) -> Done:
         """Run a command in a service's container."""
@@ -109,7 +128,7 @@ class Project:
     def publish(self, options: str) -> int:
         """Publish a further release; return its version."""
         command = ["cloud", "publish", "--force", "--config", "digits"]
-        command += ["--storage", "/storage", *options.split()]
+        command += ["--storage", "/storage", *shlex.split(options)]
         done = self.execute("head", "takt", *command)
         assert done.returncode == 0, done.stderr
         return int(done.stdout.partition("is at version ")[2].partition(":")[0])
@@ -134,3 +153,41 @@ class Project:
     def down(self) -> None:
         """Remove containers, networks and volumes."""
         self.compose("--profile", "compare", "down", "-v", "--timeout", "5")
+        remove(self.name)
+
+
+CONTAINERS = ("ps", "-aq")
+LISTED = {  # what a project may leave, and how that is removed
+    CONTAINERS: ("rm", "-fv"),
+    ("network", "ls", "-q"): ("network", "rm"),
+    ("volume", "ls", "-q"): ("volume", "rm", "-f"),
+}
+
+
+def left_of(project: str, *kinds: tuple[str, ...]) -> list[str]:
+    """List a project's containers, networks and volumes."""
+    label = ("--filter", f"label=com.docker.compose.project={project}")
+    kinds = kinds or tuple(LISTED)
+    return [name for kind in kinds for name in docker(*kind, *label).stdout.split()]
+
+
+def remove(project: str) -> None:
+    """Remove whatever a project has left, whichever way it ended."""
+    for kind, command in LISTED.items():
+        if found := left_of(project, kind):
+            docker(*command, *found)
+
+
+def remove_orphans() -> None:
+    """Remove the projects of test runs whose process is gone."""
+    what = ("--format", '{{.Label "com.docker.compose.project"}}')
+    names = {
+        name
+        for kind in (("ps", "-a"), ("network", "ls"), ("volume", "ls"))
+        for name in docker(*kind, *what).stdout.split()
+        if name.startswith(PREFIX)
+    }
+    for name in names:
+        pid = name.removeprefix(PREFIX).partition("-")[0]
+        if not Path("/proc", pid).exists():
+            remove(name)

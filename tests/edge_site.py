@@ -155,10 +155,7 @@ class EdgeSite:
         return self._publish(
             {
                 "soft_labels": _labels("logits", logits),
-                "deltas": {
-                    "delta_signs": pack_signs(delta),
-                    **_labels("adv_logits", logits),
-                },
+                "deltas": {"delta_signs": pack_signs(delta)},
                 "margins": {
                     "margin": logits[:, 0].astype(np.float16),
                     "nearest_class": np.zeros(num_samples, np.uint8),
@@ -180,13 +177,11 @@ class EdgeSite:
         others[np.arange(len(x)), train.labels] = -np.inf
         nearest = others.argmax(axis=1)
         delta = np.sign(centroids[nearest] - centroids[train.labels])
-        x_adv = np.clip(x + EPS * delta, 0, 1).astype(np.float32)
         return self._publish(
             {
                 "soft_labels": _labels("logits", logits),
                 "deltas": {
-                    "delta_signs": pack_signs(delta.reshape(train.images.shape)),
-                    **_labels("adv_logits", _centroid_logits(x_adv, centroids)),
+                    "delta_signs": pack_signs(delta.reshape(train.images.shape))
                 },
             },
             num_samples=len(train),

@@ -14,12 +14,12 @@ import pytest
 
 from common import errors
 from common.errors import ConfigError, TaktError
+from common.toml import to_toml
 from deploy.exits import error_of, exit_codes, record_bug
 from deploy.settings import (
     load_run_config,
     parse_assignments,
     shipped_configs,
-    to_toml,
 )
 
 HEAVY = {"ray", "torch", "matplotlib", "sqlalchemy", "grpc", "numpy", "cryptography"}

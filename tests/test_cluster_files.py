@@ -1,10 +1,12 @@
 """deploy/ray-cluster.yaml and deploy/kuberay.yaml: read as their tools read them.
 
-Ray ships the schema of the one. Of the other, KubeRay publishes the schema as a
-custom resource definition; it is used where TAKT_KUBERAY_CRDS names a folder with
-ray.io_rayjobs.yaml, and without it only names and references are checked.
+Ray ships the schema of the one. Of the other, claim, service and pods are held to
+Kubernetes' published schemas, and the RayJob around the pods to what KubeRay's
+reference says (kuberay_schema.py). The resource definition that KubeRay publishes is
+used as well where TAKT_KUBERAY_CRDS names a folder with ray.io_rayjobs.yaml.
 """
 
+import copy
 import json
 import os
 import shlex
@@ -14,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
+from kuberay_schema import KUBERNETES, check_ray_job
 
 from deploy.settings import load_run_config, parse_assignments
 
@@ -68,6 +72,36 @@ def test_rays_token_is_asked_for_and_on_every_machine() -> None:
     ]
     assert all("RAY_AUTH_MODE=token" in start for start in starts)
     assert "~/.ray/auth_token" in tree["file_mounts"]
+
+
+@pytest.mark.parametrize("kind", ["PersistentVolumeClaim", "Service"])
+def test_claim_and_service_are_what_kubernetes_published_schemas_ask_for(
+    kind: str,
+) -> None:
+    kubernetes_validate.validate(kubernetes()[kind], KUBERNETES, strict=True)
+
+
+def test_the_job_is_what_kuberay_accepts_down_to_its_pods() -> None:
+    check_ray_job(kubernetes()["RayJob"])
+
+
+@pytest.mark.parametrize(
+    ("where", "key"),
+    [
+        ("spec", "entryPoint"),
+        ("spec.rayClusterSpec.workerGroupSpecs.0", "maxReplica"),
+        ("spec.rayClusterSpec.headGroupSpec.template.spec", "volume"),
+        ("spec.rayClusterSpec.headGroupSpec.template.spec.containers.0", "port"),
+    ],
+)
+def test_a_misspelt_key_of_the_job_is_seen_at_every_depth(where: str, key: str) -> None:
+    job = copy.deepcopy(kubernetes()["RayJob"])
+    place: Any = job
+    for step in where.split("."):
+        place = place[int(step) if step.isdigit() else step]
+    place[key] = {}
+    with pytest.raises(jsonschema.ValidationError, match=key):
+        check_ray_job(job)
 
 
 @pytest.mark.skipif(CRDS is None, reason="TAKT_KUBERAY_CRDS names no folder of schemas")

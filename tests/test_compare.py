@@ -309,6 +309,26 @@ def test_a_row_is_made_anew_when_anything_of_its_recipe_changes(tmp_path: Path) 
     }
 
 
+def test_views_are_of_a_row_only_where_its_student_trains_on_them(
+    tmp_path: Path,
+) -> None:
+    config, path = tmp_path / "small.toml", tmp_path / "views.toml"
+    config.write_text(RUN)
+    text = grid_text(config, "takt rslad")
+    path.write_text(f"{text}[methods.warm_at]\nnum_views = 4\n")
+    grid = load_grid(str(path))
+    plans = [
+        {e.method: e for e in make_plan(grid, {"knowledge.shift": 1, **more})}
+        for more in ({"knowledge.flip": False}, {"knowledge.flip": True})
+    ]
+    views = {method: entry.recipe.num_views for method, entry in plans[0].items()}
+    assert views == {"takt": 1, "warm_at": 4, "rslad": 1, "pgd_at": 1}
+    same = {m for m in views if plans[0][m].identity == plans[1][m].identity}
+    assert same == {"takt", "rslad", "pgd_at"}
+    with pytest.raises(ConfigError, match="num_views = 4 of a student"):
+        make_plan(grid, {})
+
+
 def test_methods_share_warm_up_schedule_and_averaging_of_the_weights() -> None:
     for name in ("quick", "full"):
         by_student: dict[tuple[str, str], list[Entry]] = {}

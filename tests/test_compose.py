@@ -4,20 +4,21 @@ What happens when it runs is in test_docker.py. Compose's own reading of the fil
 is asked for where one of its tools is installed.
 """
 
+import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from docker_site import compose_tools
 
 from deploy.settings import load_run_config
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 COMPOSE = DEPLOY / "compose.yaml"
-NODES = ("sensor", "camera", "hub")
+NODES = ("sensor", "camera", "hub", "sensor-2", "camera-2", "hub-2")
 DOORS = tuple(f"{node}-door" for node in NODES)
 
 
@@ -35,21 +36,46 @@ def networks_of(service: str) -> set[str]:
     return set(SERVICES[service].get("networks", ()))
 
 
-@pytest.mark.skipif(
-    shutil.which("docker-compose") is None, reason="docker-compose is not installed"
-)
-def test_the_older_compose_tool_reads_the_file() -> None:
-    done = subprocess.run(
-        ["docker-compose", "-f", str(COMPOSE), "config", "-q"],
+@pytest.fixture(params=["docker compose", "docker-compose"])
+def tool(request: pytest.FixtureRequest) -> list[str]:
+    command: list[str] = request.param.split()
+    if command not in compose_tools():
+        pytest.skip(f"{request.param} is not installed")
+    return command
+
+
+def reading(tool: list[str], num_nodes: int) -> "subprocess.CompletedProcess[str]":
+    """Have a compose tool read the file."""
+    return subprocess.run(
+        [*tool, "-f", str(COMPOSE), "config"],
         capture_output=True,
         text=True,
         timeout=60,
+        env={**os.environ, "TAKT_NODES": str(num_nodes)},
     )
+
+
+@pytest.mark.parametrize("num_nodes", [3, 5, 6])
+def test_a_compose_tool_reads_as_many_nodes_as_wanted(
+    tool: list[str], num_nodes: int
+) -> None:
+    done = reading(tool, num_nodes)
     assert done.returncode == 0, done.stderr
+    services = yaml.safe_load(done.stdout)["services"]
+    assert services.keys() | {"compare"} == SERVICES.keys()
+    there = {name for name in services if services[name].get("scale", 1) == 1}
+    config, _ = load_run_config("digits", {"num_nodes": num_nodes})
+    assert {node.name for node in config.nodes} == there & set(NODES)
+    assert {f"{node.name}-door" for node in config.nodes} == there & set(DOORS)
+
+
+def test_a_compose_tool_refuses_more_nodes_than_the_file_has(tool: list[str]) -> None:
+    done = reading(tool, 7)
+    assert done.returncode != 0 and "-of-7" in done.stdout + done.stderr
 
 
 def test_the_nodes_are_those_of_the_default_config_with_its_caps() -> None:
-    config, _ = load_run_config("digits")
+    config, _ = load_run_config("digits", {"num_nodes": len(NODES)})
     wanted = {
         node.name: (node.profile.cpus, f"{node.profile.memory_mib}m")
         for node in config.nodes

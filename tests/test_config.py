@@ -14,6 +14,7 @@ from common.config import (
     parse_config,
 )
 from common.errors import ConfigError
+from deploy.settings import load_run_config
 
 GOOD = """
 channel = "digits"
@@ -121,6 +122,20 @@ def test_two_nodes_of_one_name_are_refused() -> None:
     end = GOOD.index("[evaluation]")
     message = _refusal(GOOD[:end] + GOOD[start:])
     assert "two nodes are called 'camera'" in message
+
+
+def test_more_nodes_than_listed_are_the_list_once_more() -> None:
+    config, _ = load_run_config("digits", {"num_nodes": 5})
+    assert [node.name for node in config.nodes] == [
+        *("sensor", "camera", "hub", "sensor-2", "camera-2")
+    ]
+    assert config.nodes[3].profile == config.nodes[0].profile
+    assert config.nodes[4].student == config.nodes[1].student
+
+
+def test_fewer_nodes_than_listed_are_the_first_of_them() -> None:
+    config, _ = load_run_config("digits", {"num_nodes": 2})
+    assert [node.name for node in config.nodes] == ["sensor", "camera"]
 
 
 def test_a_run_without_students_is_refused() -> None:

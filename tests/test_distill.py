@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from common.config import AttackConfig, DatasetConfig, StudentConfig
 from common.datasets import load_dataset
 from common.errors import Interrupted, StorageError, TrustError
+from common.evaluate import predict
 from common.faults import VARIABLE
 from common.knowledge import (
     Manifest,
@@ -75,11 +76,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     away = -weights[:, dataset.train.labels].T.reshape(-1, 1, 8, 8)
     contents: dict[str, dict[str, NDArray[Any]]] = {
         "soft_labels": {"logits": logits, "logits_scale": scale},
-        "deltas": {
-            "delta_signs": pack_signs(away),
-            "adv_logits": logits,
-            "adv_logits_scale": scale,
-        },
+        "deltas": {"delta_signs": pack_signs(away)},
     }
     shards = []
     for content, arrays in contents.items():
@@ -122,6 +119,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "natural": recipe(method="natural"),
             "absld": recipe(method="absld"),
             "large": recipe(model="cnn_large", batch_size=1200),
+            "resnet8": recipe(model="resnet8", epochs=3),
         },
         node_attack_steps=5,
         node_attack_step_size=0.05,
@@ -259,6 +257,20 @@ def test_class_temperatures_go_on_where_a_stopped_training_left_them(
     with pytest.raises(Interrupted):
         distil(job, should_stop=lambda: next(steps) > 25)
     assert distil(job).weights_sha256 == whole.weights_sha256
+
+
+def test_batch_statistics_go_on_where_a_stopped_training_left_them(
+    release: Path, tmp_path: Path
+) -> None:
+    whole = distil(job_for(release, tmp_path / "whole", student="resnet8"))
+    job, steps = job_for(release, tmp_path / "cut", student="resnet8"), count()
+    with pytest.raises(Interrupted):
+        distil(job, should_stop=lambda: next(steps) > 15)  # in the second epoch
+    assert distil(job).weights_sha256 == whole.weights_sha256
+    student, _ = load_model(job.work_dir / STUDENT)
+    x, y = load_dataset(DatasetConfig(), seed=0).val.tensors()
+    clean = float((predict(student, x) == y).double().mean())
+    assert clean == whole.clean_accuracy
 
 
 def test_a_checkpoint_of_another_job_or_a_damaged_one_is_not_taken_up(

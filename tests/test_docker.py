@@ -1,73 +1,45 @@
 """The compose file on a real engine: one run to its result, then one fault a test.
 
-The images are built first, on a base image made here unless TAKT_BASE_IMAGE names
-another. The tests share one project and stand in the order in which they run; each
-leaves all three nodes at work. The run is of the digits config with fewer epochs.
+The tests share one project and stand in the order in which they run; each leaves
+the three nodes of the config at work. `up`, and both compose tools' reading of the
+file: test_compose.py.
 """
 
 import json
-import shutil
-import subprocess
+import re
 import time
+import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from docker_site import ROOT, Project, docker, until
+from docker_run import (
+    FOURTH,
+    KIB,
+    OPTIONS,
+    Seen,
+    all_done,
+    assert_pulled_once,
+    first_run,
+    in_state,
+    is_reached_from,
+    pulling_slowly,
+    reached_from,
+    run_config,
+)
+from docker_site import CONTAINERS, NODES, Project, docker, left_of, until
 
-from common.errors import IdentityError
-from deploy.settings import load_run_config
+from common.config import CutConfig
+from common.errors import ConfigError, IdentityError
 
-NODES = ("sensor", "camera", "hub")
-OPTIONS = "--set teacher.epochs=4 --set evaluation.autoattack_images=40"
-KIB = 1024
-
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
-
-
-@dataclass
-class Seen:
-    """The project after its first run, and what that run said."""
-
-    project: Project
-    code: int
-    output: str
-    result: dict[str, Any]
-    folder: Path
-
-
-def base_image() -> dict[str, str]:
-    """Make a base image, where none is named by the environment."""
-    done = subprocess.run(
-        [ROOT / "deploy" / "local-base.sh"],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    return {"TAKT_BASE_IMAGE": done.stdout.splitlines()[-1]}
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(5400)]
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
-    if shutil.which("docker-compose") is None or docker("info").returncode != 0:
-        pytest.skip("no Docker engine with docker-compose answers")
-    runs = tmp_path_factory.mktemp("docker") / "runs"
-    project = Project(runs, {"TAKT_OPTIONS": OPTIONS})
-    if "TAKT_BASE_IMAGE" not in project.environment:
-        project.environment |= base_image()
-    built = project.compose("build", "head", "sensor", timeout_s=1500)
-    assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
-    try:
-        done = project.compose("run", "-T", "--rm", "report", timeout_s=1200)
-        found = sorted(runs.glob("*/result.json"))
-        assert found, done.stdout[-3000:] + done.stderr[-3000:]
-        result = json.loads(found[-1].read_text())
-        yield Seen(project, done.returncode, done.stdout, result, found[-1].parent)
-    finally:
-        project.down()
+    with first_run(tmp_path_factory.mktemp("docker") / "runs") as seen:
+        yield seen
 
 
 @pytest.fixture
@@ -75,70 +47,79 @@ def project(seen: Seen) -> Project:
     return seen.project
 
 
-def all_done(project: Project, version: int) -> None:
-    """Wait until every node has handled a release."""
-    for node in NODES:
-        in_state(project, node, version, "idle")
-
-
-def in_state(project: Project, node: str, version: int, *states: str) -> None:
-    def there() -> bool:
-        status = project.status(node)
-        return status.get("version") == version and status.get("state") in states
-
-    until(f"{node} is {' or '.join(states)}", there)
-
-
 def test_one_command_ends_with_the_table_and_a_good_result(seen: Seen) -> None:
     assert (seen.code, seen.result["status"]) == (0, "ok"), seen.output[-3000:]
-    assert [node["state"] for node in seen.result["nodes"]] == ["promoted"] * 3
+    assert [node["state"] for node in seen.result["nodes"]] == ["promoted"] * 4
     assert seen.result["verdict"] in " ".join(seen.output.split())
     assert (seen.folder / "report.html").stat().st_size > 10_000
     students = sorted(f.stem for f in (seen.folder / "students").iterdir())
-    assert students == sorted(NODES)
+    assert students == sorted((*NODES, FOURTH))
 
 
 def test_the_engine_holds_the_caps_of_the_config(project: Project, seen: Seen) -> None:
-    for node in load_run_config("digits")[0].nodes:
+    for node in run_config().nodes:
         host = project.inspect(node.name)["HostConfig"]
         limit = node.profile.memory_mib * KIB * KIB
         assert (host["Memory"], host["MemorySwap"]) == (limit, limit)
         assert host["NanoCpus"] == node.profile.cpus * 1e9
         assert host["PidsLimit"] == 128
     caps = [node["cap"] for node in seen.result["nodes"]]
-    assert caps == [{"method": "inherited", "hard": True}] * 3
+    assert caps == [{"method": "inherited", "hard": True}] * 4
+
+
+def test_the_engine_confines_every_container(project: Project) -> None:
+    for name in left_of(project.name, CONTAINERS):
+        container = json.loads(docker("inspect", name).stdout)[0]
+        host = container["HostConfig"]
+        assert host["ReadonlyRootfs"] and host["Init"] and host["CapDrop"] == ["ALL"]
+        assert host["LogConfig"]["Config"] == {"max-size": "5m", "max-file": "2"}
+        service = container["Config"]["Labels"]["com.docker.compose.service"]
+        assert container["Config"]["User"] == ("0:0" if service == "runs" else "takt")
+
+
+def test_a_nodes_network_is_that_of_its_profile(project: Project) -> None:
+    profile = {node.name: node.profile for node in run_config().nodes}["camera"]
+    assert (profile.delay_ms, profile.cuts) == (20, (CutConfig(after_s=2, for_s=3),))
+    text = project.execute("camera", "cat", "/etc/takt/edge.toml").stdout
+    assert tomllib.loads(text)["profile"] == json.loads(
+        profile.model_dump_json(exclude_defaults=True)
+    )
 
 
 def test_a_nodes_key_is_in_its_own_volume_and_not_where_it_was_invited(
     project: Project,
 ) -> None:
     find = ("grep", "-rlI", "PRIVATE KEY", "/etc/takt", "/var/lib/takt")
-    assert project.execute("hub", *find).stdout.split() == [
-        "/var/lib/takt/identity/node.key"
-    ]
+    for node in ("hub", FOURTH):
+        assert project.execute(node, *find).stdout.split() == [
+            "/var/lib/takt/identity/node.key"
+        ]
 
 
 def test_a_node_reaches_the_gateway_and_nothing_else(project: Project) -> None:
-    targets = [
-        ("gateway", 7443),
-        ("gateway", 7444),
-        ("gateway", 6379),
-        (project.address("head"), 6379),
-        (project.address("head"), 7443),
-        (project.address("worker"), 22),
-        (project.address("camera"), 7443),
-        ("camera", 7443),
-        ("192.0.2.1", 443),
-    ]
-    code = (
-        "import json, socket\n"
-        "def reaches(target):\n"
-        "    try: socket.create_connection(target, 3).close()\n"
-        "    except OSError: return False\n"
-        "    return True\n"
-        f"print(json.dumps([reaches(t) for t in {targets!r}]))"
-    )
-    assert json.loads(project.python("hub", code)) == [True, True] + [False] * 7
+    listen = "import socket, time; s = socket.create_server(('', 9999)); time.sleep(99)"
+    others = [(project.address(node), 9999) for node in ("camera", FOURTH)]
+    for node, place in zip(("camera", FOURTH), others, strict=True):
+        name = project.container(node)
+        assert docker("exec", "-d", name, "python3", "-c", listen).returncode == 0
+        until(f"{node} listens", partial(is_reached_from, project, node, place))
+    # There is somebody at each of these.
+    ray = [(project.address("head"), port) for port in (6379, 7443)]
+    assert reached_from(project, "worker", ray) == [True, True]
+    named = [("camera", 9999), (FOURTH, 9999), ("head", 6379), ("gateway", 6379)]
+    assert reached_from(project, "hub", [*ray, *others, *named]) == [False] * 8
+    gateway = [("gateway", 7443), ("gateway", 7444)]
+    assert reached_from(project, "hub", gateway) == [True, True]
+    (network,) = project.inspect("hub")["NetworkSettings"]["Networks"]
+    internal = docker("network", "inspect", "-f", "{{.Internal}}", network)
+    assert internal.stdout.strip() == "true"  # no way out
+
+
+def test_a_fourth_node_can_be_stopped(project: Project) -> None:
+    stopped = project.compose("stop", FOURTH)
+    assert stopped.returncode == 0, stopped.stderr
+    state = project.inspect(FOURTH)["State"]
+    assert (state["Running"], state["ExitCode"]) == (False, 0)
 
 
 def test_a_node_of_another_authority_is_refused(project: Project) -> None:
@@ -174,59 +155,46 @@ def test_a_node_of_another_authority_is_refused(project: Project) -> None:
 def test_a_node_killed_while_it_distils_goes_on_and_pulls_nothing_twice(
     project: Project, seen: Seen
 ) -> None:
-    version = project.publish(OPTIONS)
-    in_state(project, "hub", version, "distilling", "evaluating")
+    version = project.publish(f"{OPTIONS} --set students.medium.epochs=200")
+    in_state(project, "hub", version, "distilling")
+    until("two epochs", lambda: project.status("hub").get("epoch", 0) >= 2)
+    before = project.inspect("hub")["RestartCount"]
     project.kill("hub", "edge run")
     all_done(project, version)
-    assert project.inspect("hub")["RestartCount"] == 1
+    assert project.inspect("hub")["RestartCount"] == before + 1
     report = project.reports(version)["hub"]
     assert report["outcome"] in ("promoted", "kept")
     # What was pulled since the restart: metadata, and no shard of the release.
     assert int(report["pulled_bytes"]) < seen.result["release"]["bytes"] / 10
 
 
-def in_sensors_volumes(project: Project, command: str) -> None:
-    """Change what the sensor finds when it starts again."""
-    done = docker(
-        *("run", "--rm", "--network", "none", "--entrypoint", "sh"),
-        *("-v", f"{project.name}_sensor-join:/etc/takt"),
-        *("-v", f"{project.name}_sensor-state:/var/lib/takt"),
-        *(project.inspect("sensor")["Config"]["Image"], "-c", command),
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_gateway_killed_while_it_streams_comes_back_and_no_byte_is_pulled_twice(
+def test_a_gateway_killed_while_a_node_pulls_comes_back_and_no_byte_is_pulled_twice(
     project: Project, seen: Seen
 ) -> None:
-    slower = "sed -i 's/^bandwidth_kib_s.*/bandwidth_kib_s = {}/' /etc/takt/edge.toml"
-    assert project.compose("stop", "sensor").returncode == 0
-    in_sensors_volumes(project, slower.format(8) + "; rm -rf /var/lib/takt/cache/*")
-    version = project.publish(OPTIONS)
-    assert project.compose("start", "sensor").returncode == 0
-    in_state(project, "sensor", version, "pulling")
-    project.kill("head", "ServeReplica:takt:gateway")
-    assert project.status("sensor")["state"] == "pulling"
-    all_done(project, version)
-    pulled = int(project.reports(version)["sensor"]["pulled_bytes"])
-    # What its recipe reads, once; signed metadata; and the message that was cut.
-    release = seen.result["release"]
-    each = release["bytes_per_sample"]
-    read = each["soft_labels"] + each["deltas"] + each["margins"]
-    least = read * release["num_samples"]
-    assert least <= pulled < least + 30 * KIB < 2 * least
-    in_sensors_volumes(project, slower.format(128))
+    def gateway_pid() -> int:
+        text = project.execute("head", "cat", "/storage/gateway.json").stdout
+        return int(json.loads(text)["pid"])
+
+    with pulling_slowly(project, "sensor") as version:
+        before = gateway_pid()
+        project.kill("head", "ServeReplica:takt:gateway")
+        assert project.status("sensor")["state"] in ("pulling", "backing-off")
+        all_done(project, version)
+    assert gateway_pid() != before
+    assert_pulled_once(project, seen, "sensor", version)
 
 
-def test_a_node_cut_off_for_half_a_minute_finishes(project: Project) -> None:
-    version = project.publish(OPTIONS)
-    in_state(project, "camera", version, "pulling", "verifying", "distilling")
+def test_a_node_cut_off_for_half_a_minute_finishes_and_pulls_no_byte_twice(
+    project: Project, seen: Seen
+) -> None:
     network, name = f"{project.name}_camera", project.container("camera")
-    assert docker("network", "disconnect", network, name).returncode == 0
-    time.sleep(30)  # the outage itself
-    assert docker("network", "connect", network, name).returncode == 0
-    all_done(project, version)
-    until("camera's report", lambda: "camera" in project.reports(version))
+    with pulling_slowly(project, "camera") as version:
+        assert docker("network", "disconnect", network, name).returncode == 0
+        time.sleep(30)  # the outage itself
+        assert project.status("camera")["state"] != "idle"
+        assert docker("network", "connect", network, name).returncode == 0
+        all_done(project, version)
+    assert_pulled_once(project, seen, "camera", version)
 
 
 def test_nodes_that_were_down_catch_up_with_what_was_published_meanwhile(
@@ -277,3 +245,22 @@ def test_a_training_whose_worker_is_killed_goes_on_from_its_last_epoch(
     log = project.execute("head", "cat", "/storage/again.log").stdout
     assert project.execute("head", *code).stdout.strip() == "0", log
     assert sorted(set(epochs())) == [1, 2, 3, 4, 5]
+
+
+def test_a_wrong_config_ends_the_run_with_its_code_and_one_line_and_down_removes_all(
+    project: Project, tmp_path: Path
+) -> None:
+    wrong = {**project.environment, "TAKT_OPTIONS": "--set teacher.epoch=4"}
+    other = Project(project.tool, tmp_path / "runs", {**wrong, "TAKT_NODES": "3"})
+    try:
+        done = other.compose("run", "-T", "--rm", "report")
+        assert done.returncode == ConfigError.exit_code, done.stderr[-2000:]
+        said = re.findall("^takt: .*$", done.stdout + done.stderr, re.M)
+        assert said == [
+            "takt: digits.toml: unknown key 'teacher.epoch'; did you mean 'epochs'?"
+        ]
+    finally:
+        down = other.compose("down", "-v", "--timeout", "5")
+        left = left_of(other.name)
+        other.down()
+    assert (down.returncode, left) == (0, [])

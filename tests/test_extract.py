@@ -1,6 +1,7 @@
 """What is extracted from a teacher, and that nodes will read the same from it."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -47,7 +48,9 @@ CONFIG = RunConfig(
     teacher=TeacherConfig(
         model="cnn_small", attack=ATTACK, epochs=10, batch_size=32, beta=3.0
     ),
-    knowledge=KnowledgeConfig(attack=ATTACK, boundary_steps=30),
+    knowledge=KnowledgeConfig(
+        contents=get_args(Content), attack=ATTACK, boundary_steps=30
+    ),
     students={"tiny": StudentConfig(model="cnn_tiny", attack=ATTACK, epochs=1)},
     evaluation=EvaluationConfig(node_attack=ATTACK),
 )
@@ -109,8 +112,9 @@ def test_soft_labels_are_the_teachers_logits_within_quantisation(
 def test_adversarial_logits_are_the_teachers_at_the_view_that_a_node_decodes(
     knowledge: Knowledge, teacher: nn.Module, data: tuple[Tensor, Tensor]
 ) -> None:
-    arrays, (x, y) = knowledge["deltas"], data
-    signs = torch.from_numpy(unpack_signs(arrays["delta_signs"], (1, 8, 8)))
+    arrays, (x, y) = knowledge["adv_labels"], data
+    packed = knowledge["deltas"]["delta_signs"]
+    signs = torch.from_numpy(unpack_signs(packed, (1, 8, 8)))
     view = (x + EPS * signs).clamp(0, 1)
     exact = logits_at(teacher, view)
     error = np.abs(decoded(arrays, "adv_logits") - exact)

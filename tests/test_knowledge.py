@@ -207,7 +207,7 @@ def _change(content: Content, **changes: Any) -> dict[str, NDArray[Any]]:
         ),
         ("margins", {"margin": np.full(6, np.inf, np.float16)}, "margin has NaN"),
         (
-            "deltas",
+            "adv_labels",
             {"adv_logits_scale": np.full(6, -1, np.float16)},
             "adv_logits_scale goes down to -1.0",
         ),
@@ -226,6 +226,17 @@ def test_a_shard_that_is_not_as_declared_is_refused(
     with pytest.raises(TrustError) as error:
         _decode(content, _change(content, **changes))
     assert said in str(error.value)
+
+
+def test_deltas_of_the_first_schema_came_with_the_teachers_logits() -> None:
+    arrays = _arrays("deltas") | _arrays("adv_labels")
+    data = encode_shard(arrays)
+    info = _info("deltas", data)
+    old = _manifest(info).model_copy(update={"schema_version": 1})
+    assert set(decode_shard(data, info, old)) == set(arrays)
+    assert decode_manifest(encode_manifest(old)) == old
+    with pytest.raises(TrustError, match="holds"):
+        decode_shard(data, info, _manifest(info))
 
 
 def test_negative_margins_are_fine() -> None:
@@ -265,7 +276,7 @@ def _edit(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (_edit("schema_version", 2), "has schema 2, this takt reads 1; update"),
+        (_edit("schema_version", 3), "has schema 3, this takt reads 2; update"),
         (_edit("schema_version", None), "has schema None"),
         (_edit("num_samples", 0), "num_samples"),
         (_edit("sample_shape", [1, -3, 5]), "sample_shape"),

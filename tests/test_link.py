@@ -16,7 +16,7 @@ from edge_site import EdgeSite, edge_site
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import ProfileConfig
+from common.config import CutConfig, ProfileConfig
 from common.errors import IdentityError, Interrupted, LinkError, TrustError
 from common.pb import takt_pb2
 from edge.bucket import TokenBucket
@@ -106,6 +106,60 @@ def test_a_cut_connection_resumes_where_it_broke_off(
             assert b"".join(link.fetch(path, max_bytes=len(data))) == data
             assert link.pulled_bytes == len(data)
         assert proxy.num_connections > 1
+
+
+CUT = ProfileConfig(
+    cpus=1,
+    memory_mib=500,
+    bandwidth_kib_s=10**6,
+    cuts=(CutConfig(after_s=10, for_s=30),),
+)
+
+
+def test_a_cut_of_the_profile_breaks_a_stream_that_then_resumes_at_its_offset(
+    node: EdgeConfig, shard: tuple[str, bytes]
+) -> None:
+    path, data = shard
+    now, tries = 0.0, list[str]()
+
+    def quarter_minute_passes(error: Exception, pause_s: float) -> None:
+        nonlocal now
+        tries.append(str(error))
+        now += 15.0
+
+    link = linked(
+        node,
+        profile=CUT,
+        clock=lambda: now,
+        deadline_s=100.0,
+        on_wait=quarter_minute_passes,
+    )
+    with contextlib.closing(link):
+        received = b""
+        for chunk in link.fetch(path, max_bytes=len(data)):
+            received += chunk
+            if now == 0.0 and len(received) > 100_000:
+                now = 10.0
+    assert received == data
+    assert link.pulled_bytes == len(data)
+    assert len(tries) == 2  # at 10 s in the stream, at 25 s before it could begin
+    assert all("this node's network is cut" in words for words in tries)
+
+
+def test_a_cut_of_the_profile_ends_calls_under_way_and_lets_none_begin(
+    node: EdgeConfig,
+) -> None:
+    now = 0.0
+    with contextlib.closing(linked(node, profile=CUT, clock=lambda: now)) as link:
+        versions = link.watch("digits", 0)
+        next(versions)
+        now = 10.0
+        with pytest.raises(LinkError):
+            next(versions)
+        with pytest.raises(LinkError, match="network is cut"):
+            link.heartbeat(takt_pb2.HeartbeatRequest(state="idle"))
+        now = 40.0
+        link.heartbeat(takt_pb2.HeartbeatRequest(state="idle"))
 
 
 def test_a_flipped_byte_on_the_line_does_not_reach_the_file(

@@ -32,9 +32,11 @@ def setting(name: str = "takt", progress: float = 0.0, **changes: object) -> Set
         "beta": 6.0,
         **changes,
     }
+    recipe = StudentConfig.model_validate(values)
     return Setting(
-        recipe=StudentConfig.model_validate(values),
+        recipe=recipe,
         eps=EPS,
+        steps=recipe.attack.steps,
         step_size=0.05,
         progress=progress,
         temperature=1.0,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from torch import nn
 from common.errors import ConfigError, StorageError
 from common.models import (
     ModelCard,
+    architectures,
     build_model,
     load_model,
     num_macs,
     num_parameters,
     save_model,
 )
+from common.standardize import Standardize
 
 CNNS = ("cnn_tiny", "cnn_small", "cnn_medium", "cnn_large")
 STUDENTS = CNNS[:3]
@@ -64,17 +67,25 @@ def test_a_model_stays_within_the_size_that_its_name_stands_for(
 def test_the_table_in_the_docstring_is_true() -> None:
     import common.models
 
-    assert common.models.__doc__
-    for line in common.models.__doc__.splitlines():
+    sizes = [(1, 8), (1, 28), (3, 32)]
+    unit = {"k": 1e3, "M": 1e6, "G": 1e9}
+    told = set()
+    for line in (common.models.__doc__ or "").splitlines():
         name, _, rest = line.strip().partition(" ")
-        shapes = [(1, 8), (1, 28), (3, 32)] if name in CNNS else [(3, 32)]
-        if name not in CNNS and name != "resnet18":
+        if name not in architectures():
             continue
-        found = [int(w.replace(",", "")) for w in rest.split() if w[0].isdigit()]
-        assert found == [num_parameters(_build(name, *shape)) for shape in shapes]
+        told.add(name)
+        cells = re.findall(r"([\d,]+) \(([\d.]+) (\w)\)", rest)
+        assert cells, line
+        for (channels, size), cell in zip(sizes[-len(cells) :], cells, strict=True):
+            model = _build(name, channels, size)
+            assert int(cell[0].replace(",", "")) == num_parameters(model)
+            macs = num_macs(model, (channels, size, size))
+            assert float(cell[1]) * unit[cell[2]] == pytest.approx(macs, rel=0.06)
+    assert told == set(architectures())
 
 
-@pytest.mark.parametrize("name", CNNS)
+@pytest.mark.parametrize("name", [*CNNS, "resnet8", "mobilenet_v2"])
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (1, 28), (3, 32), (3, 65)])
 def test_logits_come_out_for_images_of_any_size(
     name: str, channels: int, size: int
@@ -84,12 +95,38 @@ def test_logits_come_out_for_images_of_any_size(
     assert logits.isfinite().all()
 
 
-def test_resnet18_has_the_parameters_of_the_cifar_form() -> None:
-    assert abs(num_parameters(_build("resnet18", 3, 32)) - 11_172_000) < 3_000
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("resnet8", 75_290),  # Heo et al., AAAI 2019, the authors' code
+        ("resnet20", 270_000),  # He et al., CVPR 2016, table 6: 0.27 million
+        ("mobilenet_v2", 2_236_682),  # torchvision's, for ten classes
+        ("resnet18", 11_172_000),
+    ],
+)
+def test_a_known_network_has_the_parameters_that_its_papers_give_it(
+    name: str, published: int
+) -> None:
+    assert num_parameters(_build(name, 3, 32)) == pytest.approx(published, rel=0.002)
+
+
+def test_mobilenet_differs_from_torchvisions_by_two_strides_alone() -> None:
+    from torchvision.models import mobilenet_v2
+
+    other = mobilenet_v2(num_classes=10, dropout=0.0)
+    other.features[0][0].stride = (1, 1)
+    other.features[2].conv[1][0].stride = (1, 1)
+    own = _build("mobilenet_v2", 3, 32)
+    values = list(own.state_dict().values())
+    names = list(other.state_dict())
+    other.load_state_dict(dict(zip(names, values, strict=True)))
+    x = torch.rand(2, 3, 32, 32)
+    centred = Standardize(3)(x)
+    assert torch.allclose(own.eval()(x), other.eval()(centred), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", STUDENTS)
-def test_students_hold_no_batch_statistics(name: str) -> None:
+def test_the_smallest_students_hold_no_batch_statistics(name: str) -> None:
     model = _build(name)
     assert not list(model.buffers())
     x = torch.rand(4, 1, 8, 8)

@@ -18,7 +18,7 @@ from cloud.addresses import Addresses
 from cloud.authority import Authority
 from cloud.cluster import local_cluster
 from common.config import GatewayConfig
-from common.errors import AddressError
+from common.errors import AddressError, StorageError
 from common.model_card import ModelCard
 from common.models import load_model, save_model
 from common.pb import takt_pb2 as pb
@@ -127,3 +127,10 @@ def test_a_taken_port_is_said_before_anything_starts(
         port = taken.getsockname()[1]
         with pytest.raises(AddressError, match=f"port {port} on 127.0.0.1 is in use"):
             start_gateway(GatewayConfig(port=port), tmp_path, channel="digits")
+
+
+def test_a_storage_that_cannot_be_made_is_said_before_anything_starts() -> None:
+    from cloud.serve import start_gateway
+
+    with pytest.raises(StorageError, match="cannot make folder /proc/takt"):
+        start_gateway(GatewayConfig(), Path("/proc/takt"), channel="digits")

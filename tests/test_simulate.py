@@ -37,7 +37,7 @@ SMALL = {
 NODES = (
     'nodes=[{name="sensor", student="tiny", profile={cpus=0.5, memory_mib=500, '
     'bandwidth_kib_s=512}}, {name="camera", student="small", profile={cpus=0.5, '
-    "memory_mib=600, bandwidth_kib_s=512}}]"
+    "memory_mib=600, bandwidth_kib_s=512, cuts=[{after_s=0, for_s=1}]}}]"
 )
 
 
@@ -128,6 +128,12 @@ def test_a_whole_run_leaves_all_that_it_promises(finished: tuple[Path, str]) -> 
 
 
 @pytest.mark.ray
+def test_a_nodes_network_is_cut_as_its_profile_says(finished: tuple[Path, str]) -> None:
+    logs = finished[0] / "logs"
+    assert "network is cut" in (logs / "camera.log").read_text()
+    assert "network is cut" not in (logs / "sensor.log").read_text()
+
+
 def test_the_result_holds_what_nodes_reported_and_what_was_measured(
     finished: tuple[Path, str],
 ) -> None:

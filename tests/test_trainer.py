@@ -12,6 +12,7 @@ from cloud.trainer import (
     ProcessGroupConfig,
     Trainer,
     first_takt_error,
+    interface_of,
 )
 from common.errors import ConfigError, DataError
 
@@ -53,3 +54,8 @@ def test_the_trainer_starts_no_process_that_takt_does_not_use() -> None:
     found = {type(c).__name__ for c in trainer._create_default_callbacks()}
     assert "BackendSetupCallback" in found
     assert not {c for c in found if "Dataset" in c or "Cleaner" in c or "Metric" in c}
+
+
+def test_the_interface_of_an_address_is_the_one_that_holds_it() -> None:
+    assert interface_of("127.0.0.1") == "lo"
+    assert interface_of("192.0.2.1") is None  # set apart for documents: nobody's

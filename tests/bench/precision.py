@@ -1,0 +1,224 @@
+"""Bytes of knowledge against robust accuracy: precisions of labels and of deltas.
+
+    .venv/bin/python tests/bench/precision.py digits tiny small --seeds 0 1 2 3 4
+
+For one teacher: its logits and deltas are encoded at each precision (precisions.py)
+and decoded again, and the same student is trained on each for the same epochs: the
+config's takt recipe, the same seed, so the same weights, order and noise to begin
+with. Deltas are of that precision in the student's memory as well. Measured with
+AutoAttack standard on test images, by which nothing is chosen here. The rows go to
+results/precision.json as they come; what is there is not made again.
+precision_table.py writes the README's table from them.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from precisions import (
+    DELTAS,
+    LABELS,
+    Floats,
+    decode_deltas,
+    decode_labels,
+    encode_deltas,
+    encode_labels,
+)
+from torch import Tensor
+
+from common.attacks import pgd
+from common.config import RunConfig
+from common.datasets import Dataset, load_dataset
+from common.durable import write_atomic
+from common.evaluate import autoattack, clean_accuracy
+from common.knowledge import Arrays, encode_shard
+from common.models import load_model, num_parameters
+from deploy.compare_stage import prepare_stage
+from deploy.settings import load_run_config
+from edge.checkpoint import FitState
+from edge.delta_memory import DeltaMemory
+from edge.knowledge_reader import Knowledge
+from edge.training import Images, Training
+
+ROWS = Path(__file__).parent / "results" / "precision.json"
+EPOCHS = {"digits": 80, "mnist": 26}
+BLOCK = 256
+
+# Labels at 1-bit deltas, deltas at int8 labels, and what neither brings.
+PAIRS = (
+    *((labels, "1 bit") for labels in LABELS),
+    *(("int8", deltas) for deltas in DELTAS if deltas != "1 bit"),
+    ("none", "none"),
+)
+
+
+class Said(NamedTuple):
+    """What a teacher says of the training images, in full precision."""
+
+    data: Dataset
+    logits: Floats  # (N, K)
+    delta: Floats  # (N, C, H, W)
+
+
+class PreciseMemory(DeltaMemory):
+    """Deltas of a student, kept at some precision; see precisions.py."""
+
+    def __init__(self, delta: Tensor, eps: float, kind: str) -> None:
+        """Begin with deltas (N, C, H, W)."""
+        self._delta, self._eps, self._kind = delta, eps, kind
+        self._now = eps
+
+    def recall(
+        self, positions: Tensor, eps: float, index: Tensor | None = None
+    ) -> Tensor:
+        """Return the deltas of some samples at the eps of now."""
+        self._now = eps
+        return self._delta[positions] * (eps / self._eps)
+
+    def keep(
+        self, positions: Tensor, delta: Tensor, x: Tensor, index: Tensor | None = None
+    ) -> None:
+        """Store deltas of the eps that `recall` was last asked for."""
+        grown = (delta * (self._eps / self._now)).numpy()
+        arrays = encode_deltas(grown, self._eps, self._kind)
+        shape = (x.shape[1], x.shape[2], x.shape[3])
+        kept = decode_deltas(arrays, shape, self._eps, self._kind)
+        self._delta[positions] = torch.from_numpy(kept)
+
+
+def ask(config: RunConfig, work: Path) -> Said:
+    """Ask a teacher for logits and deltas; it is trained if it is not there."""
+    release = prepare_stage(config, work, lambda step, share: None)
+    model, _ = load_model(release.parent / "teacher.safetensors")
+    data = load_dataset(config.dataset, seed=config.seed)
+    x, y = data.train.tensors()
+    attack, eps = config.knowledge.attack, config.threat.eps
+    logits, deltas = [], []
+    for first in range(0, len(x), BLOCK):
+        part = x[first : first + BLOCK]
+        x_adv = pgd(
+            model.eval(),
+            part,
+            y[first : first + BLOCK],
+            eps=eps,
+            step_size=attack.step_size,
+            steps=attack.steps,
+            random_start=attack.random_start,
+            generator=torch.Generator().manual_seed(first),
+        )
+        with torch.no_grad():
+            logits.append(model(part).numpy())
+        deltas.append((x_adv - part).numpy())
+    return Said(data, np.concatenate(logits), np.concatenate(deltas))
+
+
+def train(
+    said: Said, config: RunConfig, student: str, labels: str, deltas: str, seed: int
+) -> dict[str, Any]:
+    """Train one student and measure it: a row."""
+    dataset, eps = config.dataset.name, config.threat.eps
+    temperature = config.knowledge.temperature
+    data = said.data
+    of_labels = encode_labels(said.logits, labels, temperature)
+    of_deltas = encode_deltas(said.delta, eps, deltas)
+    soft = decode_labels(
+        of_labels, labels, temperature, data.train.labels, data.num_classes
+    )
+    recipe = config.students[student].model_copy(update={"epochs": EPOCHS[dataset]})
+
+    class OfPrecision(Training):
+        """A training whose memory of deltas is of the precision of the shipped ones."""
+
+        def begin(self) -> None:
+            super().begin()
+            if deltas in ("int8", "2 bit"):
+                start = decode_deltas(of_deltas, data.sample_shape, eps, deltas)
+                self.memory = PreciseMemory(torch.from_numpy(start), eps, deltas)
+
+    training = OfPrecision(
+        recipe,
+        Images.of(data.train),
+        Images.of(data.val),
+        Knowledge(temperature, torch.from_numpy(soft), of_deltas.get("delta_signs")),
+        num_classes=data.num_classes,
+        eps=eps,
+        seed=seed,
+        batch_size=None,
+        cpu_budget_s=None,
+        clock=lambda: 0.0,
+        state=FitState(identity=""),
+    )
+    while training.progress() < 1:
+        training.epoch(lambda: False)
+    model = training.learner.student()
+    x, y = data.test.tensors()
+    count = min(len(x), 500)
+    found = autoattack(model, x[:count], y[:count], eps=eps, seed=0)
+    return {
+        "dataset": dataset,
+        "student": recipe.model,
+        "num_parameters": num_parameters(model),
+        "labels": labels,
+        "deltas": deltas,
+        "seed": seed,
+        "label_bytes": _bytes(of_labels, len(soft)),
+        "delta_bytes": _bytes(of_deltas, len(soft)),
+        "epochs": recipe.epochs,
+        "clean_accuracy": clean_accuracy(model, x, y),
+        "robust_accuracy": found.accuracy,
+        "attack": found.attack,
+        "version": found.version,
+        "num_images": found.num_images,
+        "eps": found.eps,
+        "norm": found.norm,
+        "val_robust_accuracy": training.state.last_robust,
+        "flags": [*found.flags, *(["retried"] if training.state.attempt else [])],
+    }
+
+
+def _bytes(arrays: Arrays, num_samples: int) -> float:
+    """Count what a sample costs in a shard of these tensors, header included."""
+    return round(len(encode_shard(arrays)) / num_samples, 3) if arrays else 0.0
+
+
+def missing(
+    rows: list[dict[str, Any]], dataset: str, students: list[str], seeds: list[int]
+) -> Iterator[tuple[str, str, str, int]]:
+    """List the students to train, a seed after the other."""
+    names = ("dataset", "student", "labels", "deltas", "seed")
+    done = {tuple(row[name] for name in names) for row in rows}
+    for seed in seeds:
+        for student in students:
+            for labels, deltas in PAIRS:
+                if (dataset, f"cnn_{student}", labels, deltas, seed) not in done:
+                    yield student, labels, deltas, seed
+
+
+def main() -> None:
+    """Make the rows that are missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", choices=sorted(EPOCHS))
+    parser.add_argument("students", nargs="+")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--work", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--data-dir")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    overrides = {"dataset.data_dir": options.data_dir} if options.data_dir else {}
+    config, _ = load_run_config(options.config, overrides)
+    said = ask(config, options.work)
+    rows = json.loads(ROWS.read_text())["rows"] if ROWS.exists() else []
+    for job in missing(rows, config.dataset.name, options.students, options.seeds):
+        student, labels, deltas, seed = job
+        rows.append(train(said, config, student, labels, deltas, seed))
+        lines = ",\n".join(json.dumps(row) for row in rows)
+        write_atomic(ROWS, f'{{"rows": [\n{lines}\n]}}\n'.encode())
+        print(*job, rows[-1]["robust_accuracy"], flush=True)
+
+
+if __name__ == "__main__":
+    main()

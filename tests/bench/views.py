@@ -1,0 +1,171 @@
+"""Do views help? takt and warm_at on 1, 4, 8 ... views, at equal CPU-seconds.
+
+    .venv/bin/python tests/bench/views.py digits tiny small --shift 1 --views 1 4 9
+
+One teacher, and one release with soft labels of as many views as the most that are
+asked for. The trainings of a student and seed take turns, so that a busy machine
+slows all alike, and are measured with PGD-20 on the validation images; test images
+are never touched. `warm_at` has no teacher: hard labels, on one view and on the
+most. The rows go to results/views.json as they come; what is there is not made
+again.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from common.config import AttackConfig, RunConfig, StudentConfig
+from common.datasets import load_dataset
+from common.durable import write_atomic
+from common.evaluate import clean_accuracy, robust_accuracy_pgd
+from deploy.compare_stage import prepare_stage
+from deploy.compare_turns import in_turns
+from deploy.settings import load_run_config
+from edge.fit import Fitted, Images, fit_student
+from edge.knowledge_reader import read_knowledge, read_manifest
+
+ROWS = Path(__file__).parent / "results" / "views.json"
+Row = dict[str, Any]
+
+
+def compare(
+    config: RunConfig,
+    release: Path,
+    student: str,
+    variants: list[tuple[str, int]],
+    seed: int,
+    cpu_budget_s: float,
+) -> list[Row]:
+    """Train a student in each variant (method, views) of one seed, in turns."""
+    manifest = read_manifest(release)
+    data = load_dataset(config.dataset, seed=config.seed)
+    train, val = (Images.of(split) for split in (data.train, data.val))
+    base = config.students[student]
+
+    def fit(recipe: StudentConfig, rest: Callable[[float], None]) -> Fitted:
+        torch.set_num_threads(1)  # of this thread
+        return fit_student(
+            recipe,
+            train,
+            val,
+            read_knowledge(manifest, release, recipe),
+            num_classes=manifest.num_classes,
+            eps=manifest.eps,
+            seed=seed,
+            cpu_budget_s=cpu_budget_s,
+            on_epoch=lambda point: rest(point.cpu_s),
+        )
+
+    recipes = [
+        base.model_copy(update={"method": method, "num_views": views})
+        for method, views in variants
+    ]
+    fitted = in_turns([partial(fit, recipe) for recipe in recipes])
+    attack = AttackConfig(steps=20, step_size=manifest.eps / 8)
+    x, y = data.val.tensors()
+    return [
+        {
+            "dataset": config.dataset.name,
+            "student": base.model,
+            "method": recipe.method,
+            "num_views": recipe.num_views,
+            "shift": manifest.shift,
+            "flip": manifest.flip,
+            "teacher_shift": config.teacher.shift,
+            "seed": seed,
+            "cpu_budget_s": cpu_budget_s,
+            "epochs": one.epochs,
+            "num_train": manifest.num_samples,
+            "val_images": len(y),
+            "val_clean_accuracy": clean_accuracy(one.model, x, y),
+            "val_pgd20_accuracy": robust_accuracy_pgd(
+                one.model, x, y, attack=attack, eps=manifest.eps, seed=0
+            ).accuracy,
+            "eps": manifest.eps,
+            "pulled_bytes": sum(
+                s.num_bytes
+                for s in manifest.shards_for(
+                    frozenset(["soft_labels", "deltas"]), recipe.num_views
+                )
+            )
+            if recipe.method == "takt"
+            else 0,
+        }
+        for recipe, one in zip(recipes, fitted, strict=True)
+    ]
+
+
+def main() -> None:
+    """Make the rows that are missing, and print the mean of each variant."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config")
+    parser.add_argument("students", nargs="+")
+    parser.add_argument("--shift", type=int, required=True)
+    parser.add_argument("--flip", action="store_true")
+    parser.add_argument("--teacher-shift", type=int, help="default: the same shift")
+    parser.add_argument("--views", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1001, 1002, 1003])
+    parser.add_argument("--cpu-s", type=float, required=True, help="of each training")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=JSON")
+    parser.add_argument("--work", type=Path, default=Path("runs/compare"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    teacher_shift = options.teacher_shift
+    overrides: dict[str, object] = {
+        "knowledge.num_views": max(options.views),
+        "knowledge.shift": options.shift,
+        "knowledge.flip": options.flip,
+        "knowledge.contents": ["soft_labels", "deltas"],
+        "teacher.shift": options.shift if teacher_shift is None else teacher_shift,
+        "teacher.flip": options.flip,
+    }
+    for assignment in options.set:
+        key, _, value = assignment.partition("=")
+        overrides[key] = json.loads(value)
+    config, _ = load_run_config(options.config, overrides)
+    release = prepare_stage(config, options.work, lambda step, share: None)
+    variants = [("takt", views) for views in options.views]
+    variants += [("warm_at", min(options.views)), ("warm_at", max(options.views))]
+    rows: list[Row] = json.loads(ROWS.read_text())["rows"] if ROWS.exists() else []
+    for seed in options.seeds:
+        for student in options.students:
+            own = {
+                "dataset": config.dataset.name,
+                "student": config.students[student].model,
+                "shift": options.shift,
+                "teacher_shift": config.teacher.shift,
+                "seed": seed,
+                "cpu_budget_s": options.cpu_s,
+            }
+            if not any(own.items() <= row.items() for row in rows):
+                made = compare(config, release, student, variants, seed, options.cpu_s)
+                rows += made
+                lines = ",\n".join(json.dumps(row) for row in rows)
+                write_atomic(ROWS, f'{{"rows": [\n{lines}\n]}}\n'.encode())
+    _print_means(rows)
+
+
+def _print_means(rows: list[Row]) -> None:
+    names = ("dataset", "student", "teacher_shift", "shift", "method", "num_views")
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    for place, group in sorted(groups.items()):
+        robust = [100 * row["val_pgd20_accuracy"] for row in group]
+        spread = f" +- {stdev(robust):.1f}" if len(robust) > 1 else ""
+        clean = mean(100 * row["val_clean_accuracy"] for row in group)
+        print(
+            *place,
+            f"PGD-20 {mean(robust):.1f}{spread}, clean {clean:.1f}, "
+            f"{mean(row['epochs'] for row in group):.0f} epochs, {len(group)} seeds",
+        )
+
+
+if __name__ == "__main__":
+    main()
