@@ -8,45 +8,19 @@ and what was found. Fractions may be written as strings: ``eps = "8/255"``.
 
 import json
 import tomllib
-from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 
+from common.choice_config import CandidateConfig as CandidateConfig
+from common.choice_config import ChoiceConfig as ChoiceConfig
 from common.config_errors import explain
 from common.errors import ConfigError
-
-Content = Literal["soft_labels", "deltas", "adv_labels", "boundary_points", "margins"]
-
-
-def _fraction(value: object) -> object:
-    """Turn ``"8/255"`` into a float; leave everything else to pydantic."""
-    if isinstance(value, str):
-        try:
-            return float(Fraction(value))
-        except (ValueError, ZeroDivisionError):
-            return value
-    return value
-
-
-Pixels = Annotated[
-    float, BeforeValidator(_fraction), Field(gt=0, le=1, description="pixel scale")
-]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-
-
-class Section(BaseModel):
-    """One table of the config file: frozen, strict, and no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+from common.sections import Content as Content
+from common.sections import Name as Name
+from common.sections import Pixels as Pixels
+from common.sections import Section as Section
 
 
 class DatasetConfig(Section):
@@ -186,29 +160,6 @@ class StudentConfig(Section):
     num_views: int = Field(  # of each image, by turns; [knowledge] says which
         default=1, ge=1, exclude_if=lambda n: n == 1
     )
-
-
-class CandidateConfig(Section):
-    """A teacher to try; what is left out is as in [teacher] and [knowledge]."""
-
-    model: str | None = None
-    objective: Literal["pgd_at", "trades", "mart"] | None = None
-    beta: float | None = Field(default=None, ge=0)
-    epochs: int | None = Field(default=None, ge=1)
-    ema_decay: float | None = Field(default=None, ge=0, lt=1)
-    label_smoothing: float | None = Field(default=None, ge=0, lt=1)
-    awp_gamma: float | None = Field(default=None, ge=0)
-    shift: int | None = Field(default=None, ge=0)
-    flip: bool | None = None
-    temperature: float | None = Field(default=None, gt=0)  # of the soft labels
-
-
-class ChoiceConfig(Section):
-    """Teachers to try; the one whose student is best on validation images is taken."""
-
-    student: Name  # a key of [students], trained for its epochs
-    seeds: tuple[int, ...] = Field(default=(0, 1), min_length=1)  # of that student
-    candidates: dict[Name, CandidateConfig] = Field(min_length=2)
 
 
 class EvaluationConfig(Section):
