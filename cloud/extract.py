@@ -168,7 +168,10 @@ def _recipe(config: RunConfig, storage: Path, fingerprint: str) -> str:
         "teacher": weights,
         "split": fingerprint,
         "eps": config.threat.eps,
-        "knowledge": config.knowledge.model_dump(mode="json", exclude={"num_actors"}),
+        "knowledge": config.knowledge.model_dump(
+            mode="json",
+            exclude={"num_actors", "temperature"},  # logits are shipped as they are
+        ),
         "seed": config.seed,
     }
     return json.dumps(tree, sort_keys=True)

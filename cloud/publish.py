@@ -82,7 +82,9 @@ def draft_manifest(
         class_names=dataset.class_names,
         norm=config.threat.norm,
         eps=config.threat.eps,
-        temperature=config.knowledge.temperature,
+        temperature=teacher.choice.temperature
+        if teacher.choice
+        else config.knowledge.temperature,
         num_views=config.knowledge.num_views,
         shift=config.knowledge.shift,
         flip=config.knowledge.flip,

@@ -11,13 +11,13 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from cloud.augment import augmented
 from cloud.checkpoint import TrainingState
+from cloud.epoch_report import EpochReport as EpochReport
 from cloud.losses import OBJECTIVES, frozen, perturbed_weights, still_statistics
 from cloud.parallel import Ranks
 from cloud.validation import VALIDATION_IMAGES, count_correct
@@ -27,19 +27,6 @@ from common.datasets import Dataset
 from common.errors import StorageError
 from common.models import build_model
 from common.optim import SGD, schedule
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """One epoch, as it is shown and compared."""
-
-    epoch: int  # 1 for the first
-    epochs: int
-    loss: float
-    clean_accuracy: float  # on the validation images
-    robust_accuracy: float  # PGD with the training's attack, at full eps
-    cpu_s: float  # of this rank, since the first epoch
-    num_workers: int  # that trained this epoch together
 
 
 class TeacherRun:

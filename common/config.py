@@ -8,45 +8,19 @@ and what was found. Fractions may be written as strings: ``eps = "8/255"``.
 
 import json
 import tomllib
-from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 
+from common.choice_config import CandidateConfig as CandidateConfig
+from common.choice_config import ChoiceConfig as ChoiceConfig
 from common.config_errors import explain
 from common.errors import ConfigError
-
-Content = Literal["soft_labels", "deltas", "adv_labels", "boundary_points", "margins"]
-
-
-def _fraction(value: object) -> object:
-    """Turn ``"8/255"`` into a float; leave everything else to pydantic."""
-    if isinstance(value, str):
-        try:
-            return float(Fraction(value))
-        except (ValueError, ZeroDivisionError):
-            return value
-    return value
-
-
-Pixels = Annotated[
-    float, BeforeValidator(_fraction), Field(gt=0, le=1, description="pixel scale")
-]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-
-
-class Section(BaseModel):
-    """One table of the config file: frozen, strict, and no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+from common.sections import Content as Content
+from common.sections import Name as Name
+from common.sections import Pixels as Pixels
+from common.sections import Section as Section
 
 
 class DatasetConfig(Section):
@@ -241,6 +215,7 @@ class RunConfig(Section):
     threat: ThreatConfig
     teacher: TeacherConfig
     knowledge: KnowledgeConfig
+    choice: ChoiceConfig | None = None  # left out: one teacher, as [teacher] says
     students: dict[Name, StudentConfig] = Field(min_length=1)
     nodes: tuple[NodeConfig, ...] = ()
     num_nodes: int | None = Field(
@@ -269,6 +244,11 @@ class RunConfig(Section):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two nodes are called '{name}'; names must differ")
+        if self.choice is not None and self.choice.student not in self.students:
+            raise ValueError(
+                f"choice.student = '{self.choice.student}', but [students] has only "
+                f"{sorted(self.students)}"
+            )
         for node in self.nodes:
             if node.student not in self.students:
                 raise ValueError(

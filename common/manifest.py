@@ -40,6 +40,24 @@ class Evaluation(Record):
     flags: tuple[str, ...] = ()
 
 
+class CandidateScore(Record):
+    """A candidate's own PGD accuracy and its student's, on validation images."""
+
+    candidate: str
+    teacher_robust_accuracy: float
+    student_robust_accuracy: float  # the mean over seeds
+
+
+class TeacherChoice(Record):
+    """Why this teacher, of several."""
+
+    candidate: str
+    student: str  # whose robust accuracy decided
+    temperature: float  # of the soft labels, chosen as well
+    num_images: int
+    scores: tuple[CandidateScore, ...]
+
+
 class TeacherCard(Record):
     """Who the teacher is and how good it was found to be."""
 
@@ -48,6 +66,7 @@ class TeacherCard(Record):
     weights_sha256: str
     clean_accuracy: float
     robust: tuple[Evaluation, ...]
+    choice: TeacherChoice | None = None  # None: it was the only one
 
 
 class ShardInfo(Record):

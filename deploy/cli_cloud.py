@@ -104,7 +104,7 @@ def train(
     seed: Seed = None,
     assign: Assign = None,
 ) -> None:
-    """Train the teacher; resumes what was interrupted."""
+    """Train the teacher, or the best of [choice]; resumes what was interrupted."""
     settings = _settings(config, data_dir, limit, seed, assign)
     with _cluster(address, storage, settings):
         _train(settings, storage)
@@ -231,11 +231,11 @@ def _cluster(
 
 
 def _train(settings: "RunConfig", storage: Path) -> None:
-    from cloud.train import train_teacher
+    from deploy.choose import make_teacher
     from deploy.exits import arm_signals
     from deploy.verdict import describe, percent
 
-    card = train_teacher(settings, storage)
+    card = make_teacher(settings, storage, typer.echo)
     arm_signals()  # the training job has handlers of its own
     typer.echo(
         f"teacher {card.architecture}: clean {percent(card.clean_accuracy)} %, "

@@ -20,9 +20,9 @@ from cloud.extract import extract_knowledge
 from cloud.live_teacher import is_wanted
 from cloud.publish import publish_release
 from cloud.serve import start_gateway, stop_gateway
-from cloud.train import train_teacher
 from common.config import RunConfig
 from common.datasets import Dataset, load_dataset
+from deploy.choose import make_teacher
 from deploy.conduct import conduct_run
 from deploy.evaluation import EvaluationPool
 from deploy.exits import arm_signals
@@ -150,7 +150,7 @@ def _train_and_publish(
     """Do stage 1; return the evaluation, which has begun with the teacher."""
     with phases.phase("teacher", "adversarial training with Ray Train") as phase:
         try:
-            findings.teacher = train_teacher(config, run.cloud)
+            findings.teacher = make_teacher(config, run.cloud)
         finally:
             arm_signals()  # Ray Train has handlers of its own
         phase.outcome = findings.describe_teacher()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from common.attacks import Model
@@ -53,6 +54,7 @@ def fit_student(
     identity: str = "",
     safeguard: bool = True,
     teacher: Model | None = None,
+    device: torch.device | None = None,
     clock: Callable[[], float] = time.process_time,
     on_epoch: Callable[[CurvePoint], None] = lambda point: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -74,6 +76,8 @@ def fit_student(
         identity: what the checkpoint must be of.
         safeguard: against catastrophic overfitting; without it for comparisons only.
         teacher: the live one, x -> logits, differentiable; for a method that asks it.
+        device: that computes; None: the CPU. What is kept of each sample stays there,
+            and method absld knows no other.
         clock: CPU-seconds of this process.
         on_epoch: told of each epoch; again of earlier ones after resuming.
         should_stop: asked before each step.
@@ -104,6 +108,7 @@ def fit_student(
         state=saved[1] if saved else FitState(identity=identity),
         safeguard=safeguard,
         teacher=teacher,
+        device=device,
     )
     if saved:
         training.resume(saved[0])

@@ -9,15 +9,12 @@ Not here: the methods (losses.py), checkpoints on disk and the end (fit.py).
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
 
 from common.attacks import Model, pgd
 from common.config import StudentConfig
-from common.datasets import Split
 from common.errors import Interrupted
 from common.evaluate import is_collapsed, predict
 from common.models import build_model
@@ -27,6 +24,7 @@ from edge.checkpoint import FitState
 from edge.class_temperatures import ClassTemperatures
 from edge.crafting import Batch, Setting
 from edge.delta_memory import DeltaMemory
+from edge.images import Images as Images
 from edge.job import CurvePoint
 from edge.knowledge_reader import Knowledge
 from edge.learner import Learner, under
@@ -38,23 +36,6 @@ _MONITORED = 128  # validation images at a milestone
 _MONITOR_STEPS = 5  # of PGD there; all of this stays near a tenth of the training
 _JUDGED_FROM = 0.3  # of the training: earlier, one answer for all is no collapse
 _LEAST_EPS = 0.01  # of eps, while it warms up
-
-
-@dataclass(frozen=True)
-class Images:
-    """Labelled images: uint8 (N, C, H, W) and int64 (N,)."""
-
-    x: Tensor
-    y: Tensor
-
-    @classmethod
-    def of(cls, split: Split) -> Self:
-        """View a split's arrays."""
-        return cls(torch.from_numpy(split.images), torch.from_numpy(split.labels))
-
-    def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Take some as float32 in [0, 1], with their labels."""
-        return self.x[positions].float().div_(255), self.y[positions]
 
 
 class Training:
@@ -76,6 +57,7 @@ class Training:
         state: FitState,
         safeguard: bool = True,
         teacher: Model | None = None,
+        device: torch.device | None = None,
     ) -> None:
         """Begin the state's attempt; see `edge.fit.fit_student` for the rest."""
         self.recipe = recipe
@@ -90,6 +72,7 @@ class Training:
         self.clock = clock
         self.safeguard = safeguard
         self.teacher = teacher
+        self.device = device or torch.device("cpu")
         self.method = method(recipe.method)
         self.rate = schedule(recipe.schedule)
         self.state = state
@@ -99,6 +82,9 @@ class Training:
         """Start the state's attempt with fresh weights."""
         seed = self.seed + 1_000_003 * self.state.attempt
         self.generator = torch.Generator().manual_seed(seed)
+        self.noise = self.generator  # of the attacks
+        if self.device.type != "cpu":
+            self.noise = torch.Generator(self.device).manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build_model(
@@ -107,7 +93,7 @@ class Training:
                 image_size=self.train.x.shape[2],
                 num_classes=self.num_classes,
             )
-        self.learner = Learner(model, self.recipe)
+        self.learner = Learner(model.to(self.device), self.recipe)
         self.best: dict[str, Tensor] = {}
         self.temperatures: ClassTemperatures | None = None
         if self.method.adapts_temperatures:
@@ -190,11 +176,11 @@ class Training:
             step_size=attack.step_size * share / more,
             progress=progress,
             temperature=self.knowledge.temperature,
-            generator=self.generator,
+            generator=self.noise,
             class_temperatures=self.temperatures,
             teacher=self.teacher,
         )
-        batch = self.batch(positions, setting.eps)
+        batch = self.batch(positions, setting.eps).to(self.device)
         delta = None
         if self.method.craft is not None:
             self.learner.hold()
@@ -203,7 +189,8 @@ class Training:
             state.attack_s += self.clock() - attacked
             self.learner.release()
             if self.memory is not None:
-                self.memory.keep(positions, delta, batch.x, batch.place)
+                found, x = delta.cpu(), batch.x.cpu()
+                self.memory.keep(positions, found, x, batch.place)
         loss = self.method.loss(self.learner.model, batch, delta, setting)
         self.learner.step(loss, rate)
         state.step += 1
@@ -245,13 +232,13 @@ class Training:
         answers = predict(student, x)
         x_adv = pgd(
             student,
-            x,
-            y,
+            x.to(self.device),
+            y.to(self.device),
             eps=self.eps,
             step_size=self.eps / 2,
             steps=_MONITOR_STEPS,
             random_start=True,
-            generator=torch.Generator().manual_seed(self.seed),
+            generator=torch.Generator(self.device).manual_seed(self.seed),
         )
         clean = float((answers == y).double().mean())
         robust = float(
@@ -271,7 +258,7 @@ class Training:
         """Go on with twice the steps, of half the size, if the attack is deceived."""
         began, state = self.clock(), self.state
         if 2 * self.recipe.attack.steps * 2**state.doublings <= MOST_STEPS:
-            generator = torch.Generator().manual_seed(self.seed)
+            generator = torch.Generator(self.device).manual_seed(self.seed)
             self.learner.hold()
             if has_parted(self.learner.model, attacked, generator=generator):
                 state.doublings += 1
@@ -285,6 +272,8 @@ class Training:
             **{f"best.{k}": v for k, v in self.best.items()},
             "generator": self.generator.get_state(),
         }
+        if self.noise is not self.generator:
+            tensors["noise"] = self.noise.get_state()
         if self.memory is not None:
             tensors["deltas"] = self.memory.tensor()
         if self.temperatures is not None:
@@ -296,6 +285,8 @@ class Training:
         self.learner.load(under("learner.", tensors))
         self.best = under("best.", tensors)
         self.generator.set_state(tensors["generator"])
+        if self.noise is not self.generator:
+            self.noise.set_state(tensors["noise"])
         if self.memory is not None:
             self.memory.load(tensors["deltas"])
         if self.temperatures is not None:
