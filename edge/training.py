@@ -9,15 +9,12 @@ Not here: the methods (losses.py), checkpoints on disk and the end (fit.py).
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
 
 from common.attacks import Model, pgd
 from common.config import StudentConfig
-from common.datasets import Split
 from common.errors import Interrupted
 from common.evaluate import is_collapsed, predict
 from common.models import build_model
@@ -27,6 +24,7 @@ from edge.checkpoint import FitState
 from edge.class_temperatures import ClassTemperatures
 from edge.crafting import Batch, Setting
 from edge.delta_memory import DeltaMemory
+from edge.images import Images
 from edge.job import CurvePoint
 from edge.knowledge_reader import Knowledge
 from edge.learner import Learner, under
@@ -38,23 +36,6 @@ _MONITORED = 128  # validation images at a milestone
 _MONITOR_STEPS = 5  # of PGD there; all of this stays near a tenth of the training
 _JUDGED_FROM = 0.3  # of the training: earlier, one answer for all is no collapse
 _LEAST_EPS = 0.01  # of eps, while it warms up
-
-
-@dataclass(frozen=True)
-class Images:
-    """Labelled images: uint8 (N, C, H, W) and int64 (N,)."""
-
-    x: Tensor
-    y: Tensor
-
-    @classmethod
-    def of(cls, split: Split) -> Self:
-        """View a split's arrays."""
-        return cls(torch.from_numpy(split.images), torch.from_numpy(split.labels))
-
-    def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Take some as float32 in [0, 1], with their labels."""
-        return self.x[positions].float().div_(255), self.y[positions]
 
 
 class Training:

@@ -1,0 +1,29 @@
+"""The images that a student is trained on, as tensors.
+
+Not here: reading them (common.datasets), their views (common.views).
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from common.datasets import Split
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images: uint8 (N, C, H, W) and int64 (N,)."""
+
+    x: Tensor
+    y: Tensor
+
+    @classmethod
+    def of(cls, split: Split) -> Self:
+        """View a split's arrays."""
+        return cls(torch.from_numpy(split.images), torch.from_numpy(split.labels))
+
+    def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Take some as float32 in [0, 1], with their labels."""
+        return self.x[positions].float().div_(255), self.y[positions]
