@@ -1,22 +1,17 @@
-"""TOML -> frozen, validated models of one takt run.
+"""The frozen, validated models of one takt run's config file.
 
-Owns the words of the config file and their bounds. It does not read data,
-build models or talk to anything. Unknown keys, wrong types and values out of
-bounds are a `ConfigError` of one line that names the key, what was expected
-and what was found. Fractions may be written as strings: ``eps = "8/255"``.
+Owns the words of the file and their bounds. It does not read data, build models or
+talk to anything. Fractions may be written as strings: ``eps = "8/255"``. Not here:
+reading the file, and saying what is wrong with it (config_file.py).
 """
 
-import json
-import tomllib
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from common.choice_config import CandidateConfig as CandidateConfig
 from common.choice_config import ChoiceConfig as ChoiceConfig
-from common.config_errors import explain
-from common.errors import ConfigError
 from common.sections import Content as Content
 from common.sections import Name as Name
 from common.sections import Pixels as Pixels
@@ -256,37 +251,3 @@ class RunConfig(Section):
                     f"[students] has only {sorted(self.students)}"
                 )
         return self
-
-
-SectionT = TypeVar("SectionT", bound=Section)
-
-
-def load_config(path: Path, model: type[SectionT]) -> SectionT:
-    """Read a TOML file into a frozen model.
-
-    Args:
-        path: the file.
-        model: the section class that the whole file must match.
-
-    Raises:
-        ConfigError: the file is missing or unreadable, is not TOML, or a key or
-            value in it is wrong.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"cannot read config {path}: {e}; give a TOML file") from e
-    return parse_config(text, model, source=str(path))
-
-
-def parse_config(text: str, model: type[SectionT], *, source: str) -> SectionT:
-    """Parse TOML text; see `load_config`. `source` names it in messages."""
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
-        raise ConfigError(f"{source} is not valid TOML: {e}") from e
-    try:
-        # Through JSON: strict types, yet lists become tuples and strings paths.
-        return model.model_validate_json(json.dumps(tree, default=str))
-    except ValidationError as e:
-        raise ConfigError(f"{source}: {explain(e, model)}") from e

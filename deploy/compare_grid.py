@@ -18,14 +18,8 @@ from typing import get_args
 from pydantic import Field
 
 from cloud.recipe import recipe_digest
-from common.config import (
-    AttackConfig,
-    Name,
-    RunConfig,
-    Section,
-    StudentConfig,
-    parse_config,
-)
+from common.config import AttackConfig, Name, RunConfig, Section, StudentConfig
+from common.config_file import parse_config
 from common.errors import ConfigError
 from common.knowledge import check_views, contents_for, needs_live_teacher
 from deploy.settings import load_run_config

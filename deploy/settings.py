@@ -11,7 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from common.config import RunConfig, parse_config
+from common.config import RunConfig
+from common.config_file import parse_config
 from common.errors import ConfigError
 from common.knowledge import check_views
 from common.toml import to_toml

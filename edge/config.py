@@ -10,7 +10,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from common.config import Name, ProfileConfig, Section, load_config
+from common.config import Name, ProfileConfig, Section
+from common.config_file import load_config
 from common.durable import write_atomic
 from common.toml import to_toml
 from edge.logs import LogFormat

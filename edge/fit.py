@@ -19,9 +19,10 @@ from common.config import StudentConfig
 from common.errors import ConfigError
 from common.knowledge import needs_live_teacher
 from edge.checkpoint import FitState, load_checkpoint, save_checkpoint
+from edge.images import Images
 from edge.job import CpuSeconds, CurvePoint
 from edge.knowledge_reader import Knowledge
-from edge.training import Images, Training
+from edge.training import Training
 
 __all__ = ["Fitted", "Images", "fit_student"]
 

@@ -11,7 +11,8 @@ from cloud.leave import leave_teacher
 from cloud.publish import draft_manifest
 from cloud.recipe import finished_teacher
 from cloud.teacher import TeacherRun
-from common.config import RunConfig, parse_config
+from common.config import RunConfig
+from common.config_file import parse_config
 from common.datasets import load_dataset
 from common.errors import ConfigError
 from common.knowledge import TeacherCard

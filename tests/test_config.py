@@ -5,14 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from common.config import (
-    AttackConfig,
-    DatasetConfig,
-    RunConfig,
-    ThreatConfig,
-    load_config,
-    parse_config,
-)
+from common.config import AttackConfig, DatasetConfig, RunConfig, ThreatConfig
+from common.config_file import load_config, parse_config
 from common.errors import ConfigError
 from deploy.settings import load_run_config
 

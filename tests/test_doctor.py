@@ -19,8 +19,8 @@ from common.config import (
     NodeConfig,
     ProfileConfig,
     RunConfig,
-    load_config,
 )
+from common.config_file import load_config
 from deploy import checks
 from deploy.doctor import format_finding, print_findings, run_doctor
 from edge.limits import MINIMUM_MIB

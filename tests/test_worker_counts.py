@@ -8,7 +8,8 @@ from ray.train import ScalingConfig
 from ray.train.v2._internal.execution.scaling_policy import ResizeDecision
 
 from cloud.worker_counts import LOOK_S, SETTLE_S, Elastic
-from common.config import TeacherConfig, parse_config
+from common.config import TeacherConfig
+from common.config_file import parse_config
 from common.errors import ConfigError
 
 

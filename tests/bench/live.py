@@ -29,8 +29,9 @@ from deploy.compare_stage import prepare_stage
 from deploy.settings import load_run_config
 from edge.checkpoint import FitState
 from edge.crafting import Batch
+from edge.images import Images
 from edge.knowledge_reader import read_knowledge, read_manifest
-from edge.training import Images, Training
+from edge.training import Training
 
 ROWS = Path(__file__).parent / "results" / "live.json"
 Row = dict[str, Any]

@@ -41,8 +41,9 @@ from deploy.compare_stage import prepare_stage
 from deploy.settings import load_run_config
 from edge.checkpoint import FitState
 from edge.delta_memory import DeltaMemory
+from edge.images import Images
 from edge.knowledge_reader import Knowledge
-from edge.training import Images, Training
+from edge.training import Training
 
 ROWS = Path(__file__).parent / "results" / "precision.json"
 EPOCHS = {"digits": 80, "mnist": 26}

@@ -1,15 +1,54 @@
-"""What is wrong with a config file, in one line: the key, what was found, the fix.
+"""Reading a TOML file into a frozen model, or one line that says what is wrong.
 
-Not here: reading the file and the models that it must match (config.py).
+The line names the key, what was expected and what was found. Not here: the keys and
+their bounds (config.py), and options on top of a file (deploy.settings).
 """
 
 import difflib
-from typing import Any
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from common.errors import ConfigError
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def load_config(path: Path, model: type[ModelT]) -> ModelT:
+    """Read a TOML file into a frozen model.
+
+    Args:
+        path: the file.
+        model: the class that the whole file must match.
+
+    Raises:
+        ConfigError: the file is missing or unreadable, is not TOML, or a key or
+            value in it is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"cannot read config {path}: {e}; give a TOML file") from e
+    return parse_config(text, model, source=str(path))
+
+
+def parse_config(text: str, model: type[ModelT], *, source: str) -> ModelT:
+    """Parse TOML text; see `load_config`. `source` names it in messages."""
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise ConfigError(f"{source} is not valid TOML: {e}") from e
+    try:
+        # Through JSON: strict types, yet lists become tuples and strings paths.
+        return model.model_validate_json(json.dumps(tree, default=str))
+    except ValidationError as e:
+        raise ConfigError(f"{source}: {_explain(e, model)}") from e
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     """Say the first of a validation's errors in one line, with the fix."""
     # A misspelt key also makes another one missing: the misspelling is the cause.
     errors = error.errors(include_url=False)
