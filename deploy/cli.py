@@ -83,6 +83,50 @@ def evaluate(
 
 
 @app.command()
+def fit(
+    memory_mib: Annotated[int, typer.Option(min=1, help="The node's memory cap.")],
+    cpu_s: Annotated[
+        float, typer.Option(help="CPU-seconds that the training may take.")
+    ],
+    config: Config = "digits",
+    release: Annotated[
+        Path | None,
+        typer.Option(help="A pulled release's folder, in the place of a config."),
+    ] = None,
+    data_dir: DataDir = None,
+    limit: Limit = None,
+    assign: Assign = None,
+    cpus: Annotated[float, typer.Option(help="The node's CPU cap, in cores.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Pick the largest student whose training fits a node, by measuring steps."""
+    from rich.console import Console
+
+    from common.config import ProfileConfig
+    from common.errors import ConfigError
+    from deploy.fit import run_fit, subject_of_config, subject_of_release
+    from deploy.settings import load_run_config
+    from deploy.terminal import make_console
+
+    for option, value in (("--cpu-s", cpu_s), ("--cpus", cpus)):
+        if not value > 0:
+            raise ConfigError(f"{option} {value:g}: expected a number above 0")
+    if release is not None:
+        subject = subject_of_release(release.absolute(), data_dir)
+    else:
+        overrides = overrides_of(data_dir, limit, None, assign)
+        subject = subject_of_config(load_run_config(config, overrides)[0])
+    run_fit(
+        subject,
+        ProfileConfig(cpus=cpus, memory_mib=memory_mib, bandwidth_kib_s=1),
+        cpu_s=cpu_s,
+        as_json=as_json,
+        console=make_console(),
+        progress=Console(stderr=True),
+    )
+
+
+@app.command()
 def compare(
     full: Annotated[
         bool, typer.Option("--full", help="The whole grid: hours, not minutes.")

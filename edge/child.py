@@ -47,7 +47,7 @@ MAX_CRASHES = 3  # of one distillation, each resumed from its checkpoint
 _TICK_S = 0.2
 _TERMINATE_S = 4.0  # of the ten seconds that a stop may take
 _MAX_LOG_BYTES = 1024 * 1024
-_ERRORS: dict[int, type[TaktError]] = {
+ERRORS: dict[int, type[TaktError]] = {
     error.exit_code: error
     for error in (
         ConfigError,
@@ -144,8 +144,8 @@ class Distillation:
             if out_of_memory:
                 job = self._halved(job, default_batch_size, cage, last_words)
                 continue
-            if code in _ERRORS:
-                raise _ERRORS[code](last_words)
+            if code in ERRORS:
+                raise ERRORS[code](last_words)
             crashes += 1
             if crashes > MAX_CRASHES:
                 raise TaktError(
@@ -179,7 +179,7 @@ class Distillation:
                     stream.truncate(0)
                 begin = stream.tell()
                 code = self._follow(cage, job, argv, environment, stream)
-            words = _last_line(log, begin)
+            words = last_line(log, begin)
         except OSError as e:
             raise StorageError(f"cannot write {log}: {e.strerror or e}") from e
         return code, words or f"ended with status {code}"
@@ -229,7 +229,7 @@ def _taken_up(job: DistilJob) -> DistilJob:
     return job
 
 
-def _last_line(log: Path, begin: int) -> str:
+def last_line(log: Path, begin: int) -> str:
     """Read the last line that was written from byte `begin` on."""
     with log.open("rb") as file:
         size = file.seek(0, os.SEEK_END)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from common.config import AttackConfig, StudentConfig
+from common.config import AttackConfig, DatasetConfig, StudentConfig
 from common.datasets import Dataset, load_dataset
 from common.durable import write_atomic
 from common.errors import Interrupted, StorageError, TaktError, TrustError
@@ -65,7 +65,7 @@ def distil(
     """
     manifest = read_manifest(job.release_dir)
     recipe = recipe_of(manifest, job.student)
-    train, val = _own_images(job, manifest)
+    train, val = own_images(job.dataset, manifest)
     with _live_teacher(job, should_stop) as teacher:
         fitted = fit_student(
             recipe,
@@ -101,9 +101,14 @@ def _live_teacher(
         yield teacher
 
 
-def _own_images(job: DistilJob, manifest: Manifest) -> tuple[Images, Images]:
-    """Rebuild the release's training and validation images from the node's files."""
-    config = job.dataset.model_copy(
+def own_images(files: DatasetConfig, manifest: Manifest) -> tuple[Images, Images]:
+    """Rebuild the release's training and validation images from the node's files.
+
+    Raises:
+        DataError: the node's images are missing or damaged.
+        TrustError: they are not the images that the release speaks of.
+    """
+    config = files.model_copy(
         update={
             "name": manifest.dataset,
             "limit": manifest.limit,

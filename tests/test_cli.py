@@ -56,7 +56,8 @@ def one_line(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["simulate", "--help"], ["compare", "--help"]]
+    "arguments",
+    [["--help"], ["simulate", "--help"], ["compare", "--help"], ["fit", "--help"]],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = f"from deploy.cli import invoke\ninvoke({arguments})"
@@ -75,7 +76,16 @@ def test_the_simulation_itself_stays_without_torch() -> None:
 def test_help_lists_every_verb() -> None:
     done = takt("--help")
     assert done.returncode == 0
-    for verb in ("simulate", "cloud", "edge", "pki", "evaluate", "report", "doctor"):
+    for verb in (
+        "simulate",
+        "cloud",
+        "edge",
+        "pki",
+        "evaluate",
+        "report",
+        "doctor",
+        "fit",
+    ):
         assert re.search(rf"^  {verb} ", done.stdout, re.MULTILINE)
 
 
