@@ -35,6 +35,7 @@ class FitState(BaseModel):
     attempt_began_s: float = 0.0  # of distil_s
     attempt_began_epoch: int = 0
     doublings: int = 0  # of the attack's steps, see safeguard.py
+    has_parted: bool = False  # that attack from a strong one, at the last milestone
     best_epoch: int = 0  # 0: none yet
     best_robust: float = -1.0
     last_robust: float = -1.0

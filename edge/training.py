@@ -255,13 +255,18 @@ class Training:
         return clean, robust, is_collapsed(answers, self.num_classes, labels=y)
 
     def guard(self, attacked: Attacked) -> None:
-        """Go on with twice the steps, of half the size, if the attack is deceived."""
+        """Go on with twice the steps, of half the size, if the attack is deceived.
+
+        At two milestones in a row: weights of a high learning rate deceive one step
+        now and then, and get over it by themselves.
+        """
         began, state = self.clock(), self.state
         if 2 * self.recipe.attack.steps * 2**state.doublings <= MOST_STEPS:
             generator = torch.Generator(self.device).manual_seed(self.seed)
             self.learner.hold()
-            if has_parted(self.learner.model, attacked, generator=generator):
-                state.doublings += 1
+            parted = has_parted(self.learner.model, attacked, generator=generator)
+            state.doublings += parted and state.has_parted
+            state.has_parted = parted and not state.has_parted
             self.learner.release()
         state.evaluate_s += self.clock() - began
 
