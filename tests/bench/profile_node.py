@@ -1,0 +1,100 @@
+"""Where a node's CPU time goes while it distils.
+
+    .venv/bin/python tests/bench/profile_node.py digits tiny small
+
+Trains the config's students on one thread under Python's profiler and adds up the
+time of the parts of a step, each without the parts inside it. Writes
+results/profile.json. The profiler itself costs some percent, of small nets more.
+"""
+
+import argparse
+import cProfile
+import json
+import pstats
+from pathlib import Path
+
+import torch
+
+from common.datasets import load_dataset
+from common.durable import write_atomic
+from deploy.compare_stage import prepare_stage
+from deploy.settings import load_run_config
+from edge.fit import fit_student
+from edge.images import Images
+from edge.knowledge_reader import read_knowledge, read_manifest
+
+ROWS = Path(__file__).parent / "results" / "profile.json"
+# Functions, as (file, name), whose time with all that they call is one part. The
+# attack and the loss stand for a forward and a backward pass each.
+PARTS = {
+    "attack": [("attacks.py", "warm_started")],
+    "recall and keep deltas": [
+        ("delta_memory.py", "recall"),
+        ("delta_memory.py", "keep"),
+    ],
+    "training forward": [("losses.py", "takt_loss")],
+    "training backward, optimiser, averaging": [("learner.py", "step")],
+    "watching on validation images": [
+        ("training.py", "watch"),
+        ("training.py", "guard"),
+    ],
+}
+
+
+def profile(
+    name: str, student: str, work: Path, data_dir: str | None
+) -> dict[str, float]:
+    """Train one student; return each part's share of the time."""
+    overrides = {"dataset.data_dir": data_dir} if data_dir else {}
+    config, _ = load_run_config(name, overrides)
+    release = prepare_stage(config, work, lambda step, share: None)
+    manifest = read_manifest(release)
+    recipe = config.students[student]
+    data = load_dataset(config.dataset, seed=config.seed)
+    train, val = Images.of(data.train), Images.of(data.val)
+    knowledge = read_knowledge(manifest, release, recipe)
+    profiler = cProfile.Profile()
+    profiler.runcall(
+        fit_student,
+        recipe,
+        train,
+        val,
+        knowledge,
+        num_classes=manifest.num_classes,
+        eps=manifest.eps,
+        seed=0,
+    )
+    stats = pstats.Stats(profiler)
+    timings: dict[tuple[str, str], float] = {}
+    for (file, _, function), (_, _, _, cumulative, _) in stats.stats.items():  # type: ignore[attr-defined]
+        place = (Path(file).name, function)
+        timings[place] = timings.get(place, 0.0) + cumulative
+    total = timings["fit.py", "fit_student"]
+    shares = {
+        part: sum(timings.get(place, 0.0) for place in places) / total
+        for part, places in PARTS.items()
+    }
+    return {**shares, "the rest": 1 - sum(shares.values()), "total_s": total}
+
+
+def main() -> None:
+    """Profile some students of a config."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config")
+    parser.add_argument("students", nargs="+")
+    parser.add_argument("--work", type=Path, default=Path("runs/compare/work"))
+    parser.add_argument("--data-dir")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for student in options.students:
+        found = profile(options.config, student, options.work, options.data_dir)
+        rounded = {part: round(value, 3) for part, value in found.items()}
+        rows.append({"config": options.config, "student": student, **rounded})
+        print(json.dumps(rows[-1]))
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    write_atomic(ROWS, f'{{"rows": [\n{lines}\n]}}\n'.encode())
+
+
+if __name__ == "__main__":
+    main()
