@@ -10,7 +10,7 @@
 # authority, this machine's certificates go into the image and pip is told of them.
 #
 # Settings (environment): TAKT_BASE_SUITE (bookworm), TAKT_BASE_MIRROR (the one of
-# this machine's apt, else deb.debian.org), DOCKER (docker).
+# this machine's apt, else debootstrap's own), DOCKER (docker).
 set -eu
 
 say() { printf 'local-base: %s\n' "$*" >&2; }
@@ -43,7 +43,6 @@ mirror_of_apt() {
         sed -n 's/^URIs: *\([^ ]*\).*/\1/p'
 }
 mirror=${TAKT_BASE_MIRROR:-$(mirror_of_apt | grep -v security | head -n 1)}
-mirror=${mirror:-http://deb.debian.org/debian}
 
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
@@ -51,7 +50,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 say "debootstrap of $suite, about a minute"
 debootstrap --variant=minbase \
-    --include=ca-certificates,python3,python3-venv "$suite" "$root/fs" "$mirror" \
+    --include=ca-certificates,python3,python3-venv "$suite" "$root/fs" ${mirror:+"$mirror"} \
     >"$root/log" 2>&1 || die "debootstrap failed: $(tail -n 1 "$root/log")"
 
 if [ -s "$certificates" ]; then
