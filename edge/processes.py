@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import psutil
 
+from edge.shared_memory import have_one_address_space
+
 MARK = "TAKT_CAGE"  # environment variable that a caged process and its heirs carry
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _LISTS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
@@ -41,15 +43,18 @@ def total_anonymous_mib(memory: Mapping[int, Memory]) -> float:
     After a fork both processes count all pages that they still share; their
     proportional share (PSS) counts each once, but costs a walk of the page
     tables. A child of vfork that has not yet called exec *is* its parent's
-    memory, which shows in equal numbers.
+    memory: it is not counted again. Where the kernel does not tell the two apart,
+    equal numbers pass for one memory.
     """
     if len(memory) == 1:
         return next(iter(memory.values())).anonymous_mib
-    total, seen = 0.0, set()
+    total = 0.0
+    counted: list[int] = []
     for pid, found in memory.items():
-        if found in seen:
+        twins = (other for other in counted if memory[other] == found)
+        if any(have_one_address_space(pid, twin) is not False for twin in twins):
             continue
-        seen.add(found)
+        counted.append(pid)
         text = _read(f"/proc/{pid}/smaps_rollup")
         share = _kib(text, b"Pss_Anon:")  # since Linux 5.9
         if share is None:
