@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.compare_rows import Row
+from deploy.readme import put
 
 ORDER = ("natural", "kd", "bss", "pgd_at", "trades", "ard", "rslad", "absld", "adaad")
 LAST = ("warm_at", "takt")
@@ -90,12 +91,7 @@ def in_readme(readme: str, rows: Sequence[Row]) -> str:
     Raises:
         ValueError: the marks are missing.
     """
-    start, end = "<!-- compare -->", "<!-- /compare -->"
-    if start not in readme or end not in readme:
-        raise ValueError(f"expected {start} and {end} in README.md; add them")
-    head, _, rest = readme.partition(start)
-    tail = rest.partition(end)[2]
-    return f"{head}{start}\n{markdown(rows)}\n{end}{tail}"
+    return put(readme, "compare", markdown(rows))
 
 
 def meaning(rows: Sequence[Row]) -> str:

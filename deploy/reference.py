@@ -15,6 +15,7 @@ from typing import Any
 
 from common.config import RunConfig, Section
 from deploy.exits import exit_codes
+from deploy.readme import put
 from edge.config import EdgeConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,8 +34,7 @@ def up_to_date(readme: str, root: Path = ROOT) -> str:
     """Put today's tree, config keys and exit codes between the README's marks.
 
     Raises:
-        ValueError: a pair of marks, ``<!-- tree -->`` to ``<!-- /tree -->`` for
-            instance, is missing.
+        ValueError: a pair of marks is missing.
     """
     parts = {
         "tree": tree(root),
@@ -43,12 +43,7 @@ def up_to_date(readme: str, root: Path = ROOT) -> str:
         "exit-codes": exit_code_table(),
     }
     for name, text in parts.items():
-        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        if start not in readme or end not in readme:
-            raise ValueError(f"expected {start} and {end} in README.md; add them")
-        head, _, rest = readme.partition(start)
-        tail = rest.partition(end)[2]
-        readme = f"{head}{start}\n{text}\n{end}{tail}"
+        readme = put(readme, name, text)
     return readme
 
 

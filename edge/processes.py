@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 import psutil
 
-from edge.shared_memory import have_one_address_space
-
 MARK = "TAKT_CAGE"  # environment variable that a caged process and its heirs carry
+_VFORK_S = 1.0  # a child of vfork calls exec within milliseconds
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _LISTS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
@@ -43,18 +42,15 @@ def total_anonymous_mib(memory: Mapping[int, Memory]) -> float:
     After a fork both processes count all pages that they still share; their
     proportional share (PSS) counts each once, but costs a walk of the page
     tables. A child of vfork that has not yet called exec *is* its parent's
-    memory: it is not counted again. Where the kernel does not tell the two apart,
-    equal numbers pass for one memory.
+    memory, which shows in equal numbers, and lasts no second.
     """
     if len(memory) == 1:
         return next(iter(memory.values())).anonymous_mib
-    total = 0.0
-    counted: list[int] = []
+    total, seen = 0.0, set()
     for pid, found in memory.items():
-        twins = (other for other in counted if memory[other] == found)
-        if any(have_one_address_space(pid, twin) is not False for twin in twins):
+        if found in seen and age_s(pid) < _VFORK_S:
             continue
-        counted.append(pid)
+        seen.add(found)
         text = _read(f"/proc/{pid}/smaps_rollup")
         share = _kib(text, b"Pss_Anon:")  # since Linux 5.9
         if share is None:
@@ -81,6 +77,14 @@ def reaped_cpu_s(pid: int) -> float:
     """Read the CPU-seconds of a process's reaped children (10 ms resolution)."""
     stat = _stat(pid)
     return 0.0 if stat is None else (int(stat[13]) + int(stat[14])) * _TICK_S
+
+
+def age_s(pid: int) -> float:
+    """Read how long ago a process started (10 ms resolution); 0 when gone."""
+    started = _started(pid)
+    if started is None:
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(started) * _TICK_S
 
 
 def is_alive(pid: int) -> bool:

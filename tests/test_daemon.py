@@ -5,7 +5,6 @@ The distillations are real, on digits, with a recipe of a few epochs.
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from edge_site import EdgeSite, edge_site, recipe
+from edge_site import EdgeSite, edge_site, node_environment, recipe
 from PIL import Image
 
 from common.config import DatasetConfig, ProfileConfig
@@ -93,7 +92,11 @@ def followed(site: EdgeSite) -> Followed:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GRPC_VERBOSITY": "NONE"},
+        env={
+            **node_environment(config.state_dir / "absent"),
+            "OMP_NUM_THREADS": "1",
+            "GRPC_VERBOSITY": "NONE",
+        },
     )
     seen: list[Status] = []
     published: list[int] = []

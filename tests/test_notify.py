@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from edge_site import EdgeSite, edge_site
+from edge_site import EdgeSite, edge_site, node_environment
 
 from common.config import ProfileConfig
 from common.errors import ConfigError
@@ -173,7 +173,7 @@ def service(
         [sys.executable, "-m", "deploy.cli", "edge", "run", "--config", str(path)],
         stderr=subprocess.DEVNULL,
         env={
-            **os.environ,
+            **node_environment(config.state_dir / "absent"),
             "NOTIFY_SOCKET": manager.address,
             "WATCHDOG_USEC": str(int(PERIOD_S * 1e6)),
         },

@@ -10,9 +10,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from deploy.readme import put
+
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = ROOT / "tests" / "bench" / "results" / "precision.json"
-START, END = "<!-- precision -->", "<!-- /precision -->"
 Row = dict[str, Any]
 
 
@@ -50,10 +51,7 @@ def in_readme(readme: str, rows: list[Row]) -> str:
     Raises:
         ValueError: the marks are missing.
     """
-    if START not in readme or END not in readme:
-        raise ValueError(f"expected {START} and {END} in README.md; add them")
-    head, _, rest = readme.partition(START)
-    return f"{head}{START}\n{markdown(rows)}\n{END}{rest.partition(END)[2]}"
+    return put(readme, "precision", markdown(rows))
 
 
 def read_rows() -> list[Row]:

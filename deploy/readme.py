@@ -1,0 +1,18 @@
+"""The parts of the README that are made, between marks: from code or measured rows.
+
+A part called ``tree`` stands between ``<!-- tree -->`` and ``<!-- /tree -->``. Not
+here: what is put there (reference.py, compare_table.py, tests/bench).
+"""
+
+
+def put(readme: str, name: str, text: str) -> str:
+    """Put a part's text between its marks; all else stays.
+
+    Raises:
+        ValueError: the marks are missing.
+    """
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if start not in readme or end not in readme:
+        raise ValueError(f"expected {start} and {end} in README.md; add them")
+    head, _, rest = readme.partition(start)
+    return f"{head}{start}\n{text}\n{end}{rest.partition(end)[2]}"

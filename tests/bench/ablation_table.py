@@ -1,0 +1,105 @@
+"""The README's ablation table, from the committed rows.
+
+    .venv/bin/python tests/bench/ablation_table.py     brings README.md up to date
+
+A test compares. The rows come from tests/bench/ablation.py.
+"""
+
+import json
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from deploy.readme import put
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = ROOT / "tests" / "bench" / "results" / "ablation.json"
+WHOLE = "takt"
+Row = dict[str, Any]
+
+
+def in_readme(readme: str, rows: list[Row]) -> str:
+    """Put the table between the README's marks.
+
+    Raises:
+        ValueError: the marks are missing.
+    """
+    return put(readme, "ablation", markdown(rows))
+
+
+def markdown(rows: list[Row]) -> str:
+    """Write the rows as a Markdown table, and a line that gives it meaning."""
+    places: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        places.setdefault((row["dataset"], row["student"]), row)
+    heads = [
+        f"{dataset} {student} ({row['num_parameters']:,})"
+        for (dataset, student), row in places.items()
+    ]
+    lines = [
+        f"| variant | {' | '.join(heads)} |",
+        f"| --- |{' ---: |' * len(heads)}",
+    ]
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        cells = [_cell(rows, place, variant) for place in places]
+        lines.append(f"| {variant} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _meaning(rows)])
+
+
+def _cell(rows: list[Row], place: tuple[str, str], variant: str) -> str:
+    """Write the whole recipe's accuracy, or a variant's differences from it."""
+    own, whole = (
+        {
+            row["seed"]: 100 * row["robust_accuracy"]
+            for row in rows
+            if (row["dataset"], row["student"], row["variant"]) == (*place, name)
+        }
+        for name in (variant, WHOLE)
+    )
+    if not own:
+        return "-"
+    if variant == WHOLE:
+        return f"{_spread(list(own.values()))} ({len(own)})"
+    found = _spread([own[seed] - whole[seed] for seed in own], sign="+")
+    names = (*place, variant)
+    failed = sum(
+        "collapsed" in row["flags"]
+        for row in rows
+        if (row["dataset"], row["student"], row["variant"]) == names
+    )
+    return found + (f", {failed} collapsed" if failed else "")
+
+
+def _spread(values: list[float], sign: str = "") -> str:
+    text = f"{mean(values):{sign}.1f}"
+    return f"{text} +- {stdev(values):.1f}" if len(values) > 1 else text
+
+
+def _meaning(rows: list[Row]) -> str:
+    sets = dict.fromkeys(
+        f"{row['dataset']}: {row['norm']}, eps {row['eps']:g}, {row['num_images']} "
+        "test images"
+        for row in rows
+    )
+    return (
+        "Robust % under AutoAttack standard of the whole recipe (number of seeds); "
+        "below, the points that a variant of the same seed is above or below it; mean "
+        f"+- standard deviation. {'; '.join(sets)}."
+    )
+
+
+def read_rows() -> list[Row]:
+    """Read the committed rows."""
+    rows: list[Row] = json.loads(ROWS.read_text(encoding="utf-8"))["rows"]
+    return rows
+
+
+def main() -> None:
+    """Bring README.md up to date."""
+    path = ROOT / "README.md"
+    text = in_readme(path.read_text(encoding="utf-8"), read_rows())
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
