@@ -14,6 +14,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from moto.core import set_initial_no_auth_action_count
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
@@ -91,6 +92,16 @@ def test_a_bucket_that_is_not_there_is_said_in_one_line_with_the_fix(s3: str) ->
     ) as e:
         open_store(f"s3://nowhere/x{s3}").prepare()
     assert "make the bucket" in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_credentials_that_open_nothing_are_said_in_one_line_with_the_fix(
+    s3: str,
+) -> None:
+    refuse = set_initial_no_auth_action_count(0)  # the server checks from now on
+    with pytest.raises(StorageError, match="ACCESS_DENIED") as e:
+        refuse(open_store(f"s3://teachers/x{s3}").prepare)()
+    assert "credentials that may write there" in str(e.value)
     assert "\n" not in str(e.value)
 
 
