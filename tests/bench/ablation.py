@@ -19,22 +19,21 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from stage import Stage
 from torch import Tensor
 
 from common.attacks import Model
 from common.config import AttackConfig, RunConfig, StudentConfig
-from common.datasets import Dataset, load_dataset
+from common.datasets import Dataset
 from common.durable import write_atomic
 from common.evaluate import autoattack, clean_accuracy, is_collapsed, predict
-from common.knowledge import Manifest
 from common.models import num_parameters
 from deploy.compare_grid import DatasetGrid, load_grid
-from deploy.compare_stage import prepare_stage
 from deploy.compare_turns import in_turns
 from deploy.settings import load_run_config
 from edge.crafting import Batch, Setting, craft_warm_by_soft_labels, mixed_labels
-from edge.fit import Fitted, Images, fit_student
-from edge.knowledge_reader import Knowledge, read_knowledge, read_manifest
+from edge.fit import Fitted
+from edge.knowledge_reader import Knowledge
 from edge.losses import METHODS, Method, takt_loss
 
 ROWS = Path(__file__).parent / "results" / "ablation.json"
@@ -144,47 +143,31 @@ def differs(name: str, own: StudentConfig) -> bool:
     )
 
 
-def knowledge_for(
-    variant: Variant, recipe: StudentConfig, manifest: Manifest, release: Path
-) -> Knowledge:
+def knowledge_for(variant: Variant, recipe: StudentConfig, stage: Stage) -> Knowledge:
     """Read what a variant uses of the release."""
-    asked = recipe.model_copy(
-        update={"boundary_weight": 1.0 if variant.boundary else 0.0}
-    )
-    knowledge = read_knowledge(manifest, release, asked)
+    weight = 1.0 if variant.boundary else 0.0
+    asked = recipe.model_copy(update={"boundary_weight": weight})
+    knowledge = stage.knowledge(asked)
     return knowledge if variant.deltas else replace(knowledge, delta_signs=None)
 
 
 def train_group(
-    names: list[str],
-    config: RunConfig,
-    student: str,
-    seed: int,
-    budget_s: float,
-    dataset: Dataset,
-    release: Path,
+    names: list[str], own: StudentConfig, stage: Stage, seed: int, budget_s: float
 ) -> list[Fitted]:
     """Train variants of one student in turns, each for the budget."""
-    manifest, own = read_manifest(release), config.students[student]
-    train, val = Images.of(dataset.train), Images.of(dataset.val)
-
-    def fit(name: str, rest: Callable[[float], None]) -> Fitted:
-        torch.set_num_threads(1)  # of this thread
+    trainings = []
+    for name in names:
         variant = VARIANTS[name]
-        return fit_student(
-            own.model_copy(update=variant.changes(own)),
-            train,
-            val,
-            knowledge_for(variant, own, manifest, release),
-            num_classes=manifest.num_classes,
-            eps=manifest.eps,
-            seed=seed,
-            cpu_budget_s=budget_s,
-            safeguard=variant.safeguard,
-            on_epoch=lambda point: rest(point.cpu_s),
+        trainings.append(
+            stage.training(
+                own.model_copy(update=variant.changes(own)),
+                seed=seed,
+                cpu_budget_s=budget_s,
+                knowledge=knowledge_for(variant, own, stage),
+                safeguard=variant.safeguard,
+            )
         )
-
-    return in_turns([partial(fit, name) for name in names])
+    return in_turns(trainings)
 
 
 def row(
@@ -239,23 +222,24 @@ def main() -> None:
     config, _ = load_run_config(options.config, overrides)
     grid = load_grid("full").datasets
     part = next(part for part in grid if part.config == options.config)
-    release = prepare_stage(config, options.work, lambda step, share: None)
-    dataset = load_dataset(config.dataset, seed=config.seed)
+    stage = Stage.prepare(config, options.work)
     rows = json.loads(ROWS.read_text())["rows"] if ROWS.exists() else []
     for seed in options.seeds:
         for student in options.students:
-            own = (config.dataset.name, config.students[student].model, seed)
+            recipe = config.students[student]
+            own = (config.dataset.name, recipe.model, seed)
             keys = ("dataset", "student", "seed", "variant")
             done = {tuple(row[key] for key in keys) for row in rows}
             names = [
                 name
                 for name in options.variants
-                if (*own, name) not in done and differs(name, config.students[student])
+                if (*own, name) not in done and differs(name, recipe)
             ]
-            budget_s = part.cpu_budget_s[student]
-            fits = train_group(names, config, student, seed, budget_s, dataset, release)
+            if not names:
+                continue
+            fits = train_group(names, recipe, stage, seed, part.cpu_budget_s[student])
             for name, fitted in zip(names, fits, strict=True):
-                rows.append(row(name, fitted, config, student, seed, part, dataset))
+                rows.append(row(name, fitted, config, student, seed, part, stage.data))
                 lines = ",\n".join(json.dumps(row) for row in rows)
                 write_atomic(ROWS, f'{{"rows": [\n{lines}\n]}}\n'.encode())
                 print(*own, name, rows[-1]["robust_accuracy"], flush=True)

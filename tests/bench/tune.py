@@ -9,60 +9,28 @@ grid by hand. Test images are never touched.
 """
 
 import argparse
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from statistics import mean
 
 import torch
+from stage import Stage
 
-from common.config import AttackConfig
-from common.datasets import load_dataset
-from common.evaluate import robust_accuracy_pgd
 from deploy.compare_grid import Entry, load_grid, make_plan
-from deploy.compare_stage import prepare_stage
 from deploy.compare_turns import in_turns
-from edge.fit import Fitted, Images, fit_student
-from edge.knowledge_reader import read_knowledge, read_manifest
 
 SEEDS = (1001, 1002)
 
 
 def scores(entry: Entry, rates: list[float], seed: int, work: Path) -> list[float]:
     """Train a student at each rate, in turns; measure on the validation split."""
-    config = entry.config
-    release = prepare_stage(config, work, lambda step, share: None)
-    manifest = read_manifest(release)
-    manifest = manifest.model_copy(update={"temperature": entry.temperature})
-    data = load_dataset(config.dataset, seed=config.seed)
-    train, val = (Images.of(split) for split in (data.train, data.val))
-
-    def fit(rate: float, rest: Callable[[float], None]) -> Fitted:
-        torch.set_num_threads(1)  # of this thread
-        recipe = entry.recipe.model_copy(update={"learning_rate": rate})
-        return fit_student(
-            recipe,
-            train,
-            val,
-            read_knowledge(manifest, release, recipe),
-            num_classes=manifest.num_classes,
-            eps=manifest.eps,
-            seed=seed,
-            cpu_budget_s=entry.cpu_budget_s,
-            on_epoch=lambda point: rest(point.cpu_s),
-        )
-
-    return [
-        robust_accuracy_pgd(
-            fitted.model,
-            *data.val.tensors(),
-            attack=AttackConfig(steps=20, step_size=manifest.eps / 8),
-            eps=manifest.eps,
-            seed=0,
-        ).accuracy
-        for fitted in in_turns([partial(fit, rate) for rate in rates])
+    stage = Stage.prepare(entry.config, work).at_temperature(entry.temperature)
+    recipes = [entry.recipe.model_copy(update={"learning_rate": r}) for r in rates]
+    trainings = [
+        stage.training(recipe, seed=seed, cpu_budget_s=entry.cpu_budget_s)
+        for recipe in recipes
     ]
+    return [stage.val_accuracies(done.model)[1] for done in in_turns(trainings)]
 
 
 def main() -> None:

@@ -12,23 +12,17 @@ again.
 
 import argparse
 import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
+from stage import Stage
 
-from common.config import AttackConfig, RunConfig, StudentConfig
-from common.datasets import load_dataset
+from common.config import Content, RunConfig, StudentConfig
 from common.durable import write_atomic
-from common.evaluate import clean_accuracy, robust_accuracy_pgd
-from deploy.compare_stage import prepare_stage
 from deploy.compare_turns import in_turns
 from deploy.settings import load_run_config
-from edge.fit import Fitted, Images, fit_student
-from edge.knowledge_reader import read_knowledge, read_manifest
 
 ROWS = Path(__file__).parent / "results" / "views.json"
 Row = dict[str, Any]
@@ -36,69 +30,54 @@ Row = dict[str, Any]
 
 def compare(
     config: RunConfig,
-    release: Path,
+    stage: Stage,
     student: str,
     variants: list[tuple[str, int]],
     seed: int,
     cpu_budget_s: float,
 ) -> list[Row]:
     """Train a student in each variant (method, views) of one seed, in turns."""
-    manifest = read_manifest(release)
-    data = load_dataset(config.dataset, seed=config.seed)
-    train, val = (Images.of(split) for split in (data.train, data.val))
-    base = config.students[student]
-
-    def fit(recipe: StudentConfig, rest: Callable[[float], None]) -> Fitted:
-        torch.set_num_threads(1)  # of this thread
-        return fit_student(
-            recipe,
-            train,
-            val,
-            read_knowledge(manifest, release, recipe),
-            num_classes=manifest.num_classes,
-            eps=manifest.eps,
-            seed=seed,
-            cpu_budget_s=cpu_budget_s,
-            on_epoch=lambda point: rest(point.cpu_s),
-        )
-
+    manifest, base = stage.manifest, config.students[student]
     recipes = [
         base.model_copy(update={"method": method, "num_views": views})
         for method, views in variants
     ]
-    fitted = in_turns([partial(fit, recipe) for recipe in recipes])
-    attack = AttackConfig(steps=20, step_size=manifest.eps / 8)
-    x, y = data.val.tensors()
-    return [
-        {
-            "dataset": config.dataset.name,
-            "student": base.model,
-            "method": recipe.method,
-            "num_views": recipe.num_views,
-            "shift": manifest.shift,
-            "flip": manifest.flip,
-            "teacher_shift": config.teacher.shift,
-            "seed": seed,
-            "cpu_budget_s": cpu_budget_s,
-            "epochs": one.epochs,
-            "num_train": manifest.num_samples,
-            "val_images": len(y),
-            "val_clean_accuracy": clean_accuracy(one.model, x, y),
-            "val_pgd20_accuracy": robust_accuracy_pgd(
-                one.model, x, y, attack=attack, eps=manifest.eps, seed=0
-            ).accuracy,
-            "eps": manifest.eps,
-            "pulled_bytes": sum(
-                s.num_bytes
-                for s in manifest.shards_for(
-                    frozenset(["soft_labels", "deltas"]), recipe.num_views
-                )
-            )
-            if recipe.method == "takt"
-            else 0,
-        }
-        for recipe, one in zip(recipes, fitted, strict=True)
+    trainings = [
+        stage.training(recipe, seed=seed, cpu_budget_s=cpu_budget_s)
+        for recipe in recipes
     ]
+    rows = []
+    for recipe, one in zip(recipes, in_turns(trainings), strict=True):
+        clean, robust = stage.val_accuracies(one.model)
+        rows.append(
+            {
+                "dataset": config.dataset.name,
+                "student": base.model,
+                "method": recipe.method,
+                "num_views": recipe.num_views,
+                "shift": manifest.shift,
+                "flip": manifest.flip,
+                "teacher_shift": config.teacher.shift,
+                "seed": seed,
+                "cpu_budget_s": cpu_budget_s,
+                "epochs": one.epochs,
+                "num_train": manifest.num_samples,
+                "val_images": len(stage.data.val),
+                "val_clean_accuracy": clean,
+                "val_pgd20_accuracy": robust,
+                "eps": manifest.eps,
+                "pulled_bytes": _pulled_bytes(stage, recipe),
+            }
+        )
+    return rows
+
+
+def _pulled_bytes(stage: Stage, recipe: StudentConfig) -> int:
+    if recipe.method != "takt":
+        return 0
+    contents: frozenset[Content] = frozenset(["soft_labels", "deltas"])
+    shards = stage.manifest.shards_for(contents, recipe.num_views)
+    return sum(shard.num_bytes for shard in shards)
 
 
 def main() -> None:
@@ -129,7 +108,7 @@ def main() -> None:
         key, _, value = assignment.partition("=")
         overrides[key] = json.loads(value)
     config, _ = load_run_config(options.config, overrides)
-    release = prepare_stage(config, options.work, lambda step, share: None)
+    stage = Stage.prepare(config, options.work)
     variants = [("takt", views) for views in options.views]
     variants += [("warm_at", min(options.views)), ("warm_at", max(options.views))]
     rows: list[Row] = json.loads(ROWS.read_text())["rows"] if ROWS.exists() else []
@@ -144,7 +123,7 @@ def main() -> None:
                 "cpu_budget_s": options.cpu_s,
             }
             if not any(own.items() <= row.items() for row in rows):
-                made = compare(config, release, student, variants, seed, options.cpu_s)
+                made = compare(config, stage, student, variants, seed, options.cpu_s)
                 rows += made
                 lines = ",\n".join(json.dumps(row) for row in rows)
                 write_atomic(ROWS, f'{{"rows": [\n{lines}\n]}}\n'.encode())

@@ -1,0 +1,82 @@
+"""One teacher's knowledge, and students trained on it in turns: what benches share.
+
+Not here: which students, and what is asked of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from common.config import AttackConfig, RunConfig, StudentConfig
+from common.datasets import Dataset, load_dataset
+from common.evaluate import clean_accuracy, robust_accuracy_pgd
+from common.knowledge import Manifest
+from deploy.compare_stage import prepare_stage
+from edge.fit import Fitted, Images, fit_student
+from edge.knowledge_reader import Knowledge, read_knowledge, read_manifest
+
+Rest = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a teacher says of the training images of a config."""
+
+    data: Dataset
+    manifest: Manifest
+    release: Path
+
+    @classmethod
+    def prepare(cls, config: RunConfig, work: Path) -> "Stage":
+        """Take up the config's teacher and knowledge in a folder, or make them."""
+        release = prepare_stage(config, work, lambda step, share: None)
+        data = load_dataset(config.dataset, seed=config.seed)
+        return cls(data, read_manifest(release), release)
+
+    def at_temperature(self, temperature: float) -> "Stage":
+        """Return it with soft labels of another temperature."""
+        changed = self.manifest.model_copy(update={"temperature": temperature})
+        return replace(self, manifest=changed)
+
+    def knowledge(self, recipe: StudentConfig) -> Knowledge:
+        """Read what a recipe needs."""
+        return read_knowledge(self.manifest, self.release, recipe)
+
+    def training(
+        self,
+        recipe: StudentConfig,
+        *,
+        seed: int,
+        cpu_budget_s: float,
+        knowledge: Knowledge | None = None,
+        safeguard: bool = True,
+    ) -> Callable[[Rest], Fitted]:
+        """Describe a training that rests after each epoch (deploy.compare_turns)."""
+
+        def train(rest: Rest) -> Fitted:
+            torch.set_num_threads(1)  # of this thread
+            return fit_student(
+                recipe,
+                Images.of(self.data.train),
+                Images.of(self.data.val),
+                knowledge or self.knowledge(recipe),
+                num_classes=self.manifest.num_classes,
+                eps=self.manifest.eps,
+                seed=seed,
+                cpu_budget_s=cpu_budget_s,
+                safeguard=safeguard,
+                on_epoch=lambda point: rest(point.cpu_s),
+            )
+
+        return train
+
+    def val_accuracies(self, model: nn.Module) -> tuple[float, float]:
+        """Measure clean and PGD-20 accuracy on the validation images."""
+        x, y = self.data.val.tensors()
+        eps = self.manifest.eps
+        attack = AttackConfig(steps=20, step_size=eps / 8)
+        robust = robust_accuracy_pgd(model, x, y, attack=attack, eps=eps, seed=0)
+        return clean_accuracy(model, x, y), robust.accuracy
