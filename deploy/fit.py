@@ -14,19 +14,25 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from common.config import DatasetConfig, ProfileConfig, RunConfig, StudentConfig
+from common.config import (
+    DatasetConfig,
+    KnowledgeConfig,
+    ProfileConfig,
+    RunConfig,
+    StudentConfig,
+)
 from common.errors import CapError, ConfigError, TrustError
 from common.knowledge import decode_manifest
 from edge.sizing import Trial, try_out
 
-# By size; a teacher of 36 million parameters is no student.
+# By what an image costs; a teacher of 36 million parameters is no student.
 ARCHITECTURES = (
     "cnn_tiny",
     "cnn_small",
     "cnn_medium",
+    "cnn_large",
     "resnet8",
     "resnet20",
-    "cnn_large",
     "mobilenet_v2",
     "resnet18",
 )
@@ -40,6 +46,7 @@ class Subject:
     dataset: DatasetConfig
     seed: int
     eps: float
+    knowledge: KnowledgeConfig | None = None  # that stands in for a release's
     release_dir: Path | None = None
 
 
@@ -60,7 +67,8 @@ class Candidate:
 
 def subject_of_config(config: RunConfig) -> Subject:
     """Take the students of a run's config."""
-    return Subject(config.students, config.dataset, config.seed, config.threat.eps)
+    recipes, eps = config.students, config.threat.eps
+    return Subject(recipes, config.dataset, config.seed, eps, config.knowledge)
 
 
 def subject_of_release(folder: Path, data_dir: Path | None) -> Subject:
@@ -80,7 +88,8 @@ def subject_of_release(folder: Path, data_dir: Path | None) -> Subject:
     dataset = DatasetConfig(data_dir=data_dir)
     if not manifest.students:
         raise TrustError(f"the release in {folder} has no recipe; pull another")
-    return Subject(manifest.students, dataset, manifest.seed, manifest.eps, folder)
+    recipes, seed, eps = manifest.students, manifest.seed, manifest.eps
+    return Subject(recipes, dataset, seed, eps, release_dir=folder)
 
 
 def candidates_of(recipes: Mapping[str, StudentConfig]) -> dict[str, StudentConfig]:
@@ -120,6 +129,7 @@ def fit_candidates(
             dataset=subject.dataset,
             seed=subject.seed,
             eps=subject.eps,
+            knowledge=subject.knowledge,
             cpu_s=cpu_s,
         )
         reason = ""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from common.config import DatasetConfig, ProfileConfig, StudentConfig
+from common.config import DatasetConfig, KnowledgeConfig, ProfileConfig, StudentConfig
 from common.durable import write_atomic
 from common.errors import TaktError
 from edge.child import ERRORS, last_line
@@ -28,10 +28,11 @@ class TrialJob(Message):
     """One student to try out on a node's own images."""
 
     recipe: StudentConfig
-    release_dir: Path | None  # None: knowledge of the right size stands in
+    release_dir: Path | None
     dataset: DatasetConfig
     seed: int
     eps: float
+    knowledge: KnowledgeConfig | None  # without a release: what stands in is like this
     work_dir: Path
     threads: int = Field(ge=1)
     cpu_s: float = Field(gt=0)  # the cap: no more is measured once it is exceeded
@@ -66,6 +67,7 @@ def try_out(
     seed: int,
     eps: float,
     cpu_s: float,
+    knowledge: KnowledgeConfig | None = None,
 ) -> Trial:
     """Train a few steps of a student inside a profile's caps.
 
@@ -84,6 +86,7 @@ def try_out(
             dataset=dataset,
             seed=seed,
             eps=eps,
+            knowledge=knowledge,
             work_dir=work,
             threads=num_threads(profile),
             cpu_s=cpu_s,

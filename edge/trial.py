@@ -14,13 +14,14 @@ from statistics import median
 import numpy as np
 import torch
 
-from common.config import AttackConfig, StudentConfig
+from common.config import AttackConfig
 from common.datasets import load_dataset
 from common.durable import write_atomic
-from common.errors import TaktError
+from common.errors import ConfigError, TaktError
 from common.evaluate import robust_accuracy_pgd
-from common.knowledge import contents_for
+from common.knowledge import check_views, contents_for, needs_live_teacher
 from common.models import num_macs, num_parameters
+from common.views import Views
 from edge.checkpoint import FitState, save_checkpoint
 from edge.distill import out_of_memory, own_images
 from edge.job import CHECKPOINT, EXIT_OUT_OF_MEMORY, read_message
@@ -41,8 +42,16 @@ def measure(job: TrialJob) -> Cost:
     """Train a little of the job's student.
 
     Raises:
+        ConfigError: the method asks a live teacher, whose answers take their time
+            from a network.
         TaktError: as `edge.distill.distil`.
     """
+    if needs_live_teacher(job.recipe.method):
+        raise ConfigError(
+            f"method {job.recipe.method} of {job.recipe.model} asks a live teacher in "
+            "each step, which a trial without a gateway cannot; give that student "
+            "another method, or leave it out"
+        )
     train, val, knowledge, num_classes = _given(job)
     training = Training(
         job.recipe,
@@ -84,28 +93,37 @@ def _given(job: TrialJob) -> tuple[Images, Images, Knowledge, int]:
         return train, val, knowledge, manifest.num_classes
     dataset = load_dataset(job.dataset, seed=job.seed, download=None)
     train, val = Images.of(dataset.train), Images.of(dataset.val)
-    return (
-        train,
-        val,
-        _stand_in(job.recipe, train, dataset.num_classes),
-        (dataset.num_classes),
-    )
+    return train, val, _stand_in(job, train, dataset.num_classes), dataset.num_classes
 
 
-def _stand_in(recipe: StudentConfig, train: Images, num_classes: int) -> Knowledge:
+def _stand_in(job: TrialJob, train: Images, num_classes: int) -> Knowledge:
     """Make knowledge that costs what a teacher's does, and says nothing."""
+    recipe = job.recipe
     contents = contents_for(recipe.method, recipe.boundary_weight)
     num, shape = len(train.y), tuple(train.x.shape[1:])
-    soft = torch.full((num, num_classes), 1 / num_classes)
+    soft, views = torch.full((num, num_classes), 1 / num_classes), None
+    if recipe.num_views > 1:
+        assert job.knowledge is not None, "views are those of a [knowledge]"
+        check_views(recipe, job.knowledge)
+        views = Views.draw(
+            num,
+            recipe.num_views,
+            shift=job.knowledge.shift,
+            flip=job.knowledge.flip,
+            seed=job.seed,
+        )
     signs = np.zeros((num, -(-int(np.prod(shape)) // 8)), np.uint8)
     points = None
     if "boundary_points" in contents:
         delta = np.zeros((num, *shape), np.int8)
         points = BoundaryPoints(delta, np.ones(num, np.float16), soft)
+    if views is not None:
+        soft = soft[:, None].repeat(1, recipe.num_views, 1)
     return Knowledge(
         soft_labels=soft if "soft_labels" in contents else None,
         delta_signs=signs if "deltas" in contents else None,
         boundary=points,
+        views=views,
     )
 
 

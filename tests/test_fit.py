@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from common.config import ProfileConfig
-from common.errors import CapError
+from common.config import KnowledgeConfig, ProfileConfig
+from common.errors import CapError, ConfigError
+from common.models import architectures, build_model, num_macs
 from deploy.fit import (
+    ARCHITECTURES,
     Candidate,
     candidates_of,
     choose,
@@ -64,7 +66,27 @@ def test_architectures_that_no_recipe_has_are_tried_with_the_largest_ones() -> N
     assert len(models) == len(set(models))
 
 
-def tried(student: str, *, memory_mib: int, cpu_s: float, **changes: Any) -> Trial:
+@pytest.mark.parametrize("size", [28, 32])
+def test_every_architecture_but_the_largest_teacher_is_a_candidate_by_cost(
+    size: int,
+) -> None:
+    assert {*ARCHITECTURES, "wrn_28_10"} == set(architectures())
+    models = [
+        build_model(name, in_channels=3, image_size=size, num_classes=10)
+        for name in ARCHITECTURES
+    ]
+    costs = [num_macs(model, (3, size, size)) for model in models]
+    assert costs == sorted(costs)
+
+
+def tried(
+    student: str,
+    *,
+    memory_mib: int,
+    cpu_s: float,
+    knowledge: KnowledgeConfig = CONFIG.knowledge,
+    **changes: Any,
+) -> Trial:
     recipe = CONFIG.students[student].model_copy(update=changes)
     return try_out(
         recipe,
@@ -74,6 +96,7 @@ def tried(student: str, *, memory_mib: int, cpu_s: float, **changes: Any) -> Tri
         seed=0,
         eps=CONFIG.threat.eps,
         cpu_s=cpu_s,
+        knowledge=knowledge,
     )
 
 
@@ -85,6 +108,21 @@ def test_a_trial_measures_steps_and_memory_inside_the_caps() -> None:
     epochs = CONFIG.students["tiny"].epochs
     assert trial.cost.cpu_s == pytest.approx(epochs * trial.cost.cpu_s_per_epoch)
     assert 100 < trial.peak_memory_mib < 500
+
+
+def test_a_student_on_views_is_tried_on_views() -> None:
+    knowledge = CONFIG.knowledge.model_copy(update={"num_views": 4, "shift": 1})
+    trial = tried(
+        "tiny", memory_mib=500, cpu_s=1000.0, knowledge=knowledge, num_views=4
+    )
+    assert trial.cost is not None
+    with pytest.raises(ConfigError, match="raise num_views, shift or flip"):
+        tried("tiny", memory_mib=500, cpu_s=1000.0, num_views=4)
+
+
+def test_a_student_that_asks_a_live_teacher_is_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match="give that student another method"):
+        tried("tiny", memory_mib=500, cpu_s=1000.0, method="adaad")
 
 
 def test_what_needs_more_memory_than_the_cap_is_over_it() -> None:
@@ -142,7 +180,7 @@ def test_bad_input_gives_one_line_and_its_exit_code(
 
 @pytest.mark.slow
 def test_the_verb_prints_every_candidate_and_its_choice_as_json() -> None:
-    done = takt_fit("--memory-mib", "600", "--cpu-s", "20", "--json")
+    done = takt_fit("--memory-mib", "1200", "--cpu-s", "20", "--json")
     assert done.returncode == 0, done.stderr
     tree = json.loads(done.stdout)
     by_name = {c["student"]: c for c in tree["candidates"]}
