@@ -146,15 +146,15 @@ def pulling_slowly(project: Project, node: str) -> Iterator[int]:
     version = project.publish(OPTIONS)
     assert project.compose("start", node).returncode == 0
     in_state(project, node, version, "pulling")
-    until("a piece of a shard", lambda: num_pieces(project, node) > 0)
+    until("its first files", lambda: num_pulled(project, node) > 0)
     yield version
     in_volumes(project, node, f"mv /etc/takt/kept {config}")
     assert project.compose("restart", node).returncode == 0
 
 
-def num_pieces(project: Project, node: str) -> int:
-    """Count the files that a node has pulled a part of, and not the whole."""
-    find = ("find", "/var/lib/takt/cache", "-name", "*.part", "-size", "+0")
+def num_pulled(project: Project, node: str) -> int:
+    """Count the files that a node has the whole of."""
+    find = ("find", "/var/lib/takt/cache", "-type", "f", "-not", "-name", "*.part")
     return len(project.execute(node, *find).stdout.split())
 
 
