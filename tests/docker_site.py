@@ -18,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 COMPOSE = ROOT / "deploy" / "compose.yaml"
 NODES = ("sensor", "camera", "hub")
+KILLED = 128 + 9  # exit code
 PATIENCE_S = 900.0
 PREFIX = "takt-test-"
 
@@ -134,16 +135,21 @@ class Project:
         return int(done.stdout.partition("is at version ")[2].partition(":")[0])
 
     def kill(self, service: str, words: str) -> None:
-        """Kill -9 the process of a container whose command line has these words."""
+        """Kill -9 the process of a container whose command line has these words.
+
+        If it is the container's own, the container ends, and this command with it.
+        """
         code = (
             "import os, signal\n"
             "for pid in filter(str.isdigit, os.listdir('/proc')):\n"
             "    try: line = open(f'/proc/{pid}/cmdline').read().replace('\\0', ' ')\n"
             "    except OSError: continue\n"
             f"    if {words!r} in line and int(pid) not in (1, os.getpid()):\n"
-            "        os.kill(int(pid), signal.SIGKILL); print(pid)\n"
+            "        print(pid, flush=True); os.kill(int(pid), signal.SIGKILL)\n"
         )
-        assert self.python(service, code), f"no process of {service} has {words!r}"
+        done = self.execute(service, "python3", "-c", code)
+        killed = done.stdout or done.returncode == KILLED
+        assert killed, f"no process of {service} has {words!r}: {done.stderr}"
 
     def logs(self, service: str) -> str:
         """Read what a container wrote."""
