@@ -14,11 +14,11 @@ def script(name: str) -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "tests" / "bench" / f"{name}.py"))
 
 
-def test_the_readme_shows_the_committed_rows_of_precisions() -> None:
-    table = script("precision_table")
+@pytest.mark.parametrize("name", ["ablation", "margins", "precision"])
+def test_the_readme_shows_the_committed_rows(name: str) -> None:
     readme = (ROOT / "README.md").read_text()
-    shown = table["in_readme"](readme, table["read_rows"]())
-    assert shown == readme, "run: .venv/bin/python tests/bench/precision_table.py"
+    shown = script(f"{name}_table")["in_readme"](readme)
+    assert shown == readme, f"run: .venv/bin/python tests/bench/{name}_table.py"
 
 
 @pytest.mark.parametrize(

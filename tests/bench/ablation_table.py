@@ -18,13 +18,13 @@ WHOLE = "takt"
 Row = dict[str, Any]
 
 
-def in_readme(readme: str, rows: list[Row]) -> str:
+def in_readme(readme: str) -> str:
     """Put the table between the README's marks.
 
     Raises:
         ValueError: the marks are missing.
     """
-    return put(readme, "ablation", markdown(rows))
+    return put(readme, "ablation", markdown(read_rows()))
 
 
 def markdown(rows: list[Row]) -> str:
@@ -97,7 +97,7 @@ def read_rows() -> list[Row]:
 def main() -> None:
     """Bring README.md up to date."""
     path = ROOT / "README.md"
-    text = in_readme(path.read_text(encoding="utf-8"), read_rows())
+    text = in_readme(path.read_text(encoding="utf-8"))
     path.write_text(text, encoding="utf-8")
 
 

@@ -45,13 +45,13 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join([*lines, "", _meaning(rows)])
 
 
-def in_readme(readme: str, rows: list[Row]) -> str:
+def in_readme(readme: str) -> str:
     """Put the table between the README's marks.
 
     Raises:
         ValueError: the marks are missing.
     """
-    return put(readme, "precision", markdown(rows))
+    return put(readme, "precision", markdown(read_rows()))
 
 
 def read_rows() -> list[Row]:
@@ -83,7 +83,7 @@ def _meaning(rows: list[Row]) -> str:
 def main() -> None:
     """Bring README.md up to date."""
     path = ROOT / "README.md"
-    text = in_readme(path.read_text(encoding="utf-8"), read_rows())
+    text = in_readme(path.read_text(encoding="utf-8"))
     path.write_text(text, encoding="utf-8")
 
 

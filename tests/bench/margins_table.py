@@ -1,0 +1,84 @@
+"""The README's table of margins: takt over the other methods, from the committed rows.
+
+    .venv/bin/python tests/bench/margins_table.py     brings README.md up to date
+
+A test compares. The rows are those of `takt compare --full`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from deploy.compare_rows import Row, read_rows
+from deploy.readme import put
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = ROOT / "tests" / "bench" / "results" / "compare.json"
+OTHERS = ("rslad", "pgd_at", "warm_at")
+
+Place = tuple[str, int, str]
+
+
+def in_readme(readme: str) -> str:
+    """Put the table between the README's marks.
+
+    Raises:
+        ValueError: the marks are missing.
+    """
+    return put(readme, "margins", markdown(read_rows(ROWS)))
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Write takt's margins as a Markdown table, and a line that gives it meaning."""
+    lines = [
+        "| data set | student | over `rslad` | over `pgd_at` | over `warm_at` | "
+        "a fifth of the time, over `rslad` | seeds |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    places = sorted({(row.dataset, row.num_parameters, row.student) for row in rows})
+    for place in places:
+        dataset, num_parameters, student = place
+        own = [r for r in rows if (r.dataset, r.num_parameters, r.student) == place]
+        budgets = sorted({row.cpu_budget_s for row in own})
+        whole, least = budgets[-1], budgets[0]
+        takt = _by_seed(own, "takt", whole)
+        cells = [_margin(takt, _by_seed(own, name, whole)) for name in OTHERS]
+        cells.append(
+            _margin(_by_seed(own, "takt", least), _by_seed(own, "rslad", whole))
+        )
+        lines.append(
+            f"| {dataset} | {student} ({num_parameters:,}) | {' | '.join(cells)} | "
+            f"{len(takt)} |"
+        )
+    meaning = (
+        "Points of AutoAttack accuracy that `takt` is above another method at equal "
+        "CPU-seconds, the same seed each; mean +- standard deviation."
+    )
+    return "\n".join([*lines, "", meaning])
+
+
+def _by_seed(rows: Sequence[Row], method: str, budget_s: float) -> dict[int, float]:
+    return {
+        row.seed: 100 * row.robust_accuracy
+        for row in rows
+        if (row.method, row.cpu_budget_s) == (method, budget_s)
+    }
+
+
+def _margin(own: dict[int, float], other: dict[int, float]) -> str:
+    found = [own[seed] - other[seed] for seed in own if seed in other]
+    if not found:
+        return "-"
+    spread = f" +- {stdev(found):.1f}" if len(found) > 1 else ""
+    return f"{mean(found):+.1f}{spread}"
+
+
+def main() -> None:
+    """Bring README.md up to date."""
+    path = ROOT / "README.md"
+    text = in_readme(path.read_text(encoding="utf-8"))
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
