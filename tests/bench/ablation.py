@@ -10,7 +10,6 @@ ablation_table.py writes the README's table from them.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,13 +18,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from rows import read_rows, write_rows
 from stage import Stage
 from torch import Tensor
 
 from common.attacks import Model
 from common.config import AttackConfig, RunConfig, StudentConfig
 from common.datasets import Dataset
-from common.durable import write_atomic
 from common.evaluate import autoattack, clean_accuracy, is_collapsed, predict
 from common.models import num_parameters
 from deploy.compare_grid import DatasetGrid, load_grid
@@ -223,7 +222,7 @@ def main() -> None:
     grid = load_grid("full").datasets
     part = next(part for part in grid if part.config == options.config)
     stage = Stage.prepare(config, options.work)
-    rows = json.loads(ROWS.read_text())["rows"] if ROWS.exists() else []
+    rows = read_rows(ROWS)
     for seed in options.seeds:
         for student in options.students:
             recipe = config.students[student]
@@ -240,8 +239,7 @@ def main() -> None:
             fits = train_group(names, recipe, stage, seed, part.cpu_budget_s[student])
             for name, fitted in zip(names, fits, strict=True):
                 rows.append(row(name, fitted, config, student, seed, part, stage.data))
-                lines = ",\n".join(json.dumps(row) for row in rows)
-                write_atomic(ROWS, f'{{"rows": [\n{lines}\n]}}\n'.encode())
+                write_rows(ROWS, rows)
                 print(*own, name, rows[-1]["robust_accuracy"], flush=True)
 
 

@@ -5,17 +5,16 @@
 A test compares. The rows come from tests/bench/ablation.py.
 """
 
-import json
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+
+from rows import Row, read_rows
 
 from deploy.readme import put
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = ROOT / "tests" / "bench" / "results" / "ablation.json"
 WHOLE = "takt"
-Row = dict[str, Any]
 
 
 def in_readme(readme: str) -> str:
@@ -24,7 +23,7 @@ def in_readme(readme: str) -> str:
     Raises:
         ValueError: the marks are missing.
     """
-    return put(readme, "ablation", markdown(read_rows()))
+    return put(readme, "ablation", markdown(read_rows(ROWS)))
 
 
 def markdown(rows: list[Row]) -> str:
@@ -86,12 +85,6 @@ def _meaning(rows: list[Row]) -> str:
         "below, the points that a variant of the same seed is above or below it; mean "
         f"+- standard deviation. {'; '.join(sets)}."
     )
-
-
-def read_rows() -> list[Row]:
-    """Read the committed rows."""
-    rows: list[Row] = json.loads(ROWS.read_text(encoding="utf-8"))["rows"]
-    return rows
 
 
 def main() -> None:

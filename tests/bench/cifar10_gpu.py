@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rows import read_rows, write_rows
 
 from cloud.checkpoint import load_checkpoint, save_checkpoint
 from cloud.extract import shard_ranges
@@ -242,10 +243,8 @@ def _add_row(
         "device": str(site.device),
     }
     out: Path = site.options.out
-    rows = json.loads(out.read_bytes()) if out.exists() else []
-    rows = [r for r in rows if r["name"] != name] + [row]
-    lines = ",\n".join(json.dumps(r) for r in rows)
-    write_atomic(out, f"[\n{lines}\n]\n".encode())
+    rows = [r for r in read_rows(out) if r["name"] != name]
+    write_rows(out, [*rows, row])
     print(row, flush=True)
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rows import read_rows, write_rows
 from stage import Stage
 
-from common.durable import write_atomic
 from common.evaluate import autoattack, clean_accuracy
 from common.models import num_parameters
 from deploy.settings import load_run_config, parse_assignments
@@ -66,7 +66,7 @@ def main() -> None:
         "seed": options.seed,
         "cpu_budget_s": options.cpu_s,
     }
-    rows = json.loads(ROWS.read_text())["rows"] if ROWS.exists() else []
+    rows = read_rows(ROWS)
     if any(own.items() <= row.items() for row in rows):
         return
     print("teacher's clean and PGD-20 accuracy:", stage.manifest.teacher, flush=True)
@@ -107,8 +107,7 @@ def main() -> None:
         "teacher": stage.manifest.teacher.model_dump(mode="json"),
     }
     rows.append(row)
-    lines = ",\n".join(json.dumps(row) for row in rows)
-    write_atomic(ROWS, f'{{"rows": [\n{lines}\n]}}\n'.encode())
+    write_rows(ROWS, rows)
     print(rows[-1], flush=True)
 
 

@@ -11,18 +11,17 @@ to results/live.json as they come.
 """
 
 import argparse
-import json
 import math
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
+from rows import Row, read_rows, write_rows
 from torch import Tensor, nn
 
 from common.config import AttackConfig, RunConfig, StudentConfig
 from common.datasets import Dataset, load_dataset
-from common.durable import write_atomic
 from common.evaluate import clean_accuracy, robust_accuracy_pgd
 from common.models import load_model
 from deploy.compare_stage import prepare_stage
@@ -34,7 +33,6 @@ from edge.knowledge_reader import read_knowledge, read_manifest
 from edge.training import Training
 
 ROWS = Path(__file__).parent / "results" / "live.json"
-Row = dict[str, Any]
 
 
 class LiveTraining(Training):
@@ -109,7 +107,7 @@ def main() -> None:
     x, y = data.test.tensors()
     eps = config.threat.eps
     attack = AttackConfig(steps=20, step_size=eps / 8)
-    rows: list[Row] = json.loads(ROWS.read_text())["rows"] if ROWS.exists() else []
+    rows = read_rows(ROWS)
     for seed in range(options.seeds):
         for student in options.students:
             recipe = config.students[student]
@@ -135,8 +133,7 @@ def main() -> None:
                 row[f"{name}_robust_accuracy"] = found.accuracy
                 row[f"{name}_clean_accuracy"] = clean_accuracy(made, x, y)
             rows.append(row)
-            lines = ",\n".join(json.dumps(row) for row in rows)
-            write_atomic(ROWS, f'{{"rows": [\n{lines}\n]}}\n'.encode())
+            write_rows(ROWS, rows)
     _print_differences(rows)
 
 

@@ -12,7 +12,6 @@ precision_table.py writes the README's table from them.
 """
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,12 +27,12 @@ from precisions import (
     encode_deltas,
     encode_labels,
 )
+from rows import read_rows, write_rows
 from torch import Tensor
 
 from common.attacks import pgd
 from common.config import RunConfig
 from common.datasets import Dataset, load_dataset
-from common.durable import write_atomic
 from common.evaluate import autoattack, clean_accuracy
 from common.knowledge import Arrays, encode_shard
 from common.models import load_model, num_parameters
@@ -212,12 +211,11 @@ def main() -> None:
     overrides = {"dataset.data_dir": options.data_dir} if options.data_dir else {}
     config, _ = load_run_config(options.config, overrides)
     said = ask(config, options.work)
-    rows = json.loads(ROWS.read_text())["rows"] if ROWS.exists() else []
+    rows = read_rows(ROWS)
     for job in missing(rows, config.dataset.name, options.students, options.seeds):
         student, labels, deltas, seed = job
         rows.append(train(said, config, student, labels, deltas, seed))
-        lines = ",\n".join(json.dumps(row) for row in rows)
-        write_atomic(ROWS, f'{{"rows": [\n{lines}\n]}}\n'.encode())
+        write_rows(ROWS, rows)
         print(*job, rows[-1]["robust_accuracy"], flush=True)
 
 

@@ -5,16 +5,15 @@
 A test compares. The rows come from tests/bench/precision.py.
 """
 
-import json
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+
+from rows import Row, read_rows
 
 from deploy.readme import put
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = ROOT / "tests" / "bench" / "results" / "precision.json"
-Row = dict[str, Any]
 
 
 def markdown(rows: list[Row]) -> str:
@@ -51,13 +50,7 @@ def in_readme(readme: str) -> str:
     Raises:
         ValueError: the marks are missing.
     """
-    return put(readme, "precision", markdown(read_rows()))
-
-
-def read_rows() -> list[Row]:
-    """Read the committed rows."""
-    rows: list[Row] = json.loads(ROWS.read_text(encoding="utf-8"))["rows"]
-    return rows
+    return put(readme, "precision", markdown(read_rows(ROWS)))
 
 
 def _percent(rows: list[Row]) -> str:

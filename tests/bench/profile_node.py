@@ -14,9 +14,9 @@ import pstats
 from pathlib import Path
 
 import torch
+from rows import write_rows
 
 from common.datasets import load_dataset
-from common.durable import write_atomic
 from deploy.compare_stage import prepare_stage
 from deploy.settings import load_run_config
 from edge.fit import fit_student
@@ -92,8 +92,7 @@ def main() -> None:
         rounded = {part: round(value, 3) for part, value in found.items()}
         rows.append({"config": options.config, "student": student, **rounded})
         print(json.dumps(rows[-1]))
-    lines = ",\n".join(json.dumps(row) for row in rows)
-    write_atomic(ROWS, f'{{"rows": [\n{lines}\n]}}\n'.encode())
+    write_rows(ROWS, rows)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ results/safeguard.json; rows that are there already are kept.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from rows import read_rows, write_rows
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    rows = read_rows(RESULTS)
     there = {(r["case"], r["seed"], r["safeguard"]) for r in rows}
     for name, (data, recipe, eps) in cases(options.data_dir).items():
         for seed in range(options.seeds):
@@ -136,7 +136,7 @@ def main() -> None:
                     continue
                 made = row(name, data, recipe, eps, seed, safeguard)
                 rows.append(made)
-                RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+                write_rows(RESULTS, rows)
                 print(
                     f"{name}, seed {seed}, safeguard {'on' if safeguard else 'off'}: "
                     f"last {made['watched'][-1]:.2f}, PGD-20 of the student handed out "

@@ -17,19 +17,18 @@ that every evaluation carries (common/sanity.py).
 """
 
 import argparse
-import json
 import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from rows import write_rows
 from torch import Tensor, nn
 
 from common.attacks import cross_entropy, pgd
 from common.config import AttackConfig, DatasetConfig
 from common.datasets import load_dataset
-from common.durable import write_atomic
 from common.evaluate import autoattack, predict, robust_accuracy_pgd
 from common.model_card import ModelCard
 from common.models import load_model
@@ -125,8 +124,7 @@ def main() -> int:
         }
         rows.append(about | row | {"complaints": complaints(row)})
         print(path.stem, *(rows[-1]["complaints"] or ["nothing speaks against it"]))
-    lines = ",\n".join(json.dumps(row) for row in rows)
-    write_atomic(ROWS, f'{{"rows": [\n{lines}\n]}}\n'.encode())
+    write_rows(ROWS, rows)
     return int(any(row["complaints"] for row in rows))
 
 

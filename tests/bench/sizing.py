@@ -8,17 +8,16 @@ results/sizing.json, and the medians of what was taken to what was said are prin
 """
 
 import argparse
-import json
 import tempfile
 import threading
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rows import read_rows, write_rows
 from stage import Stage
 
 from common.config import ProfileConfig, RunConfig
-from common.durable import write_atomic
 from deploy.settings import load_run_config
 from edge.child import Distillation
 from edge.job import DistilJob
@@ -82,14 +81,13 @@ def main() -> None:
     overrides = {"dataset.data_dir": options.data_dir} if options.data_dir else {}
     config, _ = load_run_config(options.config, overrides)
     stage = Stage.prepare(config, options.work.absolute())
-    kept = json.loads(ROWS.read_text())["rows"] if ROWS.exists() else []
+    kept = read_rows(ROWS)
     rows = [row for row in kept if row["dataset"] != config.dataset.name]
     for seed in range(options.repeats):
         for student in options.students:
             rows.append(measure(config, stage, student, seed))
             print(rows[-1], flush=True)
-            lines = ",\n".join(json.dumps(row) for row in rows)
-            write_atomic(ROWS, f'{{"rows": [\n{lines}\n]}}\n'.encode())
+            write_rows(ROWS, rows)
     for student in options.students:
         model = config.students[student].model
         own = [r for r in rows if r["student"] == model]

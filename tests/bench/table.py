@@ -5,15 +5,12 @@
 A test compares. The rows come from `takt compare --full`, see deploy/compare.py.
 """
 
-import sys
 from pathlib import Path
 
+from deploy.compare_rows import read_rows
+from deploy.compare_table import in_readme
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from deploy.compare_rows import read_rows  # noqa: E402
-from deploy.compare_table import in_readme  # noqa: E402
-
 ROWS = ROOT / "tests" / "bench" / "results" / "compare.json"
 
 

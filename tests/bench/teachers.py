@@ -12,12 +12,11 @@ images are never touched.
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
+from rows import read_rows, write_rows
 
 from common.datasets import load_dataset
-from common.durable import write_atomic
 from deploy.choice import student_score, teacher_score
 from deploy.compare_stage import prepare_stage
 from deploy.settings import load_run_config, parse_assignments
@@ -104,7 +103,7 @@ def add_rows(
     attack: str,
 ) -> None:
     """Make a candidate's missing rows on one split."""
-    rows: list[dict[str, Any]] = json.loads(ROWS.read_text()) if ROWS.exists() else []
+    rows = read_rows(ROWS)
     config, _ = load_run_config(config_name, overrides)
     names = ("dataset", "candidate", "split", "student", "temperature", "attack")
     done = {tuple(row[key] for key in names) for row in rows}
@@ -154,9 +153,7 @@ def add_rows(
                 "student_robust": found.robust_accuracy,
             }
         )
-        # One line a row: other rows may be added by hand, or by another machine.
-        text = "[\n" + ",\n".join(json.dumps(r) for r in rows) + "\n]\n"
-        write_atomic(ROWS, text.encode())
+        write_rows(ROWS, rows)
         print(json.dumps(rows[-1]), flush=True)
 
 

@@ -17,15 +17,14 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
+from rows import Row, read_rows, write_rows
 from stage import Stage
 
 from common.config import Content, RunConfig, StudentConfig
-from common.durable import write_atomic
 from deploy.compare_turns import in_turns
 from deploy.settings import load_run_config
 
 ROWS = Path(__file__).parent / "results" / "views.json"
-Row = dict[str, Any]
 
 
 def compare(
@@ -111,7 +110,7 @@ def main() -> None:
     stage = Stage.prepare(config, options.work)
     variants = [("takt", views) for views in options.views]
     variants += [("warm_at", min(options.views)), ("warm_at", max(options.views))]
-    rows: list[Row] = json.loads(ROWS.read_text())["rows"] if ROWS.exists() else []
+    rows = read_rows(ROWS)
     for seed in options.seeds:
         for student in options.students:
             own = {
@@ -125,8 +124,7 @@ def main() -> None:
             if not any(own.items() <= row.items() for row in rows):
                 made = compare(config, stage, student, variants, seed, options.cpu_s)
                 rows += made
-                lines = ",\n".join(json.dumps(row) for row in rows)
-                write_atomic(ROWS, f'{{"rows": [\n{lines}\n]}}\n'.encode())
+                write_rows(ROWS, rows)
     _print_means(rows)
 
 
