@@ -6,8 +6,10 @@ here: starting it (cluster.py).
 """
 
 import contextlib
+import gc
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +77,18 @@ def end_processes(folder: Path) -> None:
             raise ClusterError(
                 f"processes {pids} of the local Ray did not end; kill them by hand"
             )
+    _tell_their_handles()
+
+
+def _tell_their_handles() -> None:
+    """Let every `Popen` see whether its process has ended.
+
+    A Ray that failed to start forgets its own without having waited for them, and
+    Python takes each for running still, and warns of it (ResourceWarning).
+    """
+    for handle in gc.get_objects():
+        if isinstance(handle, subprocess.Popen):
+            handle.poll()
 
 
 def _move_logs(folder: Path, logs_dir: Path) -> None:

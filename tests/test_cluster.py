@@ -37,6 +37,21 @@ except ClusterError as e:
     print("refused", str(e).count(chr(10)))
 """
 
+FAILS_ONCE = """
+import gc
+from ray._private.node import Node
+from cloud.cluster import local_cluster
+start, tries = Node.start_ray_processes, []
+def fails_once(node):
+    tries.append(start(node))
+    if len(tries) == 1:
+        raise TimeoutError("as on a busy machine")
+Node.start_ray_processes = fails_once
+with local_cluster():
+    gc.collect()
+print(len(tries))
+"""
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
@@ -44,11 +59,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
         yield running
 
 
-def started(script: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def started(
+    script: str, folder: Path, *arguments: str, stderr: int | None = None
+) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     return subprocess.Popen(
-        [sys.executable, "-c", script, *arguments],
+        [sys.executable, "-W", "default::ResourceWarning", "-c", script, *arguments],
         stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         env=environment | {"TMPDIR": str(folder), "HOME": str(folder)},
     )
@@ -135,3 +153,13 @@ def test_ctrl_c_while_ray_starts_leaves_no_process(short_folder: Path) -> None:
     assert output == ""  # it had not come up
     assert processes_of(short_folder) == []
     assert list(short_folder.glob("takt-*")) == []
+
+
+def test_a_start_that_fails_once_is_made_up_for_and_nothing_of_it_is_left(
+    short_folder: Path,
+) -> None:
+    process = started(FAILS_ONCE, short_folder, stderr=subprocess.PIPE)
+    output, errors = process.communicate(timeout=200)
+    assert output == "2\n"
+    assert "still running" not in errors  # nobody lost track of a process
+    assert processes_of(short_folder) == []
