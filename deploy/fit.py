@@ -212,7 +212,7 @@ def _table(candidates: list[Candidate]) -> Table:
             f"{at_least}{cost.cpu_s_per_epoch:.2f}" if cost else "-",
             str(c.recipe.epochs),
             f"{at_least}{cost.cpu_s:.1f}" if cost else "-",
-            f"{'' if cost else '> '}{c.trial.peak_memory_mib:.0f}",
+            f"{at_least if cost else '> '}{c.trial.peak_memory_mib:.0f}",
             c.reason or "yes",
         )
     return table
