@@ -173,6 +173,21 @@ def recipe_of(manifest: Manifest, student: str) -> StudentConfig:
     return recipe
 
 
+def check_contents(recipe: StudentConfig, there: KnowledgeConfig) -> None:
+    """Check that a release will hold what a recipe reads.
+
+    Raises:
+        ConfigError: it leaves something out.
+    """
+    missing = contents_for(recipe.method, recipe.boundary_weight) - {*there.contents}
+    if missing:
+        what = " and ".join(sorted(missing))
+        raise ConfigError(
+            f"a student ({recipe.model}, {recipe.method}) reads {what}, which "
+            "knowledge.contents leaves out; add it there, or change the method"
+        )
+
+
 def check_views(recipe: StudentConfig, there: KnowledgeConfig | Manifest) -> None:
     """Check that there are as many views as a recipe trains on.
 

@@ -21,7 +21,12 @@ from cloud.recipe import recipe_digest
 from common.config import AttackConfig, Name, RunConfig, Section, StudentConfig
 from common.config_file import parse_config
 from common.errors import ConfigError
-from common.knowledge import check_views, contents_for, needs_live_teacher
+from common.knowledge import (
+    check_contents,
+    check_views,
+    contents_for,
+    needs_live_teacher,
+)
 from deploy.settings import load_run_config
 
 METHODS: tuple[str, ...] = get_args(StudentConfig.model_fields["method"].annotation)
@@ -219,6 +224,7 @@ def _entry(
             "num_views": changes.num_views or base.num_views,
         }
     )
+    check_contents(recipe, config.knowledge)
     check_views(recipe, config.knowledge)
     return Entry(
         config=config,

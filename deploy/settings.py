@@ -14,7 +14,7 @@ from typing import Any
 from common.config import RunConfig
 from common.config_file import parse_config
 from common.errors import ConfigError
-from common.knowledge import check_views
+from common.knowledge import check_contents, check_views
 from common.toml import to_toml
 
 
@@ -45,6 +45,7 @@ def load_run_config(
         text = to_toml(tree)
     config = parse_config(text, RunConfig, source=source)
     for recipe in config.students.values():
+        check_contents(recipe, config.knowledge)
         check_views(recipe, config.knowledge)
     return config, text
 

@@ -162,3 +162,11 @@ def test_models_made_in_code_are_held_to_the_same_bounds() -> None:
         AttackConfig(step_size=0.1, steps=0)
     with pytest.raises(ValidationError):
         DatasetConfig(val_fraction=0.5)
+
+
+def test_a_release_without_what_a_student_reads_is_refused_before_it_is_made() -> None:
+    with pytest.raises(ConfigError, match="reads boundary_points, which knowledge"):
+        load_run_config("digits", {"students.tiny.method": "bss"})
+    contents = ["soft_labels", "boundary_points"]
+    with pytest.raises(ConfigError, match="reads deltas, which knowledge"):
+        load_run_config("digits", {"knowledge.contents": contents})

@@ -165,8 +165,9 @@ def test_a_node_killed_while_it_distils_goes_on_and_pulls_nothing_twice(
     assert project.inspect("hub")["RestartCount"] == before + 1
     report = project.reports(version)["hub"]
     assert report["outcome"] in ("promoted", "kept")
-    # What was pulled since the restart: metadata, and no shard of the release.
-    assert int(report["pulled_bytes"]) < seen.result["release"]["bytes"] / 10
+    # What was pulled since the restart: metadata, and no shard of the release, of
+    # which there are four for this node.
+    assert int(report["pulled_bytes"]) < seen.result["release"]["bytes"] / 6
 
 
 def test_a_gateway_killed_while_a_node_pulls_comes_back_and_no_byte_is_pulled_twice(

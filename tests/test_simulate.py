@@ -139,12 +139,7 @@ def test_the_result_holds_what_nodes_reported_and_what_was_measured(
 ) -> None:
     tree = json.loads((finished[0] / "result.json").read_text())
     assert tree["dataset"]["num_train"] == tree["release"]["num_samples"] == 180
-    assert set(tree["release"]["bytes_per_sample"]) == {
-        "soft_labels",
-        "deltas",
-        "boundary_points",
-        "margins",
-    }
+    assert set(tree["release"]["bytes_per_sample"]) == {"soft_labels", "deltas"}
     assert tree["teacher"]["robust"][0]["attack"] == "autoattack"
     assert tree["teacher"]["robust"][0]["num_images"] == 8
     assert [node["name"] for node in tree["nodes"]] == ["sensor", "camera"]
@@ -220,7 +215,7 @@ def test_report_says_the_same_again(finished: tuple[Path, str]) -> None:
         ("teacher: adversarial training", "teacher.epochs=500", signal.SIGINT, 130),
         ("nodes: pull, distil", "students.tiny.epochs=9000", signal.SIGTERM, 143),
         pytest.param(
-            *("knowledge: extract it", "knowledge.boundary_steps=9000"),
+            *("knowledge: extract it", "knowledge.attack.steps=9000"),
             *(signal.SIGINT, 130),
             marks=pytest.mark.slow,
         ),

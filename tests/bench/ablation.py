@@ -217,7 +217,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     METHODS.update(ONLY_HERE)
-    overrides = {"dataset.data_dir": options.data_dir} if options.data_dir else {}
+    overrides: dict[str, object] = {
+        "knowledge.contents": ["soft_labels", "deltas", "boundary_points"]
+    }
+    if options.data_dir:
+        overrides["dataset.data_dir"] = options.data_dir
     config, _ = load_run_config(options.config, overrides)
     grid = load_grid("full").datasets
     part = next(part for part in grid if part.config == options.config)
