@@ -15,7 +15,7 @@ from typing import Any
 
 from common.config import RunConfig, Section
 from deploy.exits import exit_codes
-from deploy.readme import put
+from deploy.readme import put, update
 from edge.config import EdgeConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -175,8 +175,7 @@ def _default(entry: dict[str, Any]) -> str:
 
 def main() -> None:
     """Bring README.md up to date."""
-    path = ROOT / "README.md"
-    path.write_text(up_to_date(path.read_text(encoding="utf-8")), encoding="utf-8")
+    update(up_to_date)
 
 
 if __name__ == "__main__":

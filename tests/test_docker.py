@@ -180,6 +180,7 @@ def test_a_gateway_killed_while_a_node_pulls_comes_back_and_no_byte_is_pulled_tw
     with pulling_slowly(project, "sensor") as version:
         before = gateway_pid()
         project.kill("head", "ServeReplica:takt:gateway")
+        assert project.status("sensor")["state"] in ("pulling", "backing-off")
         there = num_pulled(project, "sensor")
         all_done(project, version)
     assert there < num_pulled(project, "sensor")  # it had been in the middle of it

@@ -10,15 +10,15 @@ ablation_table.py writes the README's table from them.
 """
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rows import read_rows, write_rows
+from rows import read_rows, robustness, write_rows
 from stage import Stage
 from torch import Tensor
 
@@ -36,8 +36,6 @@ from edge.knowledge_reader import Knowledge
 from edge.losses import METHODS, Method, takt_loss
 
 ROWS = Path(__file__).parent / "results" / "ablation.json"
-
-Changes = Callable[[StudentConfig], dict[str, Any]]
 
 
 def afresh(model: Model, batch: Batch, setting: Setting) -> Tensor:
@@ -87,86 +85,79 @@ ONLY_HERE = {
 }
 
 
-def no_changes(recipe: StudentConfig) -> dict[str, Any]:
-    """Leave the recipe as it is."""
-    return {}
-
-
 @dataclass(frozen=True)
 class Variant:
     """How a training differs from the config's recipe."""
 
-    changes: Changes = no_changes
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    steps: int | None = None  # of the attack; together they reach twice as far
     deltas: bool = True  # shipped
     boundary: bool = False  # points and margins are read
     safeguard: bool = True
 
+    def recipe(self, own: StudentConfig) -> StudentConfig:
+        """Change the config's recipe."""
+        changed = own.model_copy(update=self.changes)
+        if self.steps is None:
+            return changed
+        reach = own.attack.steps * own.attack.step_size
+        step_size = min(2 * reach / self.steps, reach)
+        attack = AttackConfig(steps=self.steps, step_size=step_size)
+        return changed.model_copy(update={"attack": attack})
 
-def _steps(count: int) -> Changes:
-    """Change the number of steps, each of 2 / count of eps, at most eps."""
-
-    def changes(recipe: StudentConfig) -> dict[str, Any]:
-        reach = recipe.attack.steps * recipe.attack.step_size
-        attack = AttackConfig(steps=count, step_size=min(2 * reach / count, reach))
-        return {"attack": attack}
-
-    return changes
+    def knowledge(self, said: Knowledge) -> Knowledge:
+        """Leave out what it does not use of all that the teacher said."""
+        return replace(
+            said,
+            delta_signs=said.delta_signs if self.deltas else None,
+            boundary=said.boundary if self.boundary else None,
+        )
 
 
 VARIANTS: dict[str, Variant] = {
     "takt": Variant(),
-    "no soft labels": Variant(lambda r: {"label_weight": 1.0}),
-    "soft labels alone": Variant(lambda r: {"label_weight": 0.0}),
-    "label weight 0.5": Variant(lambda r: {"label_weight": 0.5}),
+    "no soft labels": Variant({"label_weight": 1.0}),
+    "soft labels alone": Variant({"label_weight": 0.0}),
+    "label weight 0.5": Variant({"label_weight": 0.5}),
     "no shipped deltas": Variant(deltas=False),
-    "no kept deltas": Variant(lambda r: {"method": "takt_afresh"}, deltas=False),
-    "no noise": Variant(lambda r: {"noise": 0.0}),
-    "no eps warm-up": Variant(lambda r: {"eps_warmup_epochs": 0}),
-    "no weight averaging": Variant(lambda r: {"ema_decay": 0.0}),
-    "no gradient clipping": Variant(lambda r: {"max_gradient_norm": 0.0}),
+    "no kept deltas": Variant({"method": "takt_afresh"}, deltas=False),
+    "no noise": Variant({"noise": 0.0}),
+    "no eps warm-up": Variant({"eps_warmup_epochs": 0}),
+    "no weight averaging": Variant({"ema_decay": 0.0}),
+    "no gradient clipping": Variant({"max_gradient_norm": 0.0}),
     "no safeguard": Variant(safeguard=False),
-    "10 attack steps": Variant(_steps(10)),
-    "clean term": Variant(lambda r: {"method": "takt_clean"}),
-    "boundary points": Variant(lambda r: {"boundary_weight": 0.25}, boundary=True),
-    "small margins first": Variant(lambda r: {"method": "takt_near"}, boundary=True),
-    "large margins first": Variant(lambda r: {"method": "takt_far"}, boundary=True),
+    "10 attack steps": Variant(steps=10),
+    "clean term": Variant({"method": "takt_clean"}),
+    "boundary points": Variant({"boundary_weight": 0.25}, boundary=True),
+    "small margins first": Variant({"method": "takt_near"}, boundary=True),
+    "large margins first": Variant({"method": "takt_far"}, boundary=True),
 }
 
 
 def differs(name: str, own: StudentConfig) -> bool:
     """Say whether a variant is another training than the recipe itself."""
     variant = VARIANTS[name]
-    changed = own.model_copy(update=variant.changes(own)) != own
-    return (
-        name == "takt" or changed or replace(variant, changes=no_changes) != Variant()
-    )
-
-
-def knowledge_for(variant: Variant, recipe: StudentConfig, stage: Stage) -> Knowledge:
-    """Read what a variant uses of the release."""
-    weight = 1.0 if variant.boundary else 0.0
-    asked = recipe.model_copy(update={"boundary_weight": weight})
-    knowledge = stage.knowledge(asked)
-    return knowledge if variant.deltas else replace(knowledge, delta_signs=None)
+    rest = replace(variant, changes={}, steps=None)
+    return name == "takt" or variant.recipe(own) != own or rest != Variant()
 
 
 def train_group(
     names: list[str], own: StudentConfig, stage: Stage, seed: int, budget_s: float
 ) -> list[Fitted]:
     """Train variants of one student in turns, each for the budget."""
-    trainings = []
-    for name in names:
-        variant = VARIANTS[name]
-        trainings.append(
+    said = stage.knowledge(own.model_copy(update={"boundary_weight": 1.0}))
+    return in_turns(
+        [
             stage.training(
-                own.model_copy(update=variant.changes(own)),
+                variant.recipe(own),
                 seed=seed,
                 cpu_budget_s=budget_s,
-                knowledge=knowledge_for(variant, own, stage),
+                knowledge=variant.knowledge(said),
                 safeguard=variant.safeguard,
             )
-        )
-    return in_turns(trainings)
+            for variant in map(VARIANTS.__getitem__, names)
+        ]
+    )
 
 
 def row(
@@ -195,12 +186,7 @@ def row(
         "cpu_s": round(fitted.cpu_s.distil, 3),
         "epochs": fitted.epochs,
         "clean_accuracy": clean_accuracy(fitted.model, x, y),
-        "robust_accuracy": found.accuracy,
-        "attack": found.attack,
-        "version": found.version,
-        "num_images": found.num_images,
-        "eps": found.eps,
-        "norm": found.norm,
+        **robustness(found),
         "flags": flags,
     }
 

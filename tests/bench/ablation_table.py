@@ -6,14 +6,13 @@ A test compares. The rows come from tests/bench/ablation.py.
 """
 
 from pathlib import Path
-from statistics import mean, stdev
 
 from rows import Row, read_rows
+from tables import Place, heads, spread
 
-from deploy.readme import put
+from deploy.readme import put, update
 
-ROOT = Path(__file__).resolve().parents[2]
-ROWS = ROOT / "tests" / "bench" / "results" / "ablation.json"
+ROWS = Path(__file__).parent / "results" / "ablation.json"
 WHOLE = "takt"
 
 
@@ -28,24 +27,18 @@ def in_readme(readme: str) -> str:
 
 def markdown(rows: list[Row]) -> str:
     """Write the rows as a Markdown table, and a line that gives it meaning."""
-    places: dict[tuple[str, str], Row] = {}
-    for row in rows:
-        places.setdefault((row["dataset"], row["student"]), row)
-    heads = [
-        f"{dataset} {student} ({row['num_parameters']:,})"
-        for (dataset, student), row in places.items()
-    ]
+    columns = heads(rows)
     lines = [
-        f"| variant | {' | '.join(heads)} |",
-        f"| --- |{' ---: |' * len(heads)}",
+        f"| variant | {' | '.join(columns.values())} |",
+        f"| --- |{' ---: |' * len(columns)}",
     ]
     for variant in dict.fromkeys(row["variant"] for row in rows):
-        cells = [_cell(rows, place, variant) for place in places]
+        cells = [_cell(rows, place, variant) for place in columns]
         lines.append(f"| {variant} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", _meaning(rows)])
 
 
-def _cell(rows: list[Row], place: tuple[str, str], variant: str) -> str:
+def _cell(rows: list[Row], place: Place, variant: str) -> str:
     """Write the whole recipe's accuracy, or a variant's differences from it."""
     own, whole = (
         {
@@ -58,8 +51,8 @@ def _cell(rows: list[Row], place: tuple[str, str], variant: str) -> str:
     if not own:
         return "-"
     if variant == WHOLE:
-        return f"{_spread(list(own.values()))} ({len(own)})"
-    found = _spread([own[seed] - whole[seed] for seed in own], sign="+")
+        return f"{spread([*own.values()])} ({len(own)})"
+    found = spread([own[seed] - whole[seed] for seed in own], sign="+")
     names = (*place, variant)
     failed = sum(
         "collapsed" in row["flags"]
@@ -67,11 +60,6 @@ def _cell(rows: list[Row], place: tuple[str, str], variant: str) -> str:
         if (row["dataset"], row["student"], row["variant"]) == names
     )
     return found + (f", {failed} collapsed" if failed else "")
-
-
-def _spread(values: list[float], sign: str = "") -> str:
-    text = f"{mean(values):{sign}.1f}"
-    return f"{text} +- {stdev(values):.1f}" if len(values) > 1 else text
 
 
 def _meaning(rows: list[Row]) -> str:
@@ -89,9 +77,7 @@ def _meaning(rows: list[Row]) -> str:
 
 def main() -> None:
     """Bring README.md up to date."""
-    path = ROOT / "README.md"
-    text = in_readme(path.read_text(encoding="utf-8"))
-    path.write_text(text, encoding="utf-8")
+    update(in_readme)
 
 
 if __name__ == "__main__":

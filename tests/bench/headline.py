@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import read_rows, write_rows
+from rows import read_rows, robustness, write_rows
 from stage import Stage
 
 from common.evaluate import autoattack, clean_accuracy
 from common.models import num_parameters
 from deploy.settings import load_run_config, parse_assignments
-from edge.fit import Images, fit_student
+from edge.fit import fit_student
 
 ROWS = Path(__file__).parent / "results" / "headline.json"
 STAGE_1 = (  # of 7.5 times the shipped config's images
@@ -73,8 +73,8 @@ def main() -> None:
     name = f"{recipe.method}-{recipe.model}-{options.seed}-{options.cpu_s:g}"
     fitted = fit_student(
         recipe,
-        Images.of(stage.data.train),
-        Images.of(stage.data.val),
+        stage.train,
+        stage.val,
         stage.knowledge(recipe),
         num_classes=stage.manifest.num_classes,
         eps=stage.manifest.eps,
@@ -97,12 +97,7 @@ def main() -> None:
         "val_clean_accuracy": clean,
         "val_pgd20_accuracy": robust,
         "clean_accuracy": clean_accuracy(fitted.model, x, y),
-        "robust_accuracy": found.accuracy,
-        "attack": found.attack,
-        "version": found.version,
-        "num_images": found.num_images,
-        "eps": found.eps,
-        "norm": found.norm,
+        **robustness(found),
         "flags": [*fitted.flags, *found.flags],
         "teacher": stage.manifest.teacher.model_dump(mode="json"),
     }

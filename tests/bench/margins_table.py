@@ -7,13 +7,13 @@ A test compares. The rows are those of `takt compare --full`.
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
+
+from tables import spread
 
 from deploy.compare_rows import Row, read_rows
-from deploy.readme import put
+from deploy.readme import put, update
 
-ROOT = Path(__file__).resolve().parents[2]
-ROWS = ROOT / "tests" / "bench" / "results" / "compare.json"
+ROWS = Path(__file__).parent / "results" / "compare.json"
 OTHERS = ("rslad", "pgd_at", "warm_at")
 
 Place = tuple[str, int, str]
@@ -69,15 +69,12 @@ def _margin(own: dict[int, float], other: dict[int, float]) -> str:
     found = [own[seed] - other[seed] for seed in own if seed in other]
     if not found:
         return "-"
-    spread = f" +- {stdev(found):.1f}" if len(found) > 1 else ""
-    return f"{mean(found):+.1f}{spread}"
+    return spread(found, sign="+")
 
 
 def main() -> None:
     """Bring README.md up to date."""
-    path = ROOT / "README.md"
-    text = in_readme(path.read_text(encoding="utf-8"))
-    path.write_text(text, encoding="utf-8")
+    update(in_readme)
 
 
 if __name__ == "__main__":

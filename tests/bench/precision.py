@@ -27,7 +27,7 @@ from precisions import (
     encode_deltas,
     encode_labels,
 )
-from rows import read_rows, write_rows
+from rows import read_rows, robustness, write_rows
 from torch import Tensor
 
 from common.attacks import pgd
@@ -169,12 +169,7 @@ def train(
         "delta_bytes": _bytes(of_deltas, len(soft)),
         "epochs": recipe.epochs,
         "clean_accuracy": clean_accuracy(model, x, y),
-        "robust_accuracy": found.accuracy,
-        "attack": found.attack,
-        "version": found.version,
-        "num_images": found.num_images,
-        "eps": found.eps,
-        "norm": found.norm,
+        **robustness(found),
         "val_robust_accuracy": training.state.last_robust,
         "flags": [*found.flags, *(["retried"] if training.state.attempt else [])],
     }

@@ -6,34 +6,27 @@ A test compares. The rows come from tests/bench/precision.py.
 """
 
 from pathlib import Path
-from statistics import mean, stdev
 
 from rows import Row, read_rows
+from tables import heads, spread
 
-from deploy.readme import put
+from deploy.readme import put, update
 
-ROOT = Path(__file__).resolve().parents[2]
-ROWS = ROOT / "tests" / "bench" / "results" / "precision.json"
+ROWS = Path(__file__).parent / "results" / "precision.json"
 
 
 def markdown(rows: list[Row]) -> str:
     """Write the rows as a Markdown table, and a line that gives it meaning."""
-    students: dict[tuple[str, str], Row] = {}
-    for row in rows:
-        students.setdefault((row["dataset"], row["student"]), row)
-    heads = [
-        f"{dataset} {student} ({row['num_parameters']:,})"
-        for (dataset, student), row in students.items()
-    ]
+    columns = heads(rows)
     lines = [
-        f"| soft labels | deltas | bytes a sample | {' | '.join(heads)} |",
-        f"| --- | --- | ---: |{' ---: |' * len(heads)}",
+        f"| soft labels | deltas | bytes a sample | {' | '.join(columns.values())} |",
+        f"| --- | --- | ---: |{' ---: |' * len(columns)}",
     ]
     for labels, deltas in dict.fromkeys((r["labels"], r["deltas"]) for r in rows):
         same = [r for r in rows if (r["labels"], r["deltas"]) == (labels, deltas)]
         cells = [
             _percent([r for r in same if (r["dataset"], r["student"]) == place])
-            for place in students
+            for place in columns
         ]
         costs = dict.fromkeys(
             f"{r['label_bytes'] + r['delta_bytes']:.1f}" for r in same
@@ -56,9 +49,7 @@ def in_readme(readme: str) -> str:
 def _percent(rows: list[Row]) -> str:
     if not rows:
         return "-"
-    robust = [100 * row["robust_accuracy"] for row in rows]
-    spread = f" +- {stdev(robust):.1f}" if len(robust) > 1 else ""
-    return f"{mean(robust):.1f}{spread} ({len(robust)})"
+    return f"{spread([100 * row['robust_accuracy'] for row in rows])} ({len(rows)})"
 
 
 def _meaning(rows: list[Row]) -> str:
@@ -75,9 +66,7 @@ def _meaning(rows: list[Row]) -> str:
 
 def main() -> None:
     """Bring README.md up to date."""
-    path = ROOT / "README.md"
-    text = in_readme(path.read_text(encoding="utf-8"))
-    path.write_text(text, encoding="utf-8")
+    update(in_readme)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.durable import write_atomic
+from common.knowledge import Evaluation
 
 Row = dict[str, Any]
 
@@ -25,3 +26,15 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Replace a file of rows in one step."""
     lines = ",\n".join(json.dumps(row) for row in rows)
     write_atomic(path, f'{{"rows": [\n{lines}\n]}}\n'.encode())
+
+
+def robustness(found: Evaluation) -> Row:
+    """Write what an evaluation measured, and how, as columns; its flags apart."""
+    return {
+        "robust_accuracy": found.accuracy,
+        "attack": found.attack,
+        "version": found.version,
+        "num_images": found.num_images,
+        "eps": found.eps,
+        "norm": found.norm,
+    }

@@ -90,8 +90,8 @@ def main() -> None:
             write_rows(ROWS, rows)
     for student in options.students:
         model = config.students[student].model
-        own = [r for r in rows if r["student"] == model]
-        own = [row for row in own if row["dataset"] == config.dataset.name]
+        place = (config.dataset.name, model)
+        own = [row for row in rows if (row["dataset"], row["student"]) == place]
         cpu = median(row["taken_cpu_s"] / row["said_cpu_s"] for row in own)
         mib = median(row["taken_mib"] / row["said_mib"] for row in own)
         print(f"{model}: taken to said: CPU-s {cpu:.2f}, MiB {mib:.2f}")

@@ -26,6 +26,8 @@ class Stage:
     """What a teacher says of the training images of a config."""
 
     data: Dataset
+    train: Images
+    val: Images
     manifest: Manifest
     release: Path
 
@@ -34,7 +36,8 @@ class Stage:
         """Take up the config's teacher and knowledge in a folder, or make them."""
         release = prepare_stage(config, work, lambda step, share: None)
         data = load_dataset(config.dataset, seed=config.seed)
-        return cls(data, read_manifest(release), release)
+        train, val = (Images.of(split) for split in (data.train, data.val))
+        return cls(data, train, val, read_manifest(release), release)
 
     def at_temperature(self, temperature: float) -> "Stage":
         """Return it with soft labels of another temperature."""
@@ -60,8 +63,8 @@ class Stage:
             torch.set_num_threads(1)  # of this thread
             return fit_student(
                 recipe,
-                Images.of(self.data.train),
-                Images.of(self.data.val),
+                self.train,
+                self.val,
                 knowledge or self.knowledge(recipe),
                 num_classes=self.manifest.num_classes,
                 eps=self.manifest.eps,

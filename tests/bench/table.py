@@ -5,20 +5,19 @@
 A test compares. The rows come from `takt compare --full`, see deploy/compare.py.
 """
 
+from functools import partial
 from pathlib import Path
 
 from deploy.compare_rows import read_rows
 from deploy.compare_table import in_readme
+from deploy.readme import update
 
-ROOT = Path(__file__).resolve().parents[2]
-ROWS = ROOT / "tests" / "bench" / "results" / "compare.json"
+ROWS = Path(__file__).parent / "results" / "compare.json"
 
 
 def main() -> None:
     """Bring README.md up to date."""
-    path = ROOT / "README.md"
-    text = in_readme(path.read_text(encoding="utf-8"), read_rows(ROWS))
-    path.write_text(text, encoding="utf-8")
+    update(partial(in_readme, rows=read_rows(ROWS)))
 
 
 if __name__ == "__main__":
