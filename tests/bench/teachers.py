@@ -48,13 +48,13 @@ CANDIDATES: dict[str, dict[str, list[str]]] = {
         "beta3-awp-ema": ["teacher.beta=3.0", AWP, EMA],
         "flip-awp-ema": ["teacher.flip=true", "teacher.shift=1", AWP, EMA],
         "beta3-ema": ["teacher.beta=3.0", EMA],
-        "flip-beta3-ema": [
+        "pgd-at-ema": ['teacher.objective="pgd_at"', EMA],
+        "flip-pgd-at-ema": [
+            'teacher.objective="pgd_at"',
             "teacher.flip=true",
             "teacher.shift=1",
-            "teacher.beta=3.0",
             EMA,
         ],
-        "pgd-at-ema": ['teacher.objective="pgd_at"', EMA],
         "mart-ema": ['teacher.objective="mart"', "teacher.beta=5.0", EMA],
         "pgd-at-ls-ema": [
             'teacher.objective="pgd_at"',
