@@ -215,7 +215,7 @@ def test_report_says_the_same_again(finished: tuple[Path, str]) -> None:
         ("teacher: adversarial training", "teacher.epochs=500", signal.SIGINT, 130),
         ("nodes: pull, distil", "students.tiny.epochs=9000", signal.SIGTERM, 143),
         pytest.param(
-            *("knowledge: extract it", "knowledge.attack.steps=9000"),
+            *("knowledge: extract it", "knowledge.attack.steps=1000"),
             *(signal.SIGINT, 130),
             marks=pytest.mark.slow,
         ),
