@@ -65,6 +65,7 @@ class Entry:
     """One student to train and measure."""
 
     config: RunConfig
+    name: str  # of the student in its config
     student: str  # architecture
     method: str
     seed: int
@@ -187,17 +188,20 @@ def chosen(
 ) -> list[Entry]:
     """Keep what the options name; an empty one names all.
 
+    A student goes by its name in the config or by its architecture, as in the rows.
+
     Raises:
         ConfigError: an option names what the plan does not have.
     """
     _check_names(datasets, {e.config.dataset.name for e in plan}, "data sets here")
-    _check_names(students, {e.student for e in plan}, "students here")
+    both = {e.student for e in plan} | {e.name for e in plan}
+    _check_names(students, both, "students here")
     _check_names(methods, {e.method for e in plan}, "methods here")
     return [
         e
         for e in plan
         if (not datasets or e.config.dataset.name in datasets)
-        and (not students or e.student in students)
+        and (not students or e.student in students or e.name in students)
         and (not methods or e.method in methods)
     ]
 
@@ -228,6 +232,7 @@ def _entry(
     check_views(recipe, config.knowledge)
     return Entry(
         config=config,
+        name=student,
         student=base.model,
         method=method,
         seed=seed,

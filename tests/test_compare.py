@@ -366,9 +366,17 @@ def test_options_that_name_nothing_are_refused_with_what_there_is(
     plan = make_plan(plan_of(tmp_path), {})
     assert {e.method for e in chosen(plan, methods=["takt"])} == {"takt"}
     with pytest.raises(ConfigError, match="cnn_tiny"):
-        chosen(plan, students=["tiny"])
+        chosen(plan, students=["large"])
     with pytest.raises(ConfigError, match="not both"):
         which_grid("mine.toml", full=True)
+
+
+def test_a_student_is_chosen_by_its_name_in_the_config_or_its_architecture(
+    tmp_path: Path,
+) -> None:
+    plan = make_plan(plan_of(tmp_path), {})
+    by_name = chosen(plan, students=["tiny"])
+    assert by_name and by_name == chosen(plan, students=["cnn_tiny"])
 
 
 def row(seed: int, **changes: object) -> Row:
