@@ -236,15 +236,19 @@ def test_a_stopped_run_leaves_no_process_and_keeps_its_folder(
         text=True,
     )
     family = _Family(process.pid)
-    assert process.stdout is not None
-    for text in process.stdout:
-        if line in text:
-            break
-    else:
-        pytest.fail(f"it ended before it said '{line}'")
-    family.look()
-    process.send_signal(number)
-    _, err = process.communicate(timeout=120)
+    with process:
+        try:
+            assert process.stdout is not None
+            for text in process.stdout:
+                if line in text:
+                    break
+            else:
+                pytest.fail(f"it ended before it said '{line}'")
+            family.look()
+            process.send_signal(number)
+            _, err = process.communicate(timeout=120)
+        finally:  # a test that fails leaves no simulation behind
+            end_trees([process], grace_s=20)
     assert process.returncode == code, err
     assert err.count("\n") == 1 and number.name in err
     assert family.alive() == []
