@@ -66,13 +66,17 @@ class Entry:
 
     config: RunConfig
     name: str  # of the student in its config
-    student: str  # architecture
     method: str
     seed: int
     recipe: StudentConfig
     temperature: float
     cpu_budget_s: float
     num_images: int
+
+    @property
+    def student(self) -> str:
+        """Name the student's architecture, as rows do."""
+        return self.recipe.model
 
     @property
     def identity(self) -> str:
@@ -233,7 +237,6 @@ def _entry(
     return Entry(
         config=config,
         name=student,
-        student=base.model,
         method=method,
         seed=seed,
         recipe=recipe,
