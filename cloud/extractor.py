@@ -25,18 +25,20 @@ class Extractor:
     """Holds teacher and data set in one process, and writes shards; a Ray actor."""
 
     def __init__(self, run: str, storage: str) -> None:
-        """Load both.
+        """Note where they are; the first call loads them.
 
-        Raises:
-            DataError: they do not belong together.
+        Of an actor whose making fails Ray says only that it died.
         """
+        self.config = RunConfig.model_validate_json(run)
+        self.storage = Path(storage)
+        self._loaded = False
+
+    def _load(self) -> None:
         import torch
 
         from common.models import load_model
 
         torch.set_num_threads(1)
-        self.config = RunConfig.model_validate_json(run)
-        self.storage = Path(storage)
         self.device = torch.device("cpu")
         if self.config.teacher.use_gpu and torch.cuda.is_available():
             self.device = torch.device("cuda")
@@ -50,15 +52,22 @@ class Extractor:
             )
         self.model = model.to(self.device)
         self.x, self.y = dataset.train.tensors()
+        self._loaded = True
 
     def extract(self, first: int, stop: int) -> list[dict[str, Any]]:
         """Write one shard a content for samples [first, stop); describe them.
 
         Of soft labels one a view. The shards of view 0 are those of a release
         without views.
+
+        Raises:
+            DataError: teacher and data set do not belong together.
+            StorageError: the teacher cannot be read, or a shard not written.
         """
         from cloud.block import extract_block
 
+        if not self._loaded:
+            self._load()
         blocks = []
         for start in range(first, stop, BLOCK_SAMPLES):
             rows = slice(start, min(start + BLOCK_SAMPLES, stop))

@@ -160,11 +160,9 @@ class Fleet:
         now = self._clock()
         with self._storage("write") as connection:
             body = row.SerializeToString(deterministic=True)
-            mine = sa.select(_REPORTS.c.id, _REPORTS.c.body).where(
-                _REPORTS.c.node == node
-            )
-            kept = connection.execute(mine.order_by(_REPORTS.c.id.desc())).all()
-            if kept and kept[0].body == body:
+            newest = _REPORTS.c.id.desc()
+            last = sa.select(_REPORTS.c.body).where(_REPORTS.c.node == node)
+            if connection.scalar(last.order_by(newest).limit(1)) == body:
                 return
             connection.execute(
                 sa.insert(_REPORTS).values(
@@ -185,7 +183,9 @@ class Fleet:
                     body=body,
                 )
             )
-            excess = [r.id for r in kept[KEEP_REPORTS - 1 :]]
+            mine = sa.select(_REPORTS.c.id).where(_REPORTS.c.node == node)
+            kept = connection.scalars(mine.order_by(newest).offset(KEEP_REPORTS))
+            excess = kept.all()
             if excess:
                 connection.execute(sa.delete(_REPORTS).where(_REPORTS.c.id.in_(excess)))
 

@@ -29,7 +29,13 @@ from cloud.live_teacher import LiveTeacher
 from cloud.releases import Board, ReleaseServicer, keep_fresh
 from cloud.repository import ReleaseRepository
 from cloud.services import FleetServicer, TeacherServicer, enrolment_handler
-from cloud.sockets import PING_INTERVAL_S, listen, make_server
+from cloud.sockets import (
+    MAX_NEWCOMER_BYTES,
+    MAX_NEWCOMERS,
+    PING_INTERVAL_S,
+    listen,
+    make_server,
+)
 from common.config import GatewayConfig
 from common.errors import AddressError, TaktError
 from common.pb import takt_pb2_grpc
@@ -129,7 +135,10 @@ async def start_gateway_server(
     takt_pb2_grpc.add_FleetServiceServicer_to_server(FleetServicer(fleet), nodes)
     takt_pb2_grpc.add_TeacherServiceServicer_to_server(TeacherServicer(teacher), nodes)
     newcomers = make_server(
-        Interceptor(errors_as_status), ping_interval_s=ping_interval_s
+        Interceptor(errors_as_status),
+        ping_interval_s=ping_interval_s,
+        max_calls=MAX_NEWCOMERS,
+        max_message_bytes=MAX_NEWCOMER_BYTES,
     )
     newcomers.add_generic_rpc_handlers(
         (enrolment_handler(authority, repository, channel),)

@@ -19,7 +19,7 @@ CARD = "teacher.json"
 
 def recipe_digest(config: RunConfig) -> str:
     """Name what decides the teacher's weights; where the data lies does not."""
-    recipe = {
+    recipe: dict[str, object] = {
         "dataset": config.dataset.model_dump(mode="json", exclude={"data_dir"}),
         "threat": config.threat.model_dump(mode="json"),
         "teacher": config.teacher.model_dump(
@@ -28,6 +28,8 @@ def recipe_digest(config: RunConfig) -> str:
         ),
         "seed": config.seed,
     }
+    if config.choice is not None:  # then a candidate, not [teacher], is the teacher
+        recipe["choice"] = config.choice.model_dump(mode="json")
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
 
 

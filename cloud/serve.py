@@ -9,6 +9,7 @@ here: what the gateway serves; starting Ray (`cloud.cluster`).
 import asyncio
 import logging
 import logging.handlers
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def start_gateway(
         StorageError: the storage cannot be made, or the gateway wrote no addresses to
             it: it is not shared.
     """
-    _check_ports(config)
+    check_ports(config)
     try:
         storage.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -168,20 +169,23 @@ def start_gateway(
     app = gateway.bind(
         str(storage.resolve()), config.model_dump_json(), channel, teacher
     )
-    try:
-        serve.start(proxy_location="Disabled", logging_config=_QUIET)
-        serve.run(app, name=APPLICATION, route_prefix=None, logging_config=_QUIET)
-    except Exception as e:  # Serve raises plain RuntimeErrors
-        raise ClusterError(
-            f"Ray Serve did not start the gateway: {' '.join(str(e).split())[:300]}; "
-            f"see {storage / LOG_FILE}"
-        ) from e
-    addresses = Addresses.load(storage)
-    if addresses is None:
-        raise StorageError(
-            f"the gateway runs but {storage} has no gateway.json; give a folder that "
-            "every machine of the cluster sees under the same path"
-        )
+    with ExitStack() as on_failure:
+        on_failure.callback(stop_gateway)  # the cluster may be somebody else's
+        try:
+            serve.start(proxy_location="Disabled", logging_config=_QUIET)
+            serve.run(app, name=APPLICATION, route_prefix=None, logging_config=_QUIET)
+        except Exception as e:  # Serve raises plain RuntimeErrors
+            raise ClusterError(
+                "Ray Serve did not start the gateway: "
+                f"{' '.join(str(e).split())[:300]}; see {storage / LOG_FILE}"
+            ) from e
+        addresses = Addresses.load(storage)
+        if addresses is None:
+            raise StorageError(
+                f"the gateway runs but {storage} has no gateway.json; give a folder "
+                "that every machine of the cluster sees under the same path"
+            )
+        on_failure.pop_all()
     return addresses
 
 
@@ -206,8 +210,12 @@ def _this_machine() -> str:
     return str(next(name for name in names if "internal" not in name))
 
 
-def _check_ports(config: GatewayConfig) -> None:
-    """Say at once, and in our words, that a wanted port cannot be had."""
+def check_ports(config: GatewayConfig) -> None:
+    """Say at once, and in our words, that a wanted port cannot be had.
+
+    Raises:
+        AddressError: it is taken, or the host is not this machine's.
+    """
     if config.port and config.port == config.enroll_port:
         raise AddressError(
             f"gateway.port and gateway.enroll_port are both {config.port}; set one of "

@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 KEPT_PORT_WAIT_S = 5.0  # for a predecessor that is still letting go of its port
 MAX_CALLS = 4096  # of all nodes together
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # a batch of images is the largest
+# Of those whom nobody knows yet: a signing request is small, and soon answered.
+MAX_NEWCOMERS, MAX_NEWCOMER_BYTES = 256, 64 * 1024
 PING_INTERVAL_S = 10.0
 
 _OPTIONS = (
@@ -30,15 +33,17 @@ _OPTIONS = (
     # Milliseconds. Find nodes that vanished without closing (default: 2 hours).
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    # Bytes. What a node sends is small; a batch of images is the largest.
-    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     # Calls on one connection (default: no bound); the quota of a node is lower.
     ("grpc.max_concurrent_streams", 128),
 )
 
 
 def make_server(
-    interceptor: grpc.aio.ServerInterceptor, *, ping_interval_s: float
+    interceptor: grpc.aio.ServerInterceptor,
+    *,
+    ping_interval_s: float,
+    max_calls: int = MAX_CALLS,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
 ) -> grpc.aio.Server:
     """Make a server; see `listen` for its port.
 
@@ -46,14 +51,17 @@ def make_server(
         interceptor: around every call.
         ping_interval_s: the shortest time between a peer's keepalive pings that is
             put up with (gRPC's default: 300 s, then "too_many_pings").
+        max_calls: at a time; more are refused.
+        max_message_bytes: of what a peer sends.
     """
     ping_interval = int(ping_interval_s * 1000)
     options: tuple[tuple[str, Any], ...] = (
         *_OPTIONS,
         ("grpc.http2.min_ping_interval_without_data_ms", ping_interval),
+        ("grpc.max_receive_message_length", max_message_bytes),
     )
     return grpc.aio.server(
-        interceptors=[interceptor], options=options, maximum_concurrent_rpcs=MAX_CALLS
+        interceptors=[interceptor], options=options, maximum_concurrent_rpcs=max_calls
     )
 
 

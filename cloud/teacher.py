@@ -166,7 +166,7 @@ class TeacherRun:
         y = self._labels[chosen]
         x = augmented(x, shift=config.shift, flip=config.flip, generator=own)
         x = x.contiguous(memory_format=torch.channels_last)
-        warmup = config.eps_warmup_epochs
+        warmup = min(config.eps_warmup_epochs, config.epochs // 2)
         eps = self.eps * min(1.0, (done + 1) / (warmup + 1))
         self.model.eval()  # BatchNorm statistics must not see half-made examples
         with frozen(self._parameters):

@@ -153,6 +153,14 @@ def _work(job: dict[str, Any]) -> None:
     work(RunConfig.model_validate_json(job["run"]), job["progress"])
 
 
+def as_trial(config: RunConfig) -> RunConfig:
+    """Make of a GPU-sized config one of two epochs on CPUs."""
+    epochs = min(config.teacher.epochs, _TRIAL_EPOCHS)
+    trial = {"use_gpu": False, "epochs": epochs}
+    teacher = config.teacher.model_copy(update=trial)
+    return config.model_copy(update={"teacher": teacher})
+
+
 def placed(config: RunConfig) -> RunConfig:
     """Fit a config to the connected cluster, or refuse it.
 
@@ -168,11 +176,9 @@ def placed(config: RunConfig) -> RunConfig:
     nodes, have = cluster.nodes(), cluster.cluster_resources()
     teacher = config.teacher
     if teacher.use_gpu and config.dataset.limit is not None and not have.get("GPU"):
-        epochs = min(teacher.epochs, _TRIAL_EPOCHS)
-        _log.warning("no GPU here: a trial of %d epochs on CPUs", epochs)
-        trial = {"use_gpu": False, "epochs": epochs}
-        teacher = teacher.model_copy(update=trial)
-        config = config.model_copy(update={"teacher": teacher})
+        config = as_trial(config)
+        teacher = config.teacher
+        _log.warning("no GPU here: a trial of %d epochs on CPUs", teacher.epochs)
     # A cluster of several machines may grow; one machine does not.
     needed = teacher.min_workers or teacher.num_workers
     for kind in ("CPU", "GPU") if teacher.use_gpu else ("CPU",):

@@ -60,8 +60,9 @@ def pgd(
         step_size: of each step, pixel scale.
         steps: how many; 0 returns the start.
         random_start: start uniformly in the ball rather than at x.
-        restarts: independent runs; of each sample the run is kept that is
-            misclassified, or else the one of the greatest loss.
+        restarts: independent runs; of each sample the one of the greatest loss is
+            kept or, where `loss` is the labels' cross-entropy, any that is
+            misclassified.
         generator: of the random starts; None is torch's own.
         loss: what is increased, one value a sample.
 
@@ -69,6 +70,7 @@ def pgd(
         x_adv, same shape, within eps of x and in [0, 1].
     """
     low, high = _ball(x, eps)
+    by_labels = loss is cross_entropy and y.dim() == 1
     best, best_score = x, torch.full_like(x[:, 0, 0, 0], -torch.inf)
     for _ in range(restarts):
         x_adv = x
@@ -82,7 +84,8 @@ def pgd(
         with torch.no_grad():
             logits = model(x_adv)
             score = loss(logits, y)
-            score = torch.where(logits.argmax(1) == y, score, torch.inf)
+            if by_labels:
+                score = torch.where(logits.argmax(1) == y, score, torch.inf)
         better = score > best_score
         best = torch.where(better[:, None, None, None], x_adv, best)
         best_score = torch.where(better, score, best_score)

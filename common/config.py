@@ -56,7 +56,7 @@ class TeacherConfig(Section):
     learning_rate: float = Field(default=0.1, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
-    eps_warmup_epochs: int = Field(default=2, ge=0)
+    eps_warmup_epochs: int = Field(default=2, ge=0)  # half of the epochs at most
     ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0: no weight averaging
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     awp_gamma: float = Field(default=0.0, ge=0)  # 0: no weight perturbation
@@ -142,7 +142,7 @@ class StudentConfig(Section):
     learning_rate: float = Field(default=0.1, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
-    eps_warmup_epochs: int = Field(default=2, ge=0)
+    eps_warmup_epochs: int = Field(default=2, ge=0)  # half of the epochs at most
     noise: float = Field(default=1.0, ge=0)  # uniform, in units of eps (method takt)
     beta: float = Field(default=6.0, ge=0)  # weight of the robust term (trades)
     label_weight: float = Field(default=0.0, ge=0, le=1)  # of the true label (takt)

@@ -93,6 +93,6 @@ class StudentError(TaktError):
 
 
 class Interrupted(TaktError):
-    """The user or the system asked to stop; `exit_code` is set per instance."""
+    """The user or the system asked to stop."""
 
     exit_code = 130

@@ -7,6 +7,7 @@ each). Not here: downloads, splits.
 import gzip
 import importlib.util
 import math
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def read_idx(path: Path, *, ndim: int) -> NDArray[np.uint8]:
             data = np.memmap(path, np.uint8, "r")
         else:  # mmap refuses empty files
             data = np.zeros(0, np.uint8)
-    except (OSError, EOFError, ValueError) as e:
+    except (OSError, EOFError, ValueError, zlib.error) as e:
         raise DataError(f"cannot read {path}: {e}; fetch it again") from e
     start = 4 + 4 * ndim
     magic = bytes([0, 0, 8, ndim])
@@ -77,7 +78,7 @@ def read_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
             text.replace(b"\n", b",").rstrip(b",").split(b","), np.float32
         )
         table = table.reshape(1797, 65)
-    except (OSError, EOFError, ValueError) as e:
+    except (OSError, EOFError, ValueError, zlib.error) as e:
         raise DataError(f"cannot read {path}: {e}; reinstall scikit-learn") from e
     images = np.rint(table[:, :64] * (255 / 16)).astype(np.uint8)
     return images.reshape(-1, 1, 8, 8), table[:, 64].astype(np.int64)

@@ -80,7 +80,7 @@ def build_model(
     """Build an untrained model: x (N, C, H, W) in [0, 1] -> logits (N, K).
 
     Raises:
-        ConfigError: there is no model of that name, or the images do not suit it.
+        ConfigError: there is no model of that name.
     """
     if name in _OTHERS:
         return _OTHERS[name](in_channels=in_channels, num_classes=num_classes)

@@ -101,7 +101,8 @@ def _score(
     from deploy.choice import student_score, teacher_score
 
     recipe = config.students[choice.student]
-    decides = [recipe.model_dump_json(), choice.seeds, config.knowledge.temperature]
+    knowledge = config.knowledge.model_dump(mode="json", exclude={"num_actors"})
+    decides = [recipe.model_dump_json(), choice.seeds, knowledge]
     digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
     path = folder / f"score-{digest}.json"
     dataset = load_dataset(config.dataset, seed=config.seed)

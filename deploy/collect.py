@@ -8,7 +8,7 @@ here: the parts; taking in the nodes' reports (deploy/harvest.py).
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from cloud.addresses import Addresses
 from cloud.fleet import Fleet, sqlite_url
 from cloud.recipe import PROGRESS, finished_teacher
 from cloud.repository import ReleaseRepository
+from cloud.train import as_trial
 from common.config import RunConfig
 from common.datasets import load_dataset
 from common.errors import ClusterError
@@ -88,12 +89,12 @@ def _collect(
         findings.nodes = nodes
         with phases.phase("data", f"read {config.dataset.name}") as phase:
             # Not before the cloud job did: where data has to be fetched, it does so.
-            _awaited(run, lambda: (run.cloud / PROGRESS).exists() or None)
+            _awaited(run, lambda: any(run.cloud.rglob(PROGRESS)) or None)
             dataset = load_dataset(config.dataset, seed=config.seed)
             findings.set_dataset(dataset)
             phase.outcome = f"{dataset.name}: {len(dataset.test):,} images to test"
         with phases.phase("teacher", "wait for the cloud job") as phase:
-            card = _awaited(run, lambda: finished_teacher(config, run.cloud))
+            card = _awaited(run, lambda: _teacher(config, run.cloud))
             findings.teacher = card
             phase.outcome = findings.describe_teacher()
         pool = stack.enter_context(open_pool(config, run, dataset))
@@ -117,6 +118,13 @@ def _fleet_of(run: RunFolder) -> Path:
     return run.cloud / "fleet.sqlite"
 
 
+def _teacher(config: RunConfig, storage: Path) -> TeacherCard | None:
+    """Find the run's teacher, or that of a trial, which the job alone knows of."""
+    asked = [config] if config.dataset.limit is None else [config, as_trial(config)]
+    cards = (finished_teacher(each, storage) for each in asked)
+    return next(filter(None, cards), None)
+
+
 def _release(config: RunConfig, run: RunFolder, card: TeacherCard) -> Manifest | None:
     """Find the channel's newest release, if it is this teacher's."""
     repository = ReleaseRepository(run.cloud / "repository", run.cloud / "keys")
@@ -124,6 +132,16 @@ def _release(config: RunConfig, run: RunFolder, card: TeacherCard) -> Manifest |
         return None
     manifest = repository.manifest(config.channel)
     return manifest if manifest.teacher == card else None
+
+
+def _last_written(storage: Path) -> float:
+    """Say when the job last wrote a file; the nodes' own beats do not count."""
+    newest = 0.0
+    for path in storage.rglob("*"):
+        if not path.name.startswith(("fleet.sqlite", "gateway")):
+            with suppress(FileNotFoundError):  # replaced meanwhile
+                newest = max(newest, path.stat().st_mtime)
+    return newest
 
 
 def _awaited(run: RunFolder, look: Callable[[], Found | None]) -> Found:
@@ -136,7 +154,7 @@ def _awaited(run: RunFolder, look: Callable[[], Found | None]) -> Found:
     last, since = 0.0, time.monotonic()
     while (found := look()) is None:
         raise_recorded(run.cloud)
-        newest = max((f.stat().st_mtime for f in run.cloud.glob("*")), default=0.0)
+        newest = _last_written(run.cloud)
         if newest != last:
             last, since = newest, time.monotonic()
         if time.monotonic() - since > STALL_S:

@@ -23,7 +23,7 @@ def parse_eps(text: str) -> float:
     """
     try:
         eps = float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         eps = 0.0
     if not 0 < eps <= 1:
         raise ConfigError(

@@ -10,6 +10,7 @@ the measuring itself (`deploy/evaluation_worker.py`, `common/evaluate.py`).
 import os
 import queue
 import subprocess
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -113,13 +114,13 @@ class EvaluationPool:
         self._workers: list[subprocess.Popen[str]] = []
         self._idle: queue.SimpleQueue[subprocess.Popen[str]] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(num_workers)
+        self._lock = threading.Lock()  # of the list of workers
+        self._closed = False
 
     def __enter__(self) -> Self:
         """Start the workers."""
         for _ in range(self._num_workers):
-            worker = self._start()
-            self._workers.append(worker)
-            self._idle.put(worker)
+            self._start()
         return self
 
     def __exit__(
@@ -129,6 +130,8 @@ class EvaluationPool:
         trace: TracebackType | None,
     ) -> None:
         """End the workers, whatever they are doing."""
+        with self._lock:
+            self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         end_trees(self._workers, grace_s=0)
         self._threads.shutdown(wait=True)
@@ -161,28 +164,43 @@ class EvaluationPool:
         return self._threads.submit(self._exchange, job)
 
     def _exchange(self, job: EvaluationJob) -> EvaluationReply:
-        worker = self._idle.get()
-        assert worker.stdin is not None and worker.stdout is not None
-        try:
-            worker.stdin.write(job.model_dump_json() + "\n")
-            worker.stdin.flush()
-            line = worker.stdout.readline()
-        except (OSError, ValueError):  # it died, or the pool was closed meanwhile
-            line = ""
-        if not line:
-            message = (
-                f"an evaluation worker died (exit code {worker.poll()}) on "
-                f"{job.model.name}; see {self._log}"
-            )
-            self._idle.put(worker)  # the next job fails in the same words
-            return EvaluationReply(error_code=TaktError.exit_code, error=message)
-        self._idle.put(worker)
-        return EvaluationReply.model_validate_json(line)
+        for _ in range(2):  # a worker may die for another's reasons: out of memory
+            worker = self._idle.get()
+            line = _answer(worker, job)
+            if line:
+                self._idle.put(worker)
+                return EvaluationReply.model_validate_json(line)
+            code = worker.poll()
+            self._start()
+        return EvaluationReply(
+            error_code=TaktError.exit_code,
+            error=(
+                f"an evaluation worker died (exit code {code}) on {job.model.name}, "
+                f"twice; see {self._log}"
+            ),
+        )
 
-    def _start(self) -> subprocess.Popen[str]:
-        worker = start_worker("deploy.evaluation_worker", self._log)
-        os.setpriority(os.PRIO_PROCESS, worker.pid, LOW_PRIORITY)
-        return worker
+    def _start(self) -> None:
+        """Start a worker; of a closed pool none, but jobs that wait must end."""
+        with self._lock:
+            if self._closed:
+                worker = self._workers[0]  # ended, and that is what it will say
+            else:
+                worker = start_worker("deploy.evaluation_worker", self._log)
+                os.setpriority(os.PRIO_PROCESS, worker.pid, LOW_PRIORITY)
+                self._workers.append(worker)
+        self._idle.put(worker)
+
+
+def _answer(worker: subprocess.Popen[str], job: EvaluationJob) -> str:
+    """Hand a job to a worker; return its line, or nothing when it has died."""
+    assert worker.stdin is not None and worker.stdout is not None
+    try:
+        worker.stdin.write(job.model_dump_json() + "\n")
+        worker.stdin.flush()
+        return worker.stdout.readline()
+    except (OSError, ValueError):  # the latter: the pool was closed meanwhile
+        return ""
 
 
 def _accepted(reply: EvaluationReply) -> EvaluationReply:

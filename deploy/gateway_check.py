@@ -9,7 +9,7 @@ import ssl
 from pathlib import Path
 
 from cloud.addresses import Addresses, join
-from common.errors import LinkError
+from common.errors import LinkError, StorageError
 
 _ANSWER_S = 5.0
 
@@ -19,15 +19,23 @@ def check_gateway(storage: Path) -> str:
 
     Raises:
         LinkError: no gateway was started there, or it does not answer.
+        StorageError: the project's authority cannot be read.
     """
     addresses = Addresses.load(storage)
     if addresses is None:
         raise LinkError(
             f"no gateway has served {storage} yet; start one with `takt cloud serve`"
         )
+    authority = storage / "pki" / "ca.crt"
     try:
-        context = ssl.create_default_context(cafile=str(storage / "pki" / "ca.crt"))
-        context.set_alpn_protocols(["h2"])
+        context = ssl.create_default_context(cafile=str(authority))
+    except OSError as e:
+        raise StorageError(
+            f"cannot read {authority}: {e.strerror or e}; check as the user who runs "
+            "the gateway"
+        ) from e
+    context.set_alpn_protocols(["h2"])
+    try:
         for port in (addresses.port, addresses.enroll_port):
             host = addresses.reachable_host
             with (

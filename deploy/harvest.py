@@ -36,13 +36,17 @@ def harvest(
     from cloud.fleet import Fleet, sqlite_url
 
     assert findings.manifest is not None
-    version = findings.manifest.version
+    channel, version = findings.manifest.channel, findings.manifest.version
     fleet = Fleet(sqlite_url(run.cloud / "fleet.sqlite"))
     pending = {node.name: node for node in config.nodes}
     seen: dict[str, tuple[object, float]] = {}
     try:
         while pending:
-            reports = {row.node: row.report for row in fleet.reports(version=version)}
+            reports = {
+                row.node: row.report
+                for row in fleet.reports(version=version)
+                if row.report.channel == channel
+            }
             for name, node in list(pending.items()):
                 found = None
                 if name in reports:
@@ -115,7 +119,11 @@ def _take_in(
     from edge.state import current_student
 
     found = NodeFinding(report.outcome, report.message, report)
-    source = current_student(nodes.state_dir(node.name))
+    folder = nodes.state_dir(node.name)
+    source = current_student(folder)
+    if report.outcome == DELIVERED and source is None:
+        words = f"it reports a promoted student, but {folder} has none"
+        return NodeFinding("failed", words, report)
     if report.outcome == DELIVERED and source is not None:
         found.student = Path("students") / f"{node.name}.safetensors"
         _copy(source, run.path / found.student)

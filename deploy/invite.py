@@ -4,17 +4,19 @@
 
 What is in it is public, but for the one-time token, which is spent when the node
 has enrolled; its private key is made by the node, elsewhere, and stays there. A
-node that has enrolled is not invited again. Not here: the rules
+node that has enrolled, or was revoked, is not invited again. Not here: the rules
 (cloud/allowlist.py), the enrolment itself (edge/identity.py).
 """
 
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from cloud.authority import Authority
 from common.config import NodeConfig, RunConfig
 from common.durable import write_atomic
-from common.errors import StorageError
+from common.errors import ConfigError, StorageError
 from edge.config import EdgeConfig, save_edge_config
 
 TOKEN, CA, CONFIG = "token", "ca.crt", "edge.toml"
@@ -32,6 +34,7 @@ def invite_nodes(
         common: further keys of every edge.toml: gateway, enroll, ca, state_dir.
 
     Raises:
+        ConfigError: an address is none.
         StorageError: a folder cannot be written.
     """
     entries = authority.allow_list.entries()
@@ -45,8 +48,8 @@ def invite_nodes(
         write_atomic(place / CA, authority.ca_pem())
         save_edge_config(_edge_config(config, node, common), place / CONFIG)
         entry = entries.get(node.name)
-        if entry is not None and entry.state == "allowed":
-            continue
+        if entry is not None and entry.state != "invited":
+            continue  # of a revoked one `takt pki allow` decides
         token = authority.allow(node.name)
         write_atomic(place / TOKEN, f"{token}\n".encode(), mode=0o600)
         invited.append(node.name)
@@ -56,11 +59,18 @@ def invite_nodes(
 def _edge_config(
     config: RunConfig, node: NodeConfig, common: dict[str, Any]
 ) -> EdgeConfig:
-    return EdgeConfig(
-        node=node.name,
-        student=node.student,
-        profile=node.profile,
-        data_dir=config.dataset.data_dir,
-        seed=config.seed,
-        **common,
-    )
+    try:
+        return EdgeConfig(
+            node=node.name,
+            student=node.student,
+            profile=node.profile,
+            data_dir=config.dataset.data_dir,
+            seed=config.seed,
+            **common,
+        )
+    except ValidationError as e:
+        first = e.errors(include_url=False)[0]
+        raise ConfigError(
+            f"{first['loc'][0]} = {first['input']!r}: {first['msg']}; expected "
+            "HOST:PORT of the gateway as nodes reach it"
+        ) from e

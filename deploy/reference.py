@@ -8,6 +8,7 @@ config key is the comment behind it. A test compares. Not here: prose.
 
 import ast
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,7 +146,10 @@ def _value(entry: dict[str, Any]) -> str:
     if "const" in entry:
         return f'`"{entry["const"]}"`'
     if entry.get("type") == "array":
-        return f"a list of {_value(entry['items']).replace('a table', 'tables')}"
+        items = _value(entry["items"])
+        for one, many in (("a table", "tables"), ("whole number", "whole numbers")):
+            items = items.replace(one, many)
+        return f"a list of {items}"
     if entry.get("type") == "object":
         (values,) = entry.get("patternProperties", {}).values()
         return f"by name, {_value(values)}"
@@ -167,7 +171,7 @@ def _default(entry: dict[str, Any]) -> str:
     if isinstance(value, dict):
         return "its defaults"
     if isinstance(value, list):
-        return ", ".join(f'`"{item}"`' for item in value) or "none"
+        return f"`{json.dumps(value)}`" if value else "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"

@@ -7,6 +7,7 @@ down the one config that it really used. Not here: the keys and their bounds
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from datetime import date, time
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,12 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, object]:
                 "--set teacher.epochs=5"
             )
         try:
-            found[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+            read = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
-            found[key.strip()] = value.strip()
+            read = value.strip()
+        if isinstance(read, date | time):  # no key has such values, a name may look so
+            read = value.strip()
+        found[key.strip()] = read
     return found
 
 

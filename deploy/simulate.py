@@ -19,7 +19,7 @@ from cloud.cluster import local_cluster
 from cloud.extract import extract_knowledge
 from cloud.live_teacher import is_wanted
 from cloud.publish import publish_release
-from cloud.serve import start_gateway, stop_gateway
+from cloud.serve import check_ports, start_gateway, stop_gateway
 from common.config import RunConfig
 from common.datasets import Dataset, load_dataset
 from deploy.choose import make_teacher
@@ -79,6 +79,7 @@ def _simulate(
                 f"{dataset.name}: {len(dataset.train):,} images to learn from, "
                 f"{len(dataset.val):,} to validate, {len(dataset.test):,} to test"
             )
+        check_ports(config.gateway)  # rather than after the teacher's training
         # One thread for the run's whole length: its children end when it does.
         beside = stack.enter_context(ThreadPoolExecutor(1, "gateway"))
         nodes = SimulatedNodes(config.nodes, folder=run.nodes, logs=run.logs)

@@ -177,6 +177,7 @@ class Distillation:
             with log.open("ab") as stream:
                 if stream.tell() > _MAX_LOG_BYTES:
                     stream.truncate(0)
+                    stream.seek(0)
                 begin = stream.tell()
                 code = self._follow(cage, job, argv, environment, stream)
             words = last_line(log, begin)

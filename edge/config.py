@@ -17,6 +17,7 @@ from common.toml import to_toml
 from edge.logs import LogFormat
 
 Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s/]+):[0-9]{1,5}$")]
+Seconds = Annotated[float, Field(gt=0, le=1_000_000)]
 
 
 class EdgeConfig(Section):
@@ -34,10 +35,10 @@ class EdgeConfig(Section):
     cap_method: str | None = None  # None: the first that works here
     seed: int = Field(default=0, ge=0)
     cpu_budget_s: float | None = Field(default=None, gt=0)  # None: the recipe's epochs
-    deadline_s: float = Field(default=600.0, gt=0)  # without a gateway, then give up
-    stall_s: float = Field(default=30.0, gt=0)  # a silent stream is cut and resumed
-    heartbeat_s: float = Field(default=5.0, gt=0)
-    poll_s: float = Field(default=600.0, gt=0)  # looks for releases unasked, as well
+    deadline_s: Seconds = 600.0  # without a gateway, then give up
+    stall_s: Seconds = 30.0  # a silent stream is cut and resumed
+    heartbeat_s: Seconds = 5.0
+    poll_s: Seconds = 600.0  # looks for releases unasked, as well
     log_format: LogFormat = "text"  # of stderr; the others are for programs
 
 

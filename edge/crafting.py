@@ -68,29 +68,21 @@ class Setting:
     teacher: Model | None = None  # method adaad: x -> logits, differentiable
 
 
-def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Measure -sum target * log softmax(logits), one value a sample: (N, K) -> (N,).
-
-    As a function of the logits it is KL(target -> softmax(logits)) plus a constant.
-    """
-    return F.cross_entropy(logits, target, reduction="none")
-
-
 def craft_by_labels(model: Model, batch: Batch, setting: Setting) -> Tensor:
     """Increase the cross-entropy from a random start (Madry et al., ICLR 2018)."""
-    return _pgd(model, batch, batch.y, setting, cross_entropy)
+    return _pgd(model, batch, batch.y, setting)
 
 
 def craft_by_soft_labels(model: Model, batch: Batch, setting: Setting) -> Tensor:
     """Increase KL(T(x) -> S(x_adv)) (Zi et al., RSLAD, ICCV 2021)."""
-    return _pgd(model, batch, require_soft_labels(batch), setting, soft_cross_entropy)
+    return _pgd(model, batch, require_soft_labels(batch), setting)
 
 
 def craft_by_class_soft_labels(model: Model, batch: Batch, setting: Setting) -> Tensor:
     """Increase the same, of soft labels at the temperature of each class (ABSLD)."""
     temperatures = require_class_temperatures(setting).adversarial
     soft = at_temperature(require_soft_labels(batch), temperatures[batch.y])
-    return _pgd(model, batch, soft, setting, soft_cross_entropy)
+    return _pgd(model, batch, soft, setting)
 
 
 def craft_by_live_teacher(model: Model, batch: Batch, setting: Setting) -> Tensor:
@@ -108,10 +100,13 @@ def craft_by_live_teacher(model: Model, batch: Batch, setting: Setting) -> Tenso
 
 
 def craft_by_clean(model: Model, batch: Batch, setting: Setting) -> Tensor:
-    """Increase KL(S(x) -> S(x_adv)) (Zhang et al., TRADES, ICML 2019)."""
+    """Increase KL(S(x) -> S(x_adv)) (Zhang et al., TRADES, ICML 2019).
+
+    From noise always: at x itself the divergence has no gradient.
+    """
     with torch.no_grad():
         clean = F.softmax(model(batch.x), 1)
-    return _pgd(model, batch, clean, setting, soft_cross_entropy)
+    return _pgd(model, batch, clean, setting, from_noise=True)
 
 
 def craft_warm_by_labels(model: Model, batch: Batch, setting: Setting) -> Tensor:
@@ -158,7 +153,13 @@ def require_teacher(setting: Setting) -> Model:
 
 
 def _pgd(
-    model: Model, batch: Batch, target: Tensor, setting: Setting, loss: SampleLoss
+    model: Model,
+    batch: Batch,
+    target: Tensor,
+    setting: Setting,
+    loss: SampleLoss = cross_entropy,
+    *,
+    from_noise: bool = False,
 ) -> Tensor:
     attack = setting.recipe.attack
     x_adv = pgd(
@@ -168,7 +169,7 @@ def _pgd(
         eps=setting.eps,
         step_size=setting.step_size,
         steps=setting.steps,
-        random_start=attack.random_start,
+        random_start=attack.random_start or from_noise,
         restarts=attack.restarts,
         generator=setting.generator,
         loss=loss,

@@ -62,7 +62,7 @@ def diagnose(
         return IdentityError(_explain_verification(e, address, host, ca_file))
     except ssl.SSLError as e:
         return _explain_alert(e, address, certificate_file)
-    except OSError:
+    except (OSError, UnicodeError):  # the latter: no name that DNS could have
         return None
     if certificate_file and is_turned_away and is_repeated:
         return _refusal(address, certificate_file, "closed right after the handshake")

@@ -3,7 +3,7 @@
 The daemon writes a `DistilJob` and starts ``python -m edge.distill JOB.json``
 inside the caps; the child leaves, in the job's work folder:
 
-    checkpoint.safetensors   every epoch; a restarted child goes on from it
+    checkpoint.safetensors   at each milestone; a restarted child goes on from it
     progress.jsonl           one `CurvePoint` a line, an epoch a line
     student.safetensors      the student with its model card
     outcome.json             a `DistilOutcome`, written last

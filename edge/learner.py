@@ -81,10 +81,6 @@ class Learner:
         self._copy.load_state_dict(self.weights() if weights is None else weights)
         return self._copy.eval()
 
-    def is_finite(self) -> bool:
-        """Say whether all weights are finite numbers."""
-        return all(bool(p.isfinite().all()) for p in self._sgd.params)
-
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that `load` needs."""
         return {

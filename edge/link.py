@@ -33,7 +33,7 @@ class Link(Wire):
         Raises:
             MissingFileError: the gateway has no such file.
             TrustError: the file is longer than `max_bytes`; reading was cut there.
-            LinkError: no success within the deadline.
+            LinkError: no success within the deadline, or a trickle beyond it.
             IdentityError: the certificate or the allow-list says no.
             Interrupted: `stop` was set.
         """
@@ -43,6 +43,11 @@ class Link(Wire):
                 for chunk in self._stream(path, offset, max_bytes):
                     offset += len(chunk)
                     patience.progressed(len(chunk))
+                    if patience.remaining_s < 0:
+                        raise LinkError(
+                            f"{path} came too slowly from {self.address}: {offset} "
+                            f"bytes in {patience.elapsed_s:.0f} s; gave up"
+                        )
                     yield chunk
                 return
             except grpc.RpcError as e:

@@ -6,6 +6,7 @@ Not here: what is logged, and where stderr goes (a terminal, a file, the journal
 
 import json
 import logging
+import time
 from datetime import UTC, datetime
 from typing import IO, Literal
 
@@ -26,10 +27,13 @@ def log_to(stream: IO[str], log_format: LogFormat, *, node: str) -> None:
 
 
 class _Text(logging.Formatter):
-    """``2026-01-31 12:00:00,000 INFO edge.board: idle``."""
+    """``2026-01-31 12:00:00,000Z INFO edge.board: idle``."""
+
+    default_msec_format = "%s,%03dZ"
 
     def __init__(self, node: str) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self.converter = time.gmtime  # rather than local time
 
 
 class _Fields(logging.Formatter):
@@ -41,9 +45,9 @@ class _Fields(logging.Formatter):
 
     def fields(self, record: logging.LogRecord) -> dict[str, str]:
         """List a record's fields, in the order in which they are written."""
-        time = datetime.fromtimestamp(record.created, UTC)
+        at = datetime.fromtimestamp(record.created, UTC)
         found = {
-            "time": time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "node": self._node,
             "logger": record.name,

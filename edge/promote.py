@@ -1,11 +1,12 @@
 """Whether a new student takes over, and the durable steps by which it does.
 
-A student is promoted unless it is collapsed or less robust, under the same
-threat on the same data, than the one that serves. Its folder is complete before
+A student is promoted unless it is collapsed or less robust, by the same attack
+on the same data, than the one that serves. Its folder is complete before
 current.json names it. Not here: the measurements (the child made them on the
 node's validation images) and current.json itself (edge/state.py).
 """
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -24,6 +25,10 @@ CARD = "promoted.json"
 def robust_accuracy(outcome: DistilOutcome | Promoted) -> float:
     """Take the lowest of the measured robust accuracies; 0 for none."""
     return min((each.accuracy for each in outcome.robust), default=0.0)
+
+
+def _attacks(outcome: DistilOutcome | Promoted) -> set[tuple[str, str, str]]:
+    return {(each.attack, each.version, each.norm) for each in outcome.robust}
 
 
 def decide(
@@ -46,6 +51,8 @@ def decide(
     same = (serving.fingerprint, serving.eps) == (manifest.fingerprint, manifest.eps)
     if not same:
         return "promoted", "the release is of other data or another threat"
+    if _attacks(outcome) != _attacks(serving):
+        return "promoted", "the student that serves was measured by another attack"
     old = robust_accuracy(serving)
     if new < old:
         return "kept", (
@@ -111,8 +118,13 @@ def store_student(
 
 
 def prune_students(state: StateDir, serving: Promoted) -> None:
-    """Remove all students but the serving one and the one before it."""
-    folders = [f for f in state.students.iterdir() if f.name != serving.folder]
-    folders.sort(key=lambda folder: folder.stat().st_mtime)
-    for folder in folders[:-1]:
-        shutil.rmtree(folder, ignore_errors=True)
+    """Remove all students but the serving one and the one before it.
+
+    And what a killed `store_student` left. Failures are left for the next time.
+    """
+    with contextlib.suppress(OSError):
+        others = [f for f in state.students.iterdir() if f.name != serving.folder]
+        whole = [folder for folder in others if not folder.name.startswith(".")]
+        whole.sort(key=lambda folder: folder.stat().st_mtime)
+        for folder in {*others} - {*whole[-1:]}:
+            shutil.rmtree(folder, ignore_errors=True)

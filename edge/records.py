@@ -1,4 +1,4 @@
-"""The small JSON records of a node's state folder, and the names of its states.
+"""The small JSON records of a node's state folder.
 
 Not here: where they lie and how they are written (edge/state.py).
 """
@@ -6,18 +6,6 @@ Not here: where they lie and how they are written (edge/state.py).
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.knowledge import Evaluation
-
-STATES = (
-    "enrolled",
-    "idle",
-    "pulling",
-    "verifying",
-    "distilling",
-    "evaluating",
-    "promoting",
-    "backing-off",
-    "stopped",
-)
 
 
 class Record(BaseModel):
@@ -37,6 +25,8 @@ class Status(Record):
     """What the daemon does now (status.json)."""
 
     node: str
+    # Then idle, pulling, verifying, distilling, evaluating, promoting, backing-off or
+    # stopped.
     state: str = "enrolled"
     version: int = 0  # of the release being worked on, or worked on last; 0: none
     progress: float = 0.0  # of that state's work, in [0, 1]

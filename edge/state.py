@@ -90,7 +90,7 @@ class StateDir:
         """Hold the folder for this process; the kernel frees it when we die.
 
         Raises:
-            StorageError: another daemon holds it, or it cannot be made.
+            StorageError: another daemon holds it, or it cannot be made or written.
         """
         path = self.root / "lock"
         try:
@@ -107,8 +107,11 @@ class StateDir:
                     f"{self.root} is in use by another takt daemon (pid {owner}); stop "
                     "it, or give this one its own state_dir"
                 ) from e
-            os.truncate(handle, 0)
-            os.pwrite(handle, str(os.getpid()).encode(), 0)
+            try:
+                os.truncate(handle, 0)
+                os.pwrite(handle, str(os.getpid()).encode(), 0)
+            except OSError as e:
+                raise storage_error(e, path) from e
             yield
         finally:
             os.close(handle)

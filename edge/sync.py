@@ -148,10 +148,11 @@ class ReleaseSync:
                 digests.update(s.sha256 for s in decode_manifest(data).shards)
         with contextlib.suppress(OSError, TaktError):
             digests.update(self._find(f"{self.channel}/channel.json").hashes.values())
-        for folder in self._state.releases.iterdir():
-            if not (folder.name.isdecimal() and int(folder.name) in keep):
-                shutil.rmtree(folder, ignore_errors=True)
-        self._cache.prune(digests)
+        with contextlib.suppress(OSError):
+            for folder in self._state.releases.iterdir():
+                if not (folder.name.isdecimal() and int(folder.name) in keep):
+                    shutil.rmtree(folder, ignore_errors=True)
+            self._cache.prune(digests)
 
     def _pull_all(self, targets: list[TargetFile], progress: Progress) -> list[Path]:
         total = sum(target.length for target in targets)

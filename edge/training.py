@@ -163,7 +163,7 @@ class Training:
         """Train on one batch; return how it was attacked, if it was."""
         began = self.clock()
         progress, state = self.progress(), self.state
-        warmup = self.recipe.eps_warmup_epochs / self.recipe.epochs
+        warmup = min(self.recipe.eps_warmup_epochs / self.recipe.epochs, 0.5)
         rate = self.recipe.learning_rate * self.rate(progress)
         if state.attempt:  # after a collapse: more gently
             warmup, rate = max(2 * warmup, 0.5), rate / 3

@@ -5,9 +5,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.attacks import fgsm, pgd, warm_started
+from common.attacks import cross_entropy, fgsm, pgd, warm_started
 from common.models import build_model
 
 EPS = 0.15
@@ -157,6 +158,30 @@ def test_more_restarts_never_help_the_model(
             return float((model(x_adv).argmax(1) == y).float().mean())
 
     assert accuracy(4) <= accuracy(1)
+
+
+def test_of_several_restarts_by_soft_labels_the_greatest_loss_is_kept(
+    model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    x, y = batch
+    soft = F.one_hot(y, 10).float().mul(0.9).add(0.01)
+
+    def losses(restarts: int, seed: int) -> Tensor:
+        x_adv = pgd(
+            model,
+            x,
+            soft,
+            eps=0.05,
+            step_size=0.02,
+            steps=2,
+            random_start=True,
+            restarts=restarts,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        with torch.no_grad():
+            return cross_entropy(model(x_adv), soft)
+
+    assert (losses(4, 0) >= losses(1, 0)).all()
 
 
 def test_without_noise_and_steps_a_warm_start_only_clips_its_delta(

@@ -138,3 +138,13 @@ def test_a_choice_by_an_unknown_student_is_refused() -> None:
     text = CONFIG.replace('student = "tiny"', 'student = "big"')
     with pytest.raises(ConfigError, match=r"choice.student = 'big'.*\['tiny'\]"):
         parse_config(text, RunConfig, source="test")
+
+
+def test_a_chosen_teacher_is_not_taken_for_one_without_a_choice(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    stage = Stage()
+    make_teacher(config, tmp_path, train=stage.train, extract=stage.extract)
+    assert finished_teacher(config, tmp_path) is not None
+    plain = config.model_copy(update={"choice": None})
+    assert finished_teacher(plain, tmp_path) is None

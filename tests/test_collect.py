@@ -10,7 +10,13 @@ from edge_site import EdgeSite, edge_site
 
 from cloud.authority import Authority
 from cloud.fleet import Fleet, sqlite_url
-from common.errors import ClusterError, LinkError, StorageError, TaktError
+from common.errors import (
+    ClusterError,
+    ConfigError,
+    LinkError,
+    StorageError,
+    TaktError,
+)
 from common.pb.takt_pb2 import HeartbeatRequest
 from deploy.gateway_check import check_gateway
 from deploy.invite import invite_nodes
@@ -149,3 +155,18 @@ def test_a_node_that_has_joined_is_not_invited_again(tmp_path: Path) -> None:
     token = (tmp_path / "join" / "camera" / "token").read_text().strip()
     authority.allow_list.admit("camera", "0" * 64, 1, token=token)
     assert invited(tmp_path, tmp_path / "join") == ["sensor", "hub"]
+
+
+def test_a_revoked_node_is_not_invited_again(tmp_path: Path) -> None:
+    invited(tmp_path, tmp_path / "join")
+    authority = Authority(tmp_path / "pki")
+    authority.revoke("camera")
+    assert invited(tmp_path, tmp_path / "join") == ["sensor", "hub"]
+    assert authority.allow_list.entries()["camera"].state == "revoked"
+
+
+def test_an_address_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "pki")
+    authority.init()
+    with pytest.raises(ConfigError, match=r"gateway = 'head'.*HOST:PORT"):
+        invite_nodes(CONFIG, authority, tmp_path / "join", gateway="head")

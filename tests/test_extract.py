@@ -275,4 +275,4 @@ def test_a_teacher_of_another_split_is_refused(
 ) -> None:
     saved(teacher, dataset, tmp_path, "0" * 64)
     with pytest.raises(DataError, match="trained on split 000000000000"):
-        Extractor(CONFIG.model_dump_json(), str(tmp_path))
+        Extractor(CONFIG.model_dump_json(), str(tmp_path)).extract(0, 100)

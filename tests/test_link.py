@@ -193,6 +193,23 @@ def test_a_trickle_ends_at_the_deadline(
             list(link.fetch(path, max_bytes=len(data)))
 
 
+class Trickling(Link):
+    """A link on which every byte comes alone, and always in time."""
+
+    def _stream(self, path: str, offset: int, max_bytes: int) -> Iterator[bytes]:
+        while True:
+            time.sleep(0.01)
+            yield b"x"
+
+
+def test_a_trickle_that_never_stalls_ends_as_well(node: EdgeConfig) -> None:
+    certificates = Certificates.of(node.state_dir / "identity")
+    link = Trickling(node.gateway, certificates, deadline_s=0.2, stall_s=5.0)
+    with contextlib.closing(link), pytest.raises(LinkError, match="too slowly"):
+        for _ in zip(link.fetch("shard", max_bytes=10**6), range(10_000), strict=False):
+            pass
+
+
 def test_a_slow_transfer_outlives_the_deadline_as_long_as_it_moves() -> None:
     now = 0.0
     patience = Patience(
