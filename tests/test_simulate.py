@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from common.config import DatasetConfig
-from common.errors import StorageError, TaktError
+from common.errors import StorageError
 from common.knowledge import Evaluation
 from deploy.evaluation import EvaluationPool, cut, merge_chunks
 from deploy.findings import Findings
