@@ -151,9 +151,11 @@ def pulling_slowly(project: Project, node: str) -> Iterator[int]:
     assert docker("start", project.container(node)).returncode == 0
     in_state(project, node, version, "pulling")
     until("its first files", lambda: num_pulled(project, node) > 0)
-    yield version
-    in_volumes(project, node, f"mv /etc/takt/kept {config}")
-    assert project.compose("restart", node).returncode == 0
+    try:
+        yield version
+    finally:
+        in_volumes(project, node, f"mv /etc/takt/kept {config}")
+        assert project.compose("restart", node).returncode == 0
 
 
 def num_pulled(project: Project, node: str) -> int:

@@ -231,12 +231,15 @@ def test_a_node_that_waits_for_its_gateway_can_be_stopped(tmp_path: Path) -> Non
         text=True,
         env={**os.environ, "TAKT_TOKEN": "x"},
     )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "identity" / "node.key").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    process.terminate()
-    _, err = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "identity" / "node.key").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 143, err
     assert "Traceback" not in err
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from common.config import DatasetConfig
 from common.errors import ConfigError, StorageError, TrustError
 from common.faults import VARIABLE
 from deploy.compare import Choice, run_compare
@@ -438,14 +437,3 @@ def test_the_readme_shows_the_committed_rows() -> None:
     readme = (root / "README.md").read_text(encoding="utf-8")
     rows = read_rows(root / "tests" / "bench" / "results" / "compare.json")
     assert in_readme(readme, rows) == readme  # else: tests/bench/table.py
-
-
-def test_a_dataset_of_a_grid_is_one_of_the_four(tmp_path: Path) -> None:
-    for entry in make_plan(load_grid("full"), {}):
-        assert isinstance(entry.config.dataset, DatasetConfig)
-        assert entry.config.dataset.name in (
-            "digits",
-            "mnist",
-            "fashion-mnist",
-            "cifar10",
-        )

@@ -194,9 +194,11 @@ def test_a_node_cut_off_for_half_a_minute_finishes_and_pulls_no_byte_twice(
     network, name = f"{project.name}_camera", project.container("camera")
     with pulling_slowly(project, "camera") as version:
         assert docker("network", "disconnect", network, name).returncode == 0
-        time.sleep(30)  # the outage itself
-        assert project.status("camera")["state"] != "idle"
-        assert docker("network", "connect", network, name).returncode == 0
+        try:
+            time.sleep(30)  # the outage itself
+            assert project.status("camera")["state"] != "idle"
+        finally:
+            assert docker("network", "connect", network, name).returncode == 0
         all_done(project, version)
     assert_pulled_once(project, seen, "camera", version)
 

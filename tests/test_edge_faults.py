@@ -129,6 +129,11 @@ def kill_at(point: str, target: Callable[..., None], *arguments: object) -> None
     victim = VICTIMS.Process(target=armed, args=(f"{point}:kill", target, *arguments))
     victim.start()
     victim.join(30)
+    lives = victim.is_alive()
+    if lives:  # or pytest would wait for it in the end
+        victim.kill()
+        victim.join()
+    assert not lives, f"it still ran, and had not reached {point}, after 30 s"
     assert victim.exitcode == -signal.SIGKILL, f"{point} was never reached"
 
 

@@ -93,13 +93,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, s
     family = _Family(process.pid)
     lines = []
     assert process.stdout is not None
-    with process.stdout:
-        for line in process.stdout:
-            lines.append(line)
-            family.look()
-    out = "".join(lines)
-    # 11: with two epochs a student may well answer one class for everything.
-    assert process.wait(60) in (0, 11), out
+    try:
+        with process.stdout:
+            for line in process.stdout:
+                lines.append(line)
+                family.look()
+        out = "".join(lines)
+        # 11: with two epochs a student may well answer one class for everything.
+        assert process.wait(60) in (0, 11), out
+    finally:
+        end_trees([process], grace_s=20)
     assert family.alive() == []
     assert left_behind(runs) == []
     (run,) = runs.iterdir()
@@ -134,6 +137,7 @@ def test_a_nodes_network_is_cut_as_its_profile_says(finished: tuple[Path, str]) 
     assert "network is cut" not in (logs / "sensor.log").read_text()
 
 
+@pytest.mark.ray
 def test_the_result_holds_what_nodes_reported_and_what_was_measured(
     finished: tuple[Path, str],
 ) -> None:
@@ -332,7 +336,7 @@ def test_phases_add_up_and_a_failing_one_is_timed() -> None:
     assert phases.timings() == {"one": 1.0, "two": 1.0, "total": 5.0}
 
 
-def test_a_node_that_ended_is_shown_with_its_last_words(tmp_path: Path) -> None:
+def test_before_a_node_starts_its_log_has_the_last_words(tmp_path: Path) -> None:
     config, text = load_run_config("digits")
     run = create_run(tmp_path, "digits", text)
     nodes = SimulatedNodes(config.nodes, folder=run.nodes, logs=run.logs)

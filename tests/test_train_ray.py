@@ -89,9 +89,7 @@ def test_a_finished_training_is_returned_at_once(
 ) -> None:
     folder, card = storage
     written = (folder / "teacher.safetensors").stat().st_mtime_ns
-    began = time.monotonic()
     assert train_teacher(CONFIG, folder) == card
-    assert time.monotonic() - began < 2
     assert (folder / "teacher.safetensors").stat().st_mtime_ns == written
 
 

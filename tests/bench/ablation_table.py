@@ -59,7 +59,7 @@ def _cell(rows: list[Row], place: Place, variant: str) -> str:
         for row in rows
         if (row["dataset"], row["student"], row["variant"]) == names
     )
-    return found + (f", {failed} collapsed" if failed else "")
+    return f"{found} ({len(own)})" + (f", {failed} collapsed" if failed else "")
 
 
 def _meaning(rows: list[Row]) -> str:
@@ -69,9 +69,9 @@ def _meaning(rows: list[Row]) -> str:
         for row in rows
     )
     return (
-        "Robust % under AutoAttack standard of the whole recipe (number of seeds); "
-        "below, the points that a variant of the same seed is above or below it; mean "
-        f"+- standard deviation. {'; '.join(sets)}."
+        "Robust % under AutoAttack standard of the whole recipe; below, the points "
+        "that a variant of the same seed is above or below it; mean +- standard "
+        f"deviation (number of seeds). {'; '.join(sets)}."
     )
 
 
