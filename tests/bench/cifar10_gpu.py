@@ -4,8 +4,9 @@
 
 STEP is `teacher`, `knowledge`, `student`, `autoattack`, or `all`. A call works until
 its minutes are up and says what is left; the same call again goes on there, until it
-says "done". Each step needs the one before it. Everything is in --work; results go to
-results/cifar10.json. Without a GPU give --limit and --epochs, for a trial.
+says "done". Each step needs the one before it. Everything is in a folder of --work, one
+for each recipe; results go to results/cifar10.json. Without a GPU give --limit and
+--epochs, for a trial, whose results stay in its folder.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from cloud.extract import shard_ranges
 from cloud.extractor import Extractor
 from cloud.leave import leave_teacher
 from cloud.publish import draft_manifest
-from cloud.recipe import CARD, WEIGHTS, finished_teacher
+from cloud.recipe import CARD, WEIGHTS, finished_teacher, recipe_digest
 from cloud.teacher import TeacherRun
 from common.config import RunConfig
 from common.datasets import Dataset, load_dataset
@@ -70,7 +71,10 @@ class Site:
         self.config: RunConfig = load_run_config("cifar10", overrides)[0]
         self.options = options
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.work: Path = options.work
+        recipe = f"{recipe_digest(self.config)}-{options.student_epochs}"
+        self.work: Path = options.work / recipe
+        trial = self.work / "results.json"
+        self.out: Path = options.out or (trial if options.limit else RESULTS)
         self.release = self.work / "knowledge"
         self.release.mkdir(parents=True, exist_ok=True)
         self._end = time.monotonic() + 60 * options.minutes
@@ -199,7 +203,7 @@ def attack(site: Site) -> bool:
         model, card = load_model(file)
         model.to(site.device)
         for first in range(0, total, CHUNK):
-            kept = site.work / f"attacked-{name}-{first}.json"
+            kept = site.work / f"attacked-{name}-{first}-of-{total}.json"
             if kept.exists():
                 continue
             if site.is_over():
@@ -221,7 +225,9 @@ def _add_row(
     total: int,
 ) -> None:
     parts = [
-        json.loads((site.work / f"attacked-{name}-{first}.json").read_bytes())
+        json.loads(
+            (site.work / f"attacked-{name}-{first}-of-{total}.json").read_bytes()
+        )
         for first in range(0, total, CHUNK)
     ]
     robust = sum(part["accuracy"] * part["num_images"] for part in parts) / total
@@ -242,9 +248,8 @@ def _add_row(
         "flags": sorted({flag for part in parts for flag in part["flags"]}),
         "device": str(site.device),
     }
-    out: Path = site.options.out
-    rows = [r for r in read_rows(out) if r["name"] != name]
-    write_rows(out, [*rows, row])
+    rows = [r for r in read_rows(site.out) if r["name"] != name]
+    write_rows(site.out, [*rows, row])
     print(row, flush=True)
 
 
@@ -259,7 +264,7 @@ def main() -> None:
     parser.add_argument("steps", nargs="+", choices=[*STEPS, "all"])
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--work", type=Path, default=Path("runs/cifar10-gpu"))
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="of results, another place")
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--teacher", default="resnet18")
     parser.add_argument("--epochs", type=int, help="of the teacher")

@@ -116,12 +116,12 @@ def main() -> None:
                 "dataset": data.name,
                 "student": recipe.model,
                 "num_views": options.views,
+                "shift": options.shift,
                 "seed": seed,
             }
             if any(own.items() <= row.items() for row in rows):
                 continue
             row: Row = own | {
-                "shift": options.shift,
                 "epochs": recipe.epochs,
                 "attack": "pgd 20",
                 "num_images": len(y),

@@ -25,11 +25,18 @@ from edge.knowledge_reader import read_manifest
 ROWS = Path(__file__).parent / "results" / "teachers.json"
 SEEDS = (1001, 1002)  # of the students; no other comparison uses them
 
-# What differs from the config's [teacher]; "today" is the config itself.
+# What all begin with, whatever the config has taken over of them since.
+TRADES = (
+    'teacher.objective="trades"',
+    "teacher.awp_gamma=0.0",
+    "teacher.ema_decay=0.0",
+)
+BETA = {"digits": 6.0, "fashion-mnist": 6.0, "mnist": 3.0}
+# What each has on top of that.
 AWP, EMA = "teacher.awp_gamma=0.005", "teacher.ema_decay=0.99"
 CANDIDATES: dict[str, dict[str, list[str]]] = {
     "digits": {
-        "today": [],
+        "plain": [],
         "ema": [EMA],
         "awp-ema": [AWP, EMA],
         "beta3-ema": ["teacher.beta=3.0", EMA],
@@ -43,7 +50,7 @@ CANDIDATES: dict[str, dict[str, list[str]]] = {
         "shift-awp-ema": ["teacher.shift=1", "teacher.epochs=36", AWP, EMA],
     },
     "fashion-mnist": {
-        "today": [],
+        "plain": [],
         "awp-ema": [AWP, EMA],
         "beta3-awp-ema": ["teacher.beta=3.0", AWP, EMA],
         "flip-awp-ema": ["teacher.flip=true", "teacher.shift=1", AWP, EMA],
@@ -63,7 +70,7 @@ CANDIDATES: dict[str, dict[str, list[str]]] = {
         ],
     },
     "mnist": {
-        "today": [],
+        "plain": [],
         "awp-ema": [AWP, EMA],
         "shift-awp-ema": ["teacher.shift=2", AWP, EMA],
         "pgd-at-ema": ['teacher.objective="pgd_at"', EMA],
@@ -93,7 +100,9 @@ def main() -> None:
     candidates = CANDIDATES[options.config]
     for split in range(options.splits):
         for name in options.only or candidates:
-            overrides = parse_assignments([*candidates[name], f"seed={split}"])
+            beta = f"teacher.beta={BETA[options.config]}"
+            own = [*TRADES, beta, *candidates[name]]
+            overrides = parse_assignments([*own, f"seed={split}"])
             if options.data_dir:
                 overrides["dataset.data_dir"] = options.data_dir
             attack = "autoattack" if options.autoattack else "pgd20"

@@ -11,7 +11,6 @@ again.
 """
 
 import argparse
-import json
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -22,7 +21,7 @@ from stage import Stage
 
 from common.config import Content, RunConfig, StudentConfig
 from deploy.compare_turns import in_turns
-from deploy.settings import load_run_config
+from deploy.settings import load_run_config, parse_assignments
 
 ROWS = Path(__file__).parent / "results" / "views.json"
 
@@ -90,7 +89,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1001, 1002, 1003])
     parser.add_argument("--cpu-s", type=float, required=True, help="of each training")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=JSON")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--work", type=Path, default=Path("runs/compare"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -103,9 +102,7 @@ def main() -> None:
         "teacher.shift": options.shift if teacher_shift is None else teacher_shift,
         "teacher.flip": options.flip,
     }
-    for assignment in options.set:
-        key, _, value = assignment.partition("=")
-        overrides[key] = json.loads(value)
+    overrides |= parse_assignments(options.set)
     config, _ = load_run_config(options.config, overrides)
     stage = Stage.prepare(config, options.work)
     variants = [("takt", views) for views in options.views]
@@ -117,12 +114,19 @@ def main() -> None:
                 "dataset": config.dataset.name,
                 "student": config.students[student].model,
                 "shift": options.shift,
+                "flip": options.flip,
                 "teacher_shift": config.teacher.shift,
                 "seed": seed,
                 "cpu_budget_s": options.cpu_s,
             }
-            if not any(own.items() <= row.items() for row in rows):
-                made = compare(config, stage, student, variants, seed, options.cpu_s)
+            done = {
+                (row["method"], row["num_views"])
+                for row in rows
+                if own.items() <= row.items()
+            }
+            left = [variant for variant in variants if variant not in done]
+            if left:
+                made = compare(config, stage, student, left, seed, options.cpu_s)
                 rows += made
                 write_rows(ROWS, rows)
     _print_means(rows)
