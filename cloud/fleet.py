@@ -1,6 +1,6 @@
 """What the nodes say of themselves, kept in a database (SQLAlchemy).
 
-SQLite by default, PostgreSQL by URL. A node is not believed: `cloud.claims` has
+A gateway's is a file of SQLite. A node is not believed: `cloud.claims` has
 cut or refused every number and string before it is kept, and each node has a
 bounded number of rows. Not here: who a node is (`cloud.admission`) and what its
 claims mean.

@@ -94,7 +94,6 @@ async def start_gateway_server(
     channel: str = "",
     teacher: LiveTeacher | None = None,
     clock: Clock = utc_now,
-    database_url: str | None = None,
     ping_interval_s: float = PING_INTERVAL_S,
 ) -> RunningGateway:
     """Start serving a run's storage folder from the running loop.
@@ -109,12 +108,11 @@ async def start_gateway_server(
         channel: what nodes are told at enrolment to follow.
         teacher: the live teacher; None: `Query` is not served.
         clock: the wall clock, UTC.
-        database_url: of the fleet's database; None: SQLite in `storage`.
         ping_interval_s: see `make_server`.
 
     Raises:
         AddressError: a port is taken, or the host is not this machine's.
-        ConfigError: a host name or the database URL is not one.
+        ConfigError: a host name is none.
         StorageError: the storage cannot be read or written.
     """
     authority = Authority(storage / "pki", clock=clock)
@@ -123,7 +121,7 @@ async def start_gateway_server(
         storage / "repository", storage / "keys", clock=clock
     )
     repository.create()
-    fleet = Fleet(database_url or sqlite_url(storage / "fleet.sqlite"), clock=clock)
+    fleet = Fleet(sqlite_url(storage / "fleet.sqlite"), clock=clock)
     board = Board(repository)
     admission = Admission(authority, max_calls_per_node=config.max_streams_per_node)
     nodes = make_server(

@@ -7,7 +7,6 @@ Credentials are the environment's affair, as the filesystem's own tools have it.
 here: what is kept (train.py, train_worker.py).
 """
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -66,18 +65,6 @@ class Store:
                 file.write(data)
         except OSError as e:
             raise self._refused("write to", e) from e
-
-    def remove(self, name: str) -> None:
-        """Remove a folder in it, if it is there.
-
-        Raises:
-            StorageError: the filesystem does not answer, or refuses.
-        """
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                self.filesystem.delete_dir(f"{self.folder}/{name}")
-        except OSError as e:
-            raise self._refused("remove from", e) from e
 
     def prepare(self) -> None:
         """Make the folder, and make sure that it can be written.

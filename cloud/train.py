@@ -30,10 +30,11 @@ _TRIAL_EPOCHS = 2
 _log = logging.getLogger(__name__)
 
 
-def train_teacher(
-    config: RunConfig, storage: Path, *, resume: bool = True
-) -> TeacherCard:
+def train_teacher(config: RunConfig, storage: Path) -> TeacherCard:
     """Train the teacher on the Ray cluster that this process is connected to.
+
+    An unfinished training of the same config goes on; what a finished one left is
+    returned at once.
 
     Args:
         config: of the run; [dataset], [threat], [teacher] and seed decide.
@@ -41,8 +42,6 @@ def train_teacher(
             checkpoints/; on several machines, a folder that all of them see, or,
             where `teacher.store` names a store for the checkpoints, one of this
             machine: the teacher and its progress come there at the end.
-        resume: continue an unfinished training of the same config, and return
-            at once what a finished one left.
 
     Returns:
         The teacher's card, with its PGD accuracy on test images.
@@ -65,11 +64,7 @@ def train_teacher(
     url = config.teacher.store
     store = open_store(url) if url else local_store(storage / "checkpoints")
     progress = store.within(name) if url else local_store(storage)
-    if not resume:
-        store.remove(name)
-        for stale in (CARD, WEIGHTS, PROGRESS):
-            (storage / stale).unlink(missing_ok=True)
-    elif (card := finished_teacher(config, storage)) is not None:
+    if (card := finished_teacher(config, storage)) is not None:
         return card
     # Here, not in the workers: a download happens once, and errors come at once.
     store.prepare()

@@ -240,6 +240,8 @@ class NodeDaemon:
             with open_cage(
                 config.profile, name=config.node, method=config.cap_method
             ) as cage:
+                for note in cage.notes:
+                    logger.warning("%s, and gets no more", note)
                 return CapStatus(method=cage.method, hard=cage.hard)
         except CapError as e:  # said while the gateway still hears it
             self._board.say("stopped", message=str(e))

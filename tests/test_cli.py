@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cloud.repository import ReleaseRepository
 from common import errors
 from common.errors import ConfigError, TaktError
 from common.toml import to_toml
@@ -323,3 +324,21 @@ def test_toml_text_reads_back_as_the_same_tree() -> None:
         "g": [{"name": "one", "h": {"i": 0.25}}, {"name": "two"}],
     }
     assert tomllib.loads(to_toml(tree)) == tree
+
+
+def test_a_key_that_signs_is_replaced_by_a_verb(tmp_path: Path) -> None:
+    repository = ReleaseRepository(tmp_path / "repository", tmp_path / "keys")
+    repository.create()
+    before = repository.root_json()
+    done = takt("cloud", "rotate", "timestamp", "--storage", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert repository.root_json() != before
+
+
+def test_a_role_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
+    ReleaseRepository(tmp_path / "repository", tmp_path / "keys").create()
+    done = takt("cloud", "rotate", "mirrors", "--storage", str(tmp_path))
+    assert (done.returncode, "expected one of root" in one_line(done.stderr)) == (
+        2,
+        True,
+    )
