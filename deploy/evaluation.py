@@ -170,6 +170,7 @@ class EvaluationPool:
             if line:
                 self._idle.put(worker)
                 return EvaluationReply.model_validate_json(line)
+            end_trees([worker], grace_s=0)  # what is left of it
             code = worker.poll()
             self._start()
         return EvaluationReply(
