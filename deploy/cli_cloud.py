@@ -157,18 +157,6 @@ def serve(
 
 
 @app.command()
-def rotate(
-    role: Annotated[str, typer.Argument(help="root, targets, snapshot or timestamp.")],
-    storage: Storage = DEFAULT_STORAGE,
-) -> None:
-    """Give a role that signs releases a new key; nodes follow by themselves."""
-    from cloud.repository import ReleaseRepository
-
-    ReleaseRepository(storage / "repository", storage / "keys").rotate(role)
-    typer.echo(f"role {role} signs with a new key, and the old one counts no more")
-
-
-@app.command()
 def check(storage: Storage = DEFAULT_STORAGE) -> None:
     """Fail unless the gateway of a storage folder answers on this machine."""
     from deploy.gateway_check import check_gateway

@@ -1,8 +1,9 @@
-"""`takt pki`: the project's certificate authority and its allow-list.
+"""`takt pki`: the project's certificate authority, its allow-list, its signing keys.
 
 The verbs work on the gateway's storage folder, also while the gateway runs: it sees
-a change within a second. Not here: the rules (`cloud.allowlist`) and the
-certificates (`cloud.authority`); a node's own key, which `takt edge enroll` makes.
+a change within a second. Not here: the rules (`cloud.allowlist`), the certificates
+(`cloud.authority`) and signatures (`cloud.metadata`); a node's own key, which
+`takt edge enroll` makes.
 """
 
 from pathlib import Path
@@ -141,6 +142,18 @@ def list_nodes(storage: Storage = DEFAULT_STORAGE) -> None:
             f"{node:{width}}  {entry.state:8}  {certificate:12}  "
             f"{last:%Y-%m-%d %H:%M} UTC{invited}"
         )
+
+
+@app.command()
+def rotate(
+    role: Annotated[str, typer.Argument(help="root, targets, snapshot or timestamp.")],
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Give a role that signs releases a new key; nodes follow by themselves."""
+    from cloud.repository import ReleaseRepository
+
+    ReleaseRepository(storage / "repository", storage / "keys").rotate(role)
+    typer.echo(f"role {role} signs with a new key, and the old one counts no more")
 
 
 def _authority(storage: Path) -> "Authority":

@@ -330,14 +330,14 @@ def test_a_key_that_signs_is_replaced_by_a_verb(tmp_path: Path) -> None:
     repository = ReleaseRepository(tmp_path / "repository", tmp_path / "keys")
     repository.create()
     before = repository.root_json()
-    done = takt("cloud", "rotate", "timestamp", "--storage", str(tmp_path))
+    done = takt("pki", "rotate", "timestamp", "--storage", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert repository.root_json() != before
 
 
 def test_a_role_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
     ReleaseRepository(tmp_path / "repository", tmp_path / "keys").create()
-    done = takt("cloud", "rotate", "mirrors", "--storage", str(tmp_path))
+    done = takt("pki", "rotate", "mirrors", "--storage", str(tmp_path))
     assert (done.returncode, "expected one of root" in one_line(done.stderr)) == (
         2,
         True,
