@@ -6,6 +6,7 @@ result.json and report.html. It starts, stops and changes nothing of theirs. Not
 here: the parts; taking in the nodes' reports (deploy/harvest.py).
 """
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
@@ -89,7 +90,7 @@ def _collect(
         findings.nodes = nodes
         with phases.phase("data", f"read {config.dataset.name}") as phase:
             # Not before the cloud job did: where data has to be fetched, it does so.
-            _awaited(run, lambda: any(run.cloud.rglob(PROGRESS)) or None)
+            _awaited(run, lambda: _has_begun(run.cloud) or None)
             dataset = load_dataset(config.dataset, seed=config.seed)
             findings.set_dataset(dataset)
             phase.outcome = f"{dataset.name}: {len(dataset.test):,} images to test"
@@ -134,13 +135,20 @@ def _release(config: RunConfig, run: RunFolder, card: TeacherCard) -> Manifest |
     return manifest if manifest.teacher == card else None
 
 
+def _has_begun(storage: Path) -> bool:
+    """Say whether a teacher is being trained, be it one of [choice]."""
+    folders = (storage, *storage.glob("candidates/*"))
+    return any((folder / PROGRESS).exists() for folder in folders)
+
+
 def _last_written(storage: Path) -> float:
     """Say when the job last wrote a file; the nodes' own beats do not count."""
     newest = 0.0
-    for path in storage.rglob("*"):
-        if not path.name.startswith(("fleet.sqlite", "gateway")):
-            with suppress(FileNotFoundError):  # replaced meanwhile
-                newest = max(newest, path.stat().st_mtime)
+    for folder, _, names in os.walk(storage):  # which bears with what goes meanwhile
+        for name in names:
+            if not name.startswith(("fleet.sqlite", "gateway")):
+                with suppress(FileNotFoundError):
+                    newest = max(newest, os.stat(Path(folder, name)).st_mtime)
     return newest
 
 

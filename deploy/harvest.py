@@ -119,17 +119,18 @@ def _take_in(
     from edge.state import current_student
 
     found = NodeFinding(report.outcome, report.message, report)
+    if report.outcome != DELIVERED:
+        return found
     folder = nodes.state_dir(node.name)
     source = current_student(folder)
-    if report.outcome == DELIVERED and source is None:
+    if source is None:
         words = f"it reports a promoted student, but {folder} has none"
         return NodeFinding("failed", words, report)
-    if report.outcome == DELIVERED and source is not None:
-        found.student = Path("students") / f"{node.name}.safetensors"
-        _copy(source, run.path / found.student)
-        found.measurement = pool.submit(
-            run.path / found.student, config.evaluation.autoattack_images
-        )
+    found.student = Path("students") / f"{node.name}.safetensors"
+    _copy(source, run.path / found.student)
+    found.measurement = pool.submit(
+        run.path / found.student, config.evaluation.autoattack_images
+    )
     return found
 
 

@@ -203,7 +203,7 @@ def attack(site: Site) -> bool:
         model, card = load_model(file)
         model.to(site.device)
         for first in range(0, total, CHUNK):
-            kept = site.work / f"attacked-{name}-{first}-of-{total}.json"
+            kept = _chunk(site, name, first, total)
             if kept.exists():
                 continue
             if site.is_over():
@@ -216,6 +216,10 @@ def attack(site: Site) -> bool:
     return True
 
 
+def _chunk(site: Site, name: str, first: int, total: int) -> Path:
+    return site.work / f"attacked-{name}-{first}-of-{total}.json"
+
+
 def _add_row(
     site: Site,
     name: str,
@@ -225,9 +229,7 @@ def _add_row(
     total: int,
 ) -> None:
     parts = [
-        json.loads(
-            (site.work / f"attacked-{name}-{first}-of-{total}.json").read_bytes()
-        )
+        json.loads(_chunk(site, name, first, total).read_bytes())
         for first in range(0, total, CHUNK)
     ]
     robust = sum(part["accuracy"] * part["num_images"] for part in parts) / total
