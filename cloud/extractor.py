@@ -7,7 +7,7 @@ is asked of the teacher (block.py).
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from common.durable import write_atomic
 from common.errors import DataError
 from common.knowledge import Arrays, ShardInfo, encode_shard
 
+if TYPE_CHECKING:
+    from common.datasets import Dataset
+
 # Seeds go with these, so that shards may be cut anywhere between them.
 BLOCK_SAMPLES = 256
 
@@ -24,13 +27,21 @@ BLOCK_SAMPLES = 256
 class Extractor:
     """Holds teacher and data set in one process, and writes shards; a Ray actor."""
 
-    def __init__(self, run: str, storage: str) -> None:
+    def __init__(
+        self, run: str, storage: str, dataset: "Dataset | None" = None
+    ) -> None:
         """Note where they are; the first call loads them.
 
         Of an actor whose making fails Ray says only that it died.
+
+        Args:
+            run: the run's config, JSON.
+            storage: the folder with the teacher; takes the knowledge.
+            dataset: the run's, where it is loaded already.
         """
         self.config = RunConfig.model_validate_json(run)
         self.storage = Path(storage)
+        self._dataset = dataset
         self._loaded = False
 
     def _load(self) -> None:
@@ -42,7 +53,9 @@ class Extractor:
         self.device = torch.device("cpu")
         if self.config.teacher.use_gpu and torch.cuda.is_available():
             self.device = torch.device("cuda")
-        dataset = load_dataset(self.config.dataset, seed=self.config.seed)
+        dataset = self._dataset or load_dataset(
+            self.config.dataset, seed=self.config.seed
+        )
         model, card = load_model(self.storage / "teacher.safetensors")
         found = dataset.train.fingerprint()
         if card.fingerprint != found:

@@ -25,6 +25,7 @@ from common.attacks import Model
 from common.config import RunConfig
 from common.datasets import Dataset
 from common.errors import StorageError
+from common.mixed import mixed
 from common.models import build_model
 from common.optim import SGD, schedule
 
@@ -196,12 +197,7 @@ class TeacherRun:
         return value.detach()
 
     def _forward(self, x: Tensor) -> Tensor:
-        if self.device.type != "cuda":
-            logits: Tensor = self._net(x)
-            return logits
-        with torch.autocast("cuda", torch.bfloat16):
-            logits = self._net(x)
-        return logits.float()
+        return mixed(self._net, self.device)(x)
 
     def _average_weights(self) -> None:
         """Follow the weights slowly (EMA; Izmailov et al., UAI 2018, for SWA)."""

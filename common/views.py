@@ -63,7 +63,14 @@ class Views:
             drawn[start:stop, 1:] = 1 + order[:, : num_views - 1]
         return cls(drawn, shift)
 
-    def index(self, samples: Tensor, view: Tensor, height: int, width: int) -> Tensor:
+    def index(
+        self,
+        samples: Tensor,
+        view: Tensor,
+        height: int,
+        width: int,
+        device: torch.device | None = None,
+    ) -> Tensor:
         """Say where the pixels of some views lie on their canvas.
 
         Args:
@@ -71,6 +78,7 @@ class Views:
             view: which view of each (n,), 0 for the image itself.
             height: of an image, pixels.
             width: the same.
+            device: to work on; None: the CPU.
 
         Returns:
             (n, height * width); see `canvas_index`.
@@ -80,9 +88,9 @@ class Views:
         # Counted from the middle, so that 0 is the image itself.
         crop = (drawn + side * side // 2) % (side * side)
         return canvas_index(
-            torch.from_numpy(crop // side),
-            torch.from_numpy(crop % side),
-            torch.from_numpy(drawn >= side * side),
+            torch.from_numpy(crop // side).to(device),
+            torch.from_numpy(crop % side).to(device),
+            torch.from_numpy(drawn >= side * side).to(device),
             shift=self.shift,
             height=height,
             width=width,

@@ -36,22 +36,6 @@ class Batch(NamedTuple):
     boundary: Boundary | None = None
     place: Tensor | None = None  # (N, H*W): of x on its canvas, see common.views
 
-    def to(self, device: torch.device) -> "Batch":
-        """Copy it to a device, but for `place`, which the kept deltas alone need."""
-        beyond = self.boundary
-        return Batch(
-            x=self.x.to(device),
-            y=self.y.to(device),
-            soft_labels=None
-            if self.soft_labels is None
-            else self.soft_labels.to(device),
-            delta=None if self.delta is None else self.delta.to(device),
-            boundary=None
-            if beyond is None
-            else Boundary(beyond.x.to(device), beyond.soft_labels.to(device)),
-            place=self.place,
-        )
-
 
 @dataclass(frozen=True)
 class Setting:

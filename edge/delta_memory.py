@@ -5,8 +5,7 @@ noise ends at +-eps almost everywhere, and a data set of n pixels costs n / 8
 bytes. Where a student sees crops and mirrored views, the signs are kept of the
 padded image, its canvas, and move with the pixels that they belong to: what one
 view's attack found is where the next view's attack begins. Not here: the attack
-(common.attacks), the shipped deltas' codec (common.knowledge), which this one
-follows.
+(common.attacks), how signs are packed (sign_bits.py).
 """
 
 import math
@@ -16,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.knowledge import pack_signs, unpack_signs
+from edge.sign_bits import pack, unpack
 
 _TIE = 1e-6
 
@@ -25,12 +24,12 @@ class DeltaMemory:
     """Signs of deltas, by sample."""
 
     def __init__(
-        self, signs: NDArray[np.uint8], shape: tuple[int, int, int], margin: int = 0
+        self, signs: Tensor, shape: tuple[int, int, int], margin: int = 0
     ) -> None:
-        """Take over packed signs (N, ceil(C*H*W / 8)).
+        """Take over packed signs, uint8 (N, ceil(C*H*W / 8)).
 
         Args:
-            signs: of canvases.
+            signs: of canvases; they stay on their device.
             shape: (C, H, W) of a canvas.
             margin: pixels of it around the image.
         """
@@ -46,6 +45,7 @@ class DeltaMemory:
         generator: torch.Generator,
         *,
         margin: int = 0,
+        device: torch.device | None = None,
     ) -> "DeltaMemory":
         """Begin with the teacher's deltas, or with random signs.
 
@@ -54,20 +54,22 @@ class DeltaMemory:
             shipped: packed signs, of images; copied. None draws them.
             generator: of the random signs.
             margin: of a canvas around its image, pixels; random signs there.
+            device: that keeps them; None: the CPU.
         """
         inner = (x.shape[1], x.shape[2], x.shape[3])
         shape = (inner[0], inner[1] + 2 * margin, inner[2] + 2 * margin)
         if shipped is not None and not margin:
-            return cls(shipped.copy(), shape)
+            return cls(torch.from_numpy(shipped.copy()).to(device), shape)
         size = (len(x), math.ceil(math.prod(shape) / 8))
         drawn = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
-        memory = cls(drawn.numpy(), shape, margin)
+        memory = cls(drawn.to(device), shape, margin)
         if shipped is not None:
             pixels = torch.arange(shape[1] * shape[2]).view(shape[1:])
-            middle = pixels[margin:-margin, margin:-margin].flatten()
+            middle = pixels[margin:-margin, margin:-margin].flatten().to(device)
             for part in torch.split(torch.arange(len(x)), 4096):
-                signs = torch.from_numpy(unpack_signs(shipped[part.numpy()], inner))
-                memory._put(part, signs, middle.expand(len(part), -1))
+                signs = unpack(torch.from_numpy(shipped[part.numpy()]), inner)
+                where = middle.expand(len(part), -1)
+                memory._put(part.to(device), signs.to(device), where)
         return memory
 
     def recall(
@@ -81,8 +83,7 @@ class DeltaMemory:
             index: (n, H*W), where their views lie, see `common.views.canvas_index`;
                 None: everywhere.
         """
-        packed = self._signs[positions.numpy()]
-        signs = torch.from_numpy(unpack_signs(packed, self._shape)).mul_(eps)
+        signs = unpack(self._signs[positions], self._shape).mul_(eps)
         if index is None:
             return signs
         where = index[:, None].expand(-1, self._shape[0], -1)
@@ -100,22 +101,21 @@ class DeltaMemory:
         """
         pushed = torch.add(delta, x - 0.5, alpha=_TIE)
         if index is None:
-            self._signs[positions.numpy()] = pack_signs(pushed.numpy())
+            self._signs[positions] = pack(pushed)
         else:
             self._put(positions, pushed, index)
 
     def tensor(self) -> Tensor:
         """Return the packed signs, shared, for a checkpoint."""
-        return torch.from_numpy(self._signs)
+        return self._signs
 
     def load(self, signs: Tensor) -> None:
         """Take over what `tensor` returned."""
-        self._signs = signs.numpy().copy()
+        self._signs = signs.to(self._signs.device, copy=True)
 
     def _put(self, positions: Tensor, values: Tensor, index: Tensor) -> None:
         """Overwrite the signs of views with those of values (n, C, H, W)."""
-        rows = positions.numpy()
-        canvas = torch.from_numpy(unpack_signs(self._signs[rows], self._shape))
+        canvas = unpack(self._signs[positions], self._shape)
         where = index[:, None].expand(-1, self._shape[0], -1)
         canvas.flatten(2).scatter_(2, where, values.flatten(2))
-        self._signs[rows] = pack_signs(canvas.numpy())
+        self._signs[positions] = pack(canvas)

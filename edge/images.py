@@ -24,6 +24,10 @@ class Images:
         """View a split's arrays."""
         return cls(torch.from_numpy(split.images), torch.from_numpy(split.labels))
 
+    def to(self, device: torch.device) -> Self:
+        """Lay them out on a device."""
+        return type(self)(self.x.to(device), self.y.to(device))
+
     def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Take some as float32 in [0, 1], with their labels."""
         return self.x[positions].float().div_(255), self.y[positions]

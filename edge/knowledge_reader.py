@@ -40,9 +40,10 @@ class BoundaryPoints:
 
     def batch(self, x: Tensor, positions: Tensor) -> Boundary:
         """Place the points of some samples: x (n, C, H, W) are their images."""
-        i = positions.numpy()
+        i = positions.cpu().numpy()
         delta = torch.from_numpy(dequantize_rows(self.delta[i], self.scale[i]))
-        return Boundary((x + delta).clamp_(0, 1), self.soft_labels[positions])
+        soft_labels = self.soft_labels[i].to(x.device)
+        return Boundary((x + delta.to(x.device)).clamp_(0, 1), soft_labels)
 
 
 @dataclass(frozen=True)

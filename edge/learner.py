@@ -8,7 +8,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from common.attacks import Model
 from common.config import StudentConfig
+from common.mixed import mixed
 from common.optim import SGD
 
 
@@ -17,7 +19,11 @@ class Learner:
 
     def __init__(self, model: nn.Module, recipe: StudentConfig) -> None:
         """Take over a model; `recipe` gives the optimizer's constants."""
+        self._device = next(model.parameters()).device
+        if self._device.type == "cuda":
+            model = model.to(memory_format=torch.channels_last)
         self.model = model
+        self.answer: Model = mixed(model, self._device)  # as it trains: x -> logits
         self._decay = recipe.ema_decay
         self._max_norm = recipe.max_gradient_norm
         self._steps = 0
@@ -52,10 +58,12 @@ class Learner:
         params = self._sgd.params
         gradients = torch.autograd.grad(loss, params)
         if self._max_norm:
-            norms = torch._foreach_norm(gradients)
-            norm = float(torch.linalg.vector_norm(torch.stack(norms)))
-            if norm > self._max_norm:
-                gradients = torch._foreach_mul(gradients, self._max_norm / norm)
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+            if self._device.type == "cuda":  # a look at the norm would wait for it
+                scale = (self._max_norm / norm).clamp(max=1)
+                gradients = torch._foreach_mul(gradients, scale)
+            elif norm > self._max_norm:
+                gradients = torch._foreach_mul(gradients, self._max_norm / float(norm))
         self._sgd.learning_rate = learning_rate
         self._sgd.step(gradients)
         self._steps += 1

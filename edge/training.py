@@ -61,9 +61,12 @@ class Training:
     ) -> None:
         """Begin the state's attempt; see `edge.fit.fit_student` for the rest."""
         self.recipe = recipe
-        self.train = train
+        self.device = device or torch.device("cpu")
+        self.train = train.to(self.device)
         self.val = Images(val.x[:_MONITORED], val.y[:_MONITORED])
         self.knowledge = knowledge
+        soft = knowledge.soft_labels
+        self.soft_labels = None if soft is None else soft.to(self.device)
         self.num_classes = num_classes
         self.eps = eps
         self.seed = seed
@@ -72,7 +75,6 @@ class Training:
         self.clock = clock
         self.safeguard = safeguard
         self.teacher = teacher
-        self.device = device or torch.device("cpu")
         self.method = method(recipe.method)
         self.rate = schedule(recipe.schedule)
         self.state = state
@@ -106,6 +108,7 @@ class Training:
                 self.knowledge.delta_signs,
                 self.generator,
                 margin=0 if views is None else views.shift,
+                device=self.device,
             )
 
     def progress(self) -> float:
@@ -180,18 +183,18 @@ class Training:
             class_temperatures=self.temperatures,
             teacher=self.teacher,
         )
-        batch = self.batch(positions, setting.eps).to(self.device)
+        batch = self.batch(positions, setting.eps)
         delta = None
         if self.method.craft is not None:
             self.learner.hold()
             attacked = self.clock()
-            delta = self.method.craft(self.learner.model, batch, setting)
+            delta = self.method.craft(self.learner.answer, batch, setting)
             state.attack_s += self.clock() - attacked
             self.learner.release()
             if self.memory is not None:
-                found, x = delta.cpu(), batch.x.cpu()
-                self.memory.keep(positions, found, x, batch.place)
-        loss = self.method.loss(self.learner.model, batch, delta, setting)
+                at = positions.to(self.device)
+                self.memory.keep(at, delta, batch.x, batch.place)
+        loss = self.method.loss(self.learner.answer, batch, delta, setting)
         self.learner.step(loss, rate)
         state.step += 1
         state.distil_s += self.clock() - began
@@ -199,27 +202,25 @@ class Training:
 
     def batch(self, positions: Tensor, eps: float) -> Batch:
         """Put together what is known of some samples, in their view of this epoch."""
-        plain, y = self.train.batch(positions)
-        know, x, index = self.knowledge, plain, None
-        labelled: tuple[Tensor, ...] = (positions,)
+        know, at, index = self.knowledge, positions.to(self.device), None
+        plain, y = self.train.batch(at)
+        x = plain
+        labelled: tuple[Tensor, ...] = (at,)
         if know.views is not None:
             # A sample's views take turns; neighbours are a view apart.
             view = (positions + self.state.epoch) % know.views.drawn.shape[1]
-            index = know.views.index(positions, view, *plain.shape[2:])
+            height, width = plain.shape[2:]
+            index = know.views.index(positions, view, height, width, self.device)
             x = show(plain, index, know.views.shift)
-            labelled = (positions, view)
+            labelled = (at, view.to(self.device))
         return Batch(
             x=x,
             y=y,
             soft_labels=None
-            if know.soft_labels is None
-            else know.soft_labels[labelled],
-            delta=None
-            if self.memory is None
-            else self.memory.recall(positions, eps, index),
-            boundary=None
-            if know.boundary is None
-            else know.boundary.batch(plain, positions),
+            if self.soft_labels is None
+            else self.soft_labels[labelled],
+            delta=None if self.memory is None else self.memory.recall(at, eps, index),
+            boundary=None if know.boundary is None else know.boundary.batch(plain, at),
             place=index,
         )
 

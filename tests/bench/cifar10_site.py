@@ -1,0 +1,110 @@
+"""What the steps of `cifar10_gpu.py` share: the recipe, the data set, the clock.
+
+Not here: the steps.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cloud.recipe import recipe_digest
+from common.config import AttackConfig, RunConfig, StudentConfig
+from common.datasets import Dataset, Split, load_dataset
+from common.knowledge import Manifest, decode_manifest
+from deploy.settings import load_run_config
+
+RESULTS = Path(__file__).parent / "results" / "cifar10.json"
+# On top of the shipped config, which is TRADES with averaged weights.
+OVERRIDES: dict[str, object] = {
+    "teacher.awp_gamma": 0.005,
+    "teacher.batch_size": 256,
+    "teacher.learning_rate": 0.2,
+    "teacher.eps_warmup_epochs": 3,
+    "teacher.attack": {"steps": 5, "step_size": "3/255"},
+    "knowledge.attack": {"steps": 10, "step_size": "2/255"},
+    "knowledge.num_views": 24,
+    "knowledge.shift": 4,
+    "knowledge.flip": True,
+}
+
+
+class Site:
+    """Where everything lies, and until when this call may work."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        """Read the config."""
+        overrides = dict(OVERRIDES)
+        overrides["teacher.model"] = options.teacher
+        overrides["teacher.compile"] = options.compile
+        if options.data_dir:
+            overrides["dataset.data_dir"] = str(options.data_dir)
+        if options.limit:
+            overrides["dataset.limit"] = options.limit
+        if options.epochs:
+            overrides["teacher.epochs"] = options.epochs
+        self.config: RunConfig = load_run_config("cifar10", overrides)[0]
+        self.options = options
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.work: Path = options.work / recipe_digest(self.config)[:12]
+        trial = self.work / "results.json"
+        self.out: Path = options.out or (trial if options.limit else RESULTS)
+        self.release = self.work / "knowledge"
+        self.release.mkdir(parents=True, exist_ok=True)
+        self._end = time.monotonic() + 60 * options.minutes
+
+    def is_over(self) -> bool:
+        """Say whether this call's minutes are up."""
+        return bool(time.monotonic() > self._end)
+
+    @property
+    def device_name(self) -> str:
+        """Name the device for people."""
+        is_gpu = self.device.type == "cuda"
+        return torch.cuda.get_device_name() if is_gpu else "cpu"
+
+    def is_mine(self, number: int) -> bool:
+        """Say whether a piece of work is this process's."""
+        mine, count = map(int, self.options.share.split("/"))
+        return number % count == mine % count
+
+    def data(self) -> Dataset:
+        """Load the data set; decoding 60,000 PNG files takes longer than an epoch."""
+        path, names = self.work.parent / "dataset.npz", ("train", "val", "test")
+        if self.options.limit or not path.exists():
+            found = load_dataset(self.config.dataset, seed=self.config.seed)
+            if not self.options.limit:
+                arrays = {f"{n}_x": getattr(found, n).images for n in names}
+                arrays |= {f"{n}_y": getattr(found, n).labels for n in names}
+                part = path.with_suffix(".part.npz")
+                np.savez(part, *[found.class_names], **arrays)
+                part.rename(path)
+            return found
+        kept = np.load(path)
+        train, val, test = (Split(kept[f"{n}_x"], kept[f"{n}_y"]) for n in names)
+        return Dataset("cifar10", tuple(map(str, kept["arr_0"])), train, val, test)
+
+    def manifest(self) -> Manifest:
+        """Read what `knowledge` left."""
+        return decode_manifest((self.release / "manifest.json").read_bytes())
+
+
+def recipe_of(site: Site, name: str) -> StudentConfig:
+    """Say how a student NAME or NAME:METHOD is trained."""
+    model, _, method = name.partition(":")
+    eps = site.config.threat.eps
+    changes: dict[str, object] = {
+        "model": model,
+        "method": method or "takt",
+        "batch_size": 256,
+        "learning_rate": 0.2,
+        "ema_decay": 0.995,
+        "eps_warmup_epochs": 3,
+        "epochs": site.options.student_epochs,
+        "num_views": site.config.knowledge.num_views,
+    }
+    if method:  # as in the grid of `takt compare`
+        changes["attack"] = AttackConfig(steps=10, step_size=eps / 4)
+    return site.config.students["medium"].model_copy(update=changes)
