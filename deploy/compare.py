@@ -104,7 +104,8 @@ def _make_rows(
             with RowPool(num_workers=num_workers, log=work / "workers.log") as pool:
                 jobs: dict[Future[Row], Entry] = {}
                 for group in _groups(own):
-                    made = GroupJob(jobs=tuple(_job(e, release) for e in group))
+                    jobs_of = tuple(_job(e, release) for e in group)
+                    made = GroupJob(jobs=jobs_of, trained=work / "trained")
                     jobs |= zip(pool.submit(made), group, strict=True)
                 for entry, row in _as_they_come(jobs, pool, progress):
                     file.add(row)

@@ -7,8 +7,7 @@ here: which rows are worth making (compare_grid.py), whose turn it is
 """
 
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,19 +16,23 @@ from pydantic import BaseModel, ConfigDict
 
 from cloud.recipe import WEIGHTS
 from common.config import DatasetConfig, StudentConfig
-from common.errors import TaktError, TrustError
+from common.errors import StorageError, TaktError, TrustError
 from common.knowledge import Manifest, contents_for, needs_live_teacher
 from deploy.compare_rows import Row
+from deploy.compare_trained import Story, TrainedStudents
 from deploy.compare_turns import in_turns
 from deploy.live_gateway import live_gateway
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from common.attacks import Model
     from common.datasets import Dataset
     from edge.fit import Fitted
 
 Tell = Callable[[str, float], None]
 Rest = Callable[[float], None]
+_Trained = tuple["nn.Module", Story]
 
 
 class Message(BaseModel):
@@ -56,6 +59,7 @@ class GroupJob(Message):
     """Students of one data set, to train in turns."""
 
     jobs: tuple[RowJob, ...]
+    trained: Path  # keeps those that are trained, until they are measured
 
 
 class RowNews(Message):
@@ -107,37 +111,45 @@ def make_rows(group: GroupJob, tell: Tell) -> Iterator[Row]:
             f"the images of {first.dataset.name} here are not those that the knowledge "
             f"in {first.release_dir} was taken from; remove that folder to take it anew"
         )
-    used = [0.0] * len(group.jobs)
-    budget_s = sum(job.cpu_budget_s for job in group.jobs)
+    students = TrainedStudents(group.trained)
+    waiting = [job for job in group.jobs if students.load(job.identity) is None]
+    for job, (model, story) in _train_all(waiting, manifest, dataset, tell):
+        students.save(job.identity, model, story)
+    for job in group.jobs:
+        found = students.load(job.identity)
+        if found is None:
+            raise StorageError(f"a trained student vanished from {group.trained}")
+        said = f"attacking {job.recipe.method}"
+        tell(said, 0.0)
+        attacked: Callable[[float], None] = partial(tell, said)
+        yield _measured(job, manifest, *found, dataset, attacked)
+        students.drop(job.identity)
 
-    def work(i: int) -> Callable[[Rest], _Trained]:
-        def train(rest: Rest) -> _Trained:
+
+def _train_all(
+    jobs: Sequence[RowJob], manifest: Manifest, dataset: "Dataset", tell: Tell
+) -> "list[tuple[RowJob, _Trained]]":
+    """Train students in turns."""
+    used = [0.0] * len(jobs)
+    budget_s = sum(job.cpu_budget_s for job in jobs)
+    methods = tuple(job.recipe.method for job in jobs)
+
+    def work(i: int) -> "Callable[[Rest], _Trained]":
+        def train(rest: Rest) -> "_Trained":
             def after_epoch(used_s: float) -> None:
                 used[i] = used_s
                 tell("training", sum(used) / budget_s)
                 rest(used_s)
 
-            return _train(group.jobs[i], manifest, dataset, after_epoch)
+            model, story = _train(jobs[i], manifest, dataset, after_epoch)
+            others = methods[:i] + methods[i + 1 :]
+            return model, story.model_copy(update={"trained_with": others})
 
         return train
 
-    trained = in_turns([work(i) for i in range(len(group.jobs))])
-    methods = tuple(job.recipe.method for job in group.jobs)
-    for i, job in enumerate(group.jobs):
-        said = f"attacking {job.recipe.method}"
-        tell(said, 0.0)
-        attacked: Callable[[float], None] = partial(tell, said)
-        row = _measured(job, manifest, trained[i], dataset, attacked)
-        yield row.model_copy(update={"trained_with": methods[:i] + methods[i + 1 :]})
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """A student, and what a live teacher took for it; None: not asked."""
-
-    fitted: "Fitted"
-    live_bytes: int = 0
-    teacher_cpu_s: float | None = None
+    if not jobs:
+        return []
+    return list(zip(jobs, in_turns([work(i) for i in range(len(jobs))]), strict=True))
 
 
 def _train(
@@ -145,16 +157,33 @@ def _train(
     manifest: Manifest,
     dataset: "Dataset",
     after_epoch: Callable[[float], None],
-) -> _Trained:
+) -> "_Trained":
     """Train one student; `after_epoch` is told the CPU-seconds used."""
     if not needs_live_teacher(job.recipe.method):
-        return _Trained(_fit(job, manifest, dataset, after_epoch, teacher=None))
+        fitted = _fit(job, manifest, dataset, after_epoch, teacher=None)
+        return fitted.model, _story(job, manifest, fitted)
     from edge.live_teacher import live_teacher
 
     file, log = (job.release_dir.parent / name for name in (WEIGHTS, "gateway.log"))
     with live_gateway(file, log) as (link, cpu_s), live_teacher(link) as teacher:
         fitted = _fit(job, manifest, dataset, after_epoch, teacher=teacher)
-        return _Trained(fitted, teacher.num_bytes, round(cpu_s(), 3))
+        used = {"live_bytes": teacher.num_bytes, "teacher_cpu_s": round(cpu_s(), 3)}
+        return fitted.model, _story(job, manifest, fitted).model_copy(update=used)
+
+
+def _story(job: RowJob, manifest: Manifest, fitted: "Fitted") -> Story:
+    watched = [p.robust_accuracy for p in fitted.curve if p.robust_accuracy is not None]
+    return Story(
+        model=job.recipe.model,
+        sample_shape=manifest.sample_shape,
+        num_classes=manifest.num_classes,
+        epochs=fitted.epochs,
+        cpu_s=round(fitted.cpu_s.distil, 3),
+        attack_cpu_s=round(fitted.cpu_s.attack, 3),
+        val_robust_accuracy=watched[-1] if watched else None,
+        flags=fitted.flags,
+        trained_with=(),
+    )
 
 
 def _fit(
@@ -190,7 +219,8 @@ def _fit(
 def _measured(
     job: RowJob,
     manifest: Manifest,
-    trained: _Trained,
+    model: "nn.Module",
+    story: Story,
     dataset: "Dataset",
     progress: Callable[[float], None],
 ) -> Row:
@@ -199,11 +229,10 @@ def _measured(
     from common.models import num_parameters
     from edge.losses import method
 
-    fitted = trained.fitted
     x, y = dataset.test.tensors()
-    collapsed = is_collapsed(predict(fitted.model, x), manifest.num_classes, labels=y)
+    collapsed = is_collapsed(predict(model, x), manifest.num_classes, labels=y)
     found = autoattack(
-        fitted.model,
+        model,
         x[: job.num_images],
         y[: job.num_images],
         eps=manifest.eps,
@@ -212,17 +241,16 @@ def _measured(
     )
     contents = contents_for(job.recipe.method, job.recipe.boundary_weight)
     has_teacher = bool(contents) or needs_live_teacher(job.recipe.method)
-    watched = [p.robust_accuracy for p in fitted.curve if p.robust_accuracy is not None]
     return Row(
         dataset=manifest.dataset,
         student=job.student,
-        num_parameters=num_parameters(fitted.model),
+        num_parameters=num_parameters(model),
         method=job.recipe.method,
         seed=job.seed,
-        cpu_s=round(fitted.cpu_s.distil, 3),
+        cpu_s=story.cpu_s,
         steps=job.recipe.attack.steps if method(job.recipe.method).craft else 0,
-        epochs=fitted.epochs,
-        clean_accuracy=clean_accuracy(fitted.model, x, y),
+        epochs=story.epochs,
+        clean_accuracy=clean_accuracy(model, x, y),
         robust_accuracy=found.accuracy,
         attack=found.attack,
         version=found.version,
@@ -231,14 +259,15 @@ def _measured(
         norm=found.norm,
         num_train=manifest.num_samples,
         cpu_budget_s=job.cpu_budget_s,
-        attack_cpu_s=round(fitted.cpu_s.attack, 3),
+        attack_cpu_s=story.attack_cpu_s,
         learning_rate=job.recipe.learning_rate,
-        pulled_bytes=trained.live_bytes
+        pulled_bytes=story.live_bytes
         + sum(s.num_bytes for s in manifest.shards_for(contents, job.recipe.num_views)),
-        val_robust_accuracy=watched[-1] if watched else None,
-        flags=(*fitted.flags, *found.flags, *(("collapsed",) if collapsed else ())),
+        val_robust_accuracy=story.val_robust_accuracy,
+        flags=(*story.flags, *found.flags, *(("collapsed",) if collapsed else ())),
         teacher_sha256=manifest.teacher.weights_sha256 if has_teacher else None,
-        teacher_cpu_s=trained.teacher_cpu_s,
+        trained_with=story.trained_with,
+        teacher_cpu_s=story.teacher_cpu_s,
         identity=job.identity,
     )
 
