@@ -21,6 +21,7 @@ from deploy.compare_plots import write_plots
 from deploy.compare_pool import RowPool
 from deploy.compare_rows import Row, RowFile, sole_writer
 from deploy.compare_table import print_summary
+from deploy.compare_trained import TrainedStudents
 from deploy.compare_worker import GroupJob, RowJob
 from deploy.terminal import make_console
 from deploy.verdict import percent
@@ -73,9 +74,12 @@ def run_compare(
     with sole_writer(out.parent, work):
         file = RowFile(out)
         missing = [entry for entry in plan if not file.has(entry.identity)]
+        trained = TrainedStudents(work / "trained")
+        for row in file.rows:
+            trained.drop(row.identity)  # where a kill came between the two
         _say(console, f"{len(plan)} rows, {len(plan) - len(missing)} of them there")
         if missing:
-            _make_rows(missing, file, work, num_workers, console)
+            _make_rows(missing, file, work, trained, num_workers, console)
         plots = write_plots(file.rows, out)
     wanted = {entry.identity for entry in plan}
     print_summary([row for row in file.rows if row.identity in wanted], console)
@@ -87,6 +91,7 @@ def _make_rows(
     entries: Sequence[Entry],
     file: RowFile,
     work: Path,
+    trained: TrainedStudents,
     num_workers: int,
     console: Console,
 ) -> None:
@@ -105,10 +110,11 @@ def _make_rows(
                 jobs: dict[Future[Row], Entry] = {}
                 for group in _groups(own):
                     jobs_of = tuple(_job(e, release) for e in group)
-                    made = GroupJob(jobs=jobs_of, trained=work / "trained")
+                    made = GroupJob(jobs=jobs_of, trained=trained.folder)
                     jobs |= zip(pool.submit(made), group, strict=True)
                 for entry, row in _as_they_come(jobs, pool, progress):
                     file.add(row)
+                    trained.drop(entry.identity)
                     progress.advance(total)
                     _say(progress.console, _line(entry, row))
 

@@ -42,7 +42,7 @@ class TrainedStudents:
 
     def __init__(self, folder: Path) -> None:
         """Name the folder; the first `save` makes it."""
-        self._folder = folder
+        self.folder = folder
 
     def save(self, identity: str, model: "nn.Module", story: Story) -> None:
         """Keep a student.
@@ -54,7 +54,7 @@ class TrainedStudents:
 
         tensors = {k: v.contiguous() for k, v in model.state_dict().items()}
         data = safetensors.torch.save(tensors, {_KEY: story.model_dump_json()})
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self._path(identity), data)
 
     def load(self, identity: str) -> "tuple[nn.Module, Story] | None":
@@ -88,8 +88,8 @@ class TrainedStudents:
         return model.eval(), story
 
     def drop(self, identity: str) -> None:
-        """Forget a student: it is measured."""
+        """Forget a student, whose row is written."""
         self._path(identity).unlink(missing_ok=True)
 
     def _path(self, identity: str) -> Path:
-        return self._folder / f"{identity}.safetensors"
+        return self.folder / f"{identity}.safetensors"

@@ -123,7 +123,6 @@ def make_rows(group: GroupJob, tell: Tell) -> Iterator[Row]:
         tell(said, 0.0)
         attacked: Callable[[float], None] = partial(tell, said)
         yield _measured(job, manifest, *found, dataset, attacked)
-        students.drop(job.identity)
 
 
 def _train_all(

@@ -25,6 +25,7 @@ from deploy.compare_grid import (
 )
 from deploy.compare_rows import Row, RowFile, read_rows, sole_writer
 from deploy.compare_table import groups, in_readme, markdown
+from deploy.compare_trained import TrainedStudents
 from deploy.compare_turns import in_turns
 
 # What other programs read of a row, see `deploy.compare_rows`.
@@ -201,9 +202,16 @@ def test_a_compare_killed_at_a_row_leaves_the_old_or_the_new_file(
     assert own.process(f"compare.rows.{moment}_rename:kill") == -signal.SIGKILL
     kept = tree(own) if own.out.exists() else []
     assert len(kept) == rows
+    students = TrainedStudents(own.work / "trained")
+    names = [path.stem for path in students.folder.iterdir()]
+    found = [student for name in names if (student := students.load(name))]
+    assert len(found) == len(names) == 2
     assert own.process() == 0
     assert len(tree(own)) == 2
     assert all(row in tree(own) for row in kept)
+    # What was trained was measured, not trained again: CPU-seconds never repeat.
+    assert {story.cpu_s for _, story in found} == {row["cpu_s"] for row in tree(own)}
+    assert not list(students.folder.iterdir())
 
 
 def test_a_damaged_shard_ends_the_compare_in_the_words_of_the_worker(

@@ -20,8 +20,8 @@ RESULTS = Path(__file__).parent / "results" / "cifar10.json"
 # On top of the shipped config, which is TRADES with averaged weights.
 OVERRIDES: dict[str, object] = {
     "teacher.awp_gamma": 0.005,
-    "teacher.batch_size": 256,
-    "teacher.learning_rate": 0.2,
+    "teacher.batch_size": 512,
+    "teacher.learning_rate": 0.3,
     "teacher.eps_warmup_epochs": 3,
     "teacher.attack": {"steps": 5, "step_size": "3/255"},
     "knowledge.attack": {"steps": 10, "step_size": "2/255"},
@@ -98,8 +98,8 @@ def recipe_of(site: Site, name: str) -> StudentConfig:
     changes: dict[str, object] = {
         "model": model,
         "method": method or "takt",
-        "batch_size": 256,
-        "learning_rate": 0.2,
+        "batch_size": 512,
+        "learning_rate": 0.3,
         "ema_decay": 0.995,
         "eps_warmup_epochs": 3,
         "epochs": site.options.student_epochs,
