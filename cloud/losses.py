@@ -189,13 +189,14 @@ def perturbed_weights(
     before = [w.detach().clone() for w in moved]
     gradients = average(torch.autograd.grad(loss(), moved))
     with torch.no_grad():
-        for weight, gradient in zip(moved, gradients, strict=True):
-            length = gamma * weight.norm() / (gradient.norm() + _TINY)
-            weight.add_(gradient * length)
+        uphill = list(gradients)
+        norms = torch._foreach_add(list(torch._foreach_norm(uphill)), _TINY)
+        lengths = torch._foreach_div(list(torch._foreach_norm(moved)), list(norms))
+        torch._foreach_mul_(list(lengths), gamma)
+        torch._foreach_add_(moved, torch._foreach_mul(uphill, list(lengths)))
     try:
         yield
     finally:
         # Copied back, not subtracted: replicas must stay equal to the last bit.
         with torch.no_grad():
-            for weight, old in zip(moved, before, strict=True):
-                weight.copy_(old)
+            torch._foreach_copy_(moved, before)

@@ -203,13 +203,12 @@ class TeacherRun:
         """Follow the weights slowly (EMA; Izmailov et al., UAI 2018, for SWA)."""
         if self.averaged is None:
             return
-        with torch.no_grad():
-            slow, fast = self.averaged.state_dict(), self.model.state_dict()
-            for name, value in slow.items():
-                if value.is_floating_point():
-                    value.lerp_(fast[name], 1 - self.config.ema_decay)
-                else:
-                    value.copy_(fast[name])
+        slow, kept = _values(self.averaged)
+        fast, live = _values(self.model)
+        with torch.no_grad():  # lists at once: a GPU waits for launches here
+            torch._foreach_lerp_(slow, fast, 1 - self.config.ema_decay)
+            if kept:
+                torch._foreach_copy_(kept, live)
 
     def _served(self) -> nn.Module:
         served: nn.Module = self.averaged or self.model
@@ -251,6 +250,13 @@ class TeacherRun:
         shared = torch.Generator().manual_seed(base % 2**63)
         own = torch.Generator(self.device)
         return shared, own.manual_seed((base + 1 + self.ranks.rank) % 2**63)
+
+
+def _values(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """List weights and statistics, and apart from them the counters."""
+    values = [*model.parameters(), *model.buffers()]
+    floating = [value for value in values if value.is_floating_point()]
+    return floating, [value for value in values if not value.is_floating_point()]
 
 
 def fit_teacher(
