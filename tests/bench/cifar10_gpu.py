@@ -2,13 +2,13 @@
 
     .venv/bin/python tests/bench/cifar10_gpu.py STEP... --data-dir DIR [--minutes 9]
 
-STEP is `teacher`, `knowledge`, `student`, `autoattack`, `rows`, or `all`. A call works
-until its minutes are up and says what is left; the same call again goes on there, until
-it says "done". Each step needs the one before it. `knowledge` and `autoattack` may be
-split between processes with --share K/N, `student` by --students, NAME or NAME:METHOD.
-Everything is in a folder of --work, one for each recipe; results go to
-results/cifar10.json. Without a GPU give --limit and --epochs, for a trial, whose
-results stay in its folder.
+STEP is `teacher`, `knowledge`, `student`, `pgd`, `autoattack`, `rows`, or `all`. A call
+works until its minutes are up and says what is left; the same call again goes on there,
+until it says "done". Each step needs the one before it, `rows` that of `pgd`. All but
+`teacher` and `student` may be split between processes with --share K/N. One GPU trains
+students one after the other faster than several at a time. Everything is in a folder of
+--work, one for each recipe; results go to results/cifar10.json. Without a GPU give
+--limit and --epochs, for a trial, whose results stay in its folder.
 """
 
 import argparse
@@ -17,33 +17,30 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
+from cifar10_measure import attack, pgd, rows
 from cifar10_site import Site, recipe_of
-from rows import Row, read_rows, write_rows
 
 from cloud.checkpoint import load_checkpoint, save_checkpoint
 from cloud.extract import shard_ranges
 from cloud.extractor import Extractor
 from cloud.leave import leave_teacher
 from cloud.publish import draft_manifest
-from cloud.recipe import CARD, WEIGHTS, finished_teacher
+from cloud.recipe import CARD, finished_teacher
 from cloud.teacher import TeacherRun
 from common.config import StudentConfig
 from common.durable import write_atomic
 from common.errors import Interrupted, StorageError
-from common.evaluate import autoattack, clean_accuracy
 from common.knowledge import (
-    Manifest,
     ShardInfo,
     TeacherCard,
     encode_manifest,
 )
 from common.model_card import ModelCard
-from common.models import load_model, num_parameters, save_model
+from common.models import save_model
 from edge.fit import Fitted, Images, fit_student
 from edge.knowledge_reader import read_knowledge
 
-STEPS = ("teacher", "knowledge", "student", "autoattack", "rows")
+STEPS = ("teacher", "knowledge", "student", "pgd", "autoattack", "rows")
 PARTS = 16  # of the knowledge, at most so many processes at it
 CHECKPOINT_EPOCHS = 8  # between two checkpoints of the teacher
 
@@ -59,14 +56,26 @@ def teacher(site: Site) -> bool:
         run.restore(load_checkpoint(site.work))
     except StorageError:  # none yet
         run = TeacherRun(config, dataset, device=site.device)
+    seconds = site.work / "teacher-seconds"
+    if run.epoch == 0:
+        seconds.write_text("0")
     while not run.finished:
         if site.is_over():
             save_checkpoint(site.work, run.state())
             return False
         began = time.monotonic()
-        print(run.run_epoch(), f"{time.monotonic() - began:.1f} s", flush=True)
+        report = run.run_epoch()
+        took = time.monotonic() - began
+        seconds.write_text(f"{float(seconds.read_text()) + took}")
+        print(report, f"{took:.1f} s", flush=True)
         if run.epoch % CHECKPOINT_EPOCHS == 0:
             save_checkpoint(site.work, run.state())
+    story = {
+        "steps": config.teacher.attack.steps,
+        "epochs": run.epoch,
+        "train_s": round(float(seconds.read_text()), 1),
+    }
+    site.tell("teacher", story)
     print(leave_teacher(config, dataset, run, site.work), flush=True)
     return True
 
@@ -110,8 +119,8 @@ def knowledge(site: Site) -> bool:
 def student(site: Site) -> bool:
     """Train every student that is asked for; True when all are done."""
     manifest, dataset = site.manifest(), site.data()
-    for name in site.options.students:
-        path = site.work / f"{name}.safetensors"
+    for name in site.models[1:]:
+        path = site.weights(name)
         if path.exists():
             continue
         recipe = recipe_of(site, name)
@@ -134,13 +143,12 @@ def student(site: Site) -> bool:
             )
         except Interrupted:
             return False
-        _leave(path, fitted, recipe, manifest)
+        _leave(site, name, fitted, recipe)
     return True
 
 
-def _leave(
-    path: Path, fitted: Fitted, recipe: StudentConfig, manifest: Manifest
-) -> None:
+def _leave(site: Site, name: str, fitted: Fitted, recipe: StudentConfig) -> None:
+    manifest = site.manifest()
     channels, size, _ = manifest.sample_shape
     card = ModelCard(
         architecture=recipe.model,
@@ -160,87 +168,14 @@ def _leave(
         "steps": recipe.attack.steps,
         "epochs": fitted.epochs,
         "train_s": round(fitted.cpu_s.distil, 1),
-        "flags": list(fitted.flags),
+        "fit_flags": list(fitted.flags),
     }
-    write_atomic(path.with_suffix(".json"), json.dumps(story).encode())
-    save_model(path, fitted.model, card)
-
-
-def _chunks(site: Site) -> list[tuple[str, int, int, Path]]:
-    """List what AutoAttack has to do: model, first and last image, and its file."""
-    found = []
-    for name in ("teacher", *site.options.students):
-        total = site.options.images
-        if name != site.options.students[0]:
-            total = min(total, site.options.other_images)
-        for first in range(0, total, site.options.chunk):
-            stop = min(first + site.options.chunk, total)
-            file = site.work / f"attacked-{name}-{first}-{stop}.json"
-            found.append((name, first, stop, file))
-    return found
-
-
-def _weights(site: Site, name: str) -> Path:
-    return site.work / (WEIGHTS if name == "teacher" else f"{name}.safetensors")
-
-
-def attack(site: Site) -> bool:
-    """Measure teacher and students with AutoAttack, in chunks; True when done."""
-    x, y = site.data().test.tensors()
-    for number, (name, first, stop, file) in enumerate(_chunks(site)):
-        if not site.is_mine(number) or file.exists():
-            continue
-        if site.is_over():
-            return False
-        model, card = load_model(_weights(site, name))
-        model.to(site.device).to(memory_format=torch.channels_last)
-        began, part = time.monotonic(), slice(first, stop)
-        found = autoattack(model, x[part], y[part], eps=card.eps, seed=0)
-        write_atomic(file, found.model_dump_json().encode())
-        took = f"{time.monotonic() - began:.0f} s"
-        print(name, first, found.accuracy, took, flush=True)
-    return True
-
-
-def rows(site: Site) -> bool:
-    """Write a row for each model that is measured; True when all are."""
-    x, y = site.data().test.tensors()
-    done = True
-    for name in ("teacher", *site.options.students):
-        files = [file for of, _, _, file in _chunks(site) if of == name]
-        if not all(file.exists() for file in files):
-            done = False
-            continue
-        parts = [json.loads(file.read_bytes()) for file in files]
-        total = sum(part["num_images"] for part in parts)
-        model, card = load_model(_weights(site, name))
-        story: Row = {"epochs": site.config.teacher.epochs, "flags": []}
-        if name != "teacher":
-            story = json.loads((site.work / f"{name}.json").read_bytes())
-        flags = {flag for part in parts for flag in part["flags"]}
-        row: Row = story | {
-            "dataset": "cifar10",
-            "name": name,
-            "architecture": card.architecture,
-            "method": card.method,
-            "num_parameters": num_parameters(model),
-            "num_train": site.manifest().num_samples,
-            "clean_accuracy": clean_accuracy(model.to(site.device), x, y),
-            "robust_accuracy": sum(p["accuracy"] * p["num_images"] for p in parts)
-            / total,
-            "num_images": total,
-            "flags": sorted(flags | set(story["flags"])),
-            "device": site.device_name,
-        }
-        row |= {key: parts[0][key] for key in ("attack", "version", "norm", "eps")}
-        others = [r for r in read_rows(site.out) if r["name"] != name]
-        write_rows(site.out, [*others, row])
-        print(row, flush=True)
-    return done
+    site.tell(name, story)
+    save_model(site.weights(name), fitted.model, card)
 
 
 WORK: dict[str, Callable[[Site], bool]] = dict(
-    zip(STEPS, (teacher, knowledge, student, attack, rows), strict=True)
+    zip(STEPS, (teacher, knowledge, student, pgd, attack, rows), strict=True)
 )
 
 
@@ -256,16 +191,12 @@ def main() -> None:
     parser.add_argument("--teacher", default="resnet18")
     parser.add_argument("--epochs", type=int, help="of the teacher")
     parser.add_argument("--compile", action="store_true", help="the teacher")
-    parser.add_argument(
-        "--students",
-        nargs="+",
-        default=["resnet18", "mobilenet_v2", "resnet20", "resnet20:pgd_at"],
-    )
+    default = "resnet18,mobilenet_v2,resnet20,resnet20:pgd_at"
+    parser.add_argument("--students", default=default, help="NAME[:METHOD],...")
     parser.add_argument("--student-epochs", type=int, default=60)
     parser.add_argument("--student-seconds", type=float, help="instead of epochs")
     parser.add_argument("--images", type=int, default=1000, help="under AutoAttack")
-    parser.add_argument("--other-images", type=int, default=500, help="but the first")
-    parser.add_argument("--chunk", type=int, default=500, help="images at a time")
+    parser.add_argument("--chunk", type=int, default=250, help="images at a time")
     parser.add_argument("--limit", type=int, help="training images")
     options = parser.parse_args()
     site = Site(options)

@@ -4,15 +4,18 @@ Not here: the steps.
 """
 
 import argparse
+import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from cloud.recipe import recipe_digest
+from cloud.recipe import WEIGHTS, recipe_digest
 from common.config import AttackConfig, RunConfig, StudentConfig
 from common.datasets import Dataset, Split, load_dataset
+from common.durable import write_atomic
 from common.knowledge import Manifest, decode_manifest
 from deploy.settings import load_run_config
 
@@ -55,15 +58,30 @@ class Site:
         self.release.mkdir(parents=True, exist_ok=True)
         self._end = time.monotonic() + 60 * options.minutes
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Name the teacher and the students."""
+        return ("teacher", *self.options.students.split(","))
+
+    def weights(self, name: str) -> Path:
+        """Say where a model lies."""
+        file = WEIGHTS if name == "teacher" else f"{name}.safetensors"
+        return self.work / file
+
+    def story(self, name: str) -> Path:
+        """Say where the story of a model's training lies."""
+        return self.work / f"story-{name}.json"
+
+    def tell(self, name: str, story: Mapping[str, object]) -> None:
+        """Write down how a model was trained, and on what."""
+        is_gpu = self.device.type == "cuda"
+        device = torch.cuda.get_device_name() if is_gpu else "cpu"
+        text = json.dumps({**story, "trained_on": device})
+        write_atomic(self.story(name), text.encode())
+
     def is_over(self) -> bool:
         """Say whether this call's minutes are up."""
         return bool(time.monotonic() > self._end)
-
-    @property
-    def device_name(self) -> str:
-        """Name the device for people."""
-        is_gpu = self.device.type == "cuda"
-        return torch.cuda.get_device_name() if is_gpu else "cpu"
 
     def is_mine(self, number: int) -> bool:
         """Say whether a piece of work is this process's."""
