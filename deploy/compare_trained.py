@@ -27,6 +27,7 @@ class Story(BaseModel):
     model: str  # architecture
     sample_shape: tuple[int, int, int]  # (C, H, W)
     num_classes: int
+    teacher_sha256: str  # of the release that was there
     epochs: int
     cpu_s: float
     attack_cpu_s: float
@@ -57,8 +58,10 @@ class TrainedStudents:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self._path(identity), data)
 
-    def load(self, identity: str) -> "tuple[nn.Module, Story] | None":
-        """Take up a student; None: there is none, or its file is damaged."""
+    def load(
+        self, identity: str, teacher_sha256: str
+    ) -> "tuple[nn.Module, Story] | None":
+        """Take up a student; None: there is none, of this teacher, or a damaged one."""
         import safetensors
 
         from common.models import build_model
@@ -68,6 +71,8 @@ class TrainedStudents:
             with safetensors.safe_open(path, framework="pt") as file:
                 story = Story.model_validate_json(file.metadata()[_KEY])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if story.teacher_sha256 != teacher_sha256:
+                return None
             channels, size, _ = story.sample_shape
             model = build_model(
                 story.model,

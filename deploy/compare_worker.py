@@ -112,11 +112,12 @@ def make_rows(group: GroupJob, tell: Tell) -> Iterator[Row]:
             f"in {first.release_dir} was taken from; remove that folder to take it anew"
         )
     students = TrainedStudents(group.trained)
-    waiting = [job for job in group.jobs if students.load(job.identity) is None]
+    load = partial(students.load, teacher_sha256=manifest.teacher.weights_sha256)
+    waiting = [job for job in group.jobs if load(job.identity) is None]
     for job, (model, story) in _train_all(waiting, manifest, dataset, tell):
         students.save(job.identity, model, story)
     for job in group.jobs:
-        found = students.load(job.identity)
+        found = load(job.identity)
         if found is None:
             raise StorageError(f"a trained student vanished from {group.trained}")
         said = f"attacking {job.recipe.method}"
@@ -176,6 +177,7 @@ def _story(job: RowJob, manifest: Manifest, fitted: "Fitted") -> Story:
         model=job.recipe.model,
         sample_shape=manifest.sample_shape,
         num_classes=manifest.num_classes,
+        teacher_sha256=manifest.teacher.weights_sha256,
         epochs=fitted.epochs,
         cpu_s=round(fitted.cpu_s.distil, 3),
         attack_cpu_s=round(fitted.cpu_s.attack, 3),

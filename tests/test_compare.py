@@ -204,7 +204,9 @@ def test_a_compare_killed_at_a_row_leaves_the_old_or_the_new_file(
     assert len(kept) == rows
     students = TrainedStudents(own.work / "trained")
     names = [path.stem for path in students.folder.iterdir()]
-    found = [student for name in names if (student := students.load(name))]
+    (teacher,) = own.work.glob("digits-*/teacher.json")
+    sha256 = json.loads(teacher.read_text())["weights_sha256"]
+    found = [student for name in names if (student := students.load(name, sha256))]
     assert len(found) == len(names) == 2
     assert own.process() == 0
     assert len(tree(own)) == 2

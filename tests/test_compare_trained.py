@@ -11,6 +11,7 @@ STORY = Story(
     model="cnn_tiny",
     sample_shape=(1, 8, 8),
     num_classes=10,
+    teacher_sha256="5e",
     epochs=3,
     cpu_s=1.5,
     attack_cpu_s=0.5,
@@ -29,7 +30,7 @@ def kept(folder: Path) -> tuple[TrainedStudents, torch.nn.Module]:
 
 def test_a_kept_student_answers_as_it_did(tmp_path: Path) -> None:
     students, model = kept(tmp_path)
-    found = students.load("a1")
+    found = students.load("a1", "5e")
     assert found is not None
     x = torch.rand(4, 1, 8, 8)
     assert torch.equal(found[0](x), model.eval()(x))
@@ -41,7 +42,12 @@ def test_a_student_that_is_measured_is_kept_no_longer(tmp_path: Path) -> None:
     students, _ = kept(tmp_path)
     students.drop("a1")
     students.drop("a1")
-    assert students.load("a1") is None
+    assert students.load("a1", "5e") is None
+
+
+def test_a_student_of_another_teacher_is_none(tmp_path: Path) -> None:
+    students, _ = kept(tmp_path)
+    assert students.load("a1", "5f") is None
 
 
 def test_a_damaged_student_is_none(tmp_path: Path) -> None:
@@ -51,4 +57,4 @@ def test_a_damaged_student_is_none(tmp_path: Path) -> None:
     foreign = data.replace(b"takt.trained", b"x" * 12)
     for damaged in (b"", data[:100], data[:-9], foreign):
         path.write_bytes(damaged)
-        assert students.load("a1") is None
+        assert students.load("a1", "5e") is None
