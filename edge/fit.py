@@ -77,8 +77,8 @@ def fit_student(
         identity: what the checkpoint must be of.
         safeguard: against catastrophic overfitting; without it for comparisons only.
         teacher: the live one, x -> logits, differentiable; for a method that asks it.
-        device: that computes; None: the CPU. What is kept of each sample stays there,
-            and method absld knows no other.
+        device: that computes and keeps images, soft labels and deltas; None: the CPU.
+            Method absld knows no other.
         clock: CPU-seconds of this process.
         on_epoch: told of each epoch; again of earlier ones after resuming.
         should_stop: asked before each step.
