@@ -95,7 +95,7 @@ def _train(
 def _extract(
     config: RunConfig, dataset: Dataset, folder: Path, tell: Tell
 ) -> tuple[ShardInfo, ...]:
-    extractor = Extractor(config.model_dump_json(), str(folder))
+    extractor = Extractor(config.model_dump_json(), str(folder), dataset)
     ranges = shard_ranges(
         len(dataset.train),
         config.knowledge.contents,

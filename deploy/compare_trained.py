@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.durable import write_atomic
+from common.errors import StorageError
+from common.model_card import ModelCard
 
 if TYPE_CHECKING:
     from torch import nn
-
-_KEY = "takt.trained"
 
 
 class Story(BaseModel):
@@ -24,9 +24,6 @@ class Story(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str  # architecture
-    sample_shape: tuple[int, int, int]  # (C, H, W)
-    num_classes: int
     teacher_sha256: str  # of the release that was there
     epochs: int
     cpu_s: float
@@ -45,56 +42,40 @@ class TrainedStudents:
         """Name the folder; the first `save` makes it."""
         self.folder = folder
 
-    def save(self, identity: str, model: "nn.Module", story: Story) -> None:
+    def save(
+        self, identity: str, model: "nn.Module", card: ModelCard, story: Story
+    ) -> None:
         """Keep a student.
 
         Raises:
             StorageError: the folder cannot be written.
         """
-        import safetensors.torch
+        from common.models import save_model  # and with it torch
 
-        tensors = {k: v.contiguous() for k, v in model.state_dict().items()}
-        data = safetensors.torch.save(tensors, {_KEY: story.model_dump_json()})
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self._path(identity), data)
+        weights, told = self._paths(identity)
+        save_model(weights, model, card)
+        write_atomic(told, story.model_dump_json().encode())
 
     def load(
         self, identity: str, teacher_sha256: str
     ) -> "tuple[nn.Module, Story] | None":
         """Take up a student; None: there is none, of this teacher, or a damaged one."""
-        import safetensors
+        from common.models import load_model
 
-        from common.models import build_model
-
-        path = self._path(identity)
+        weights, told = self._paths(identity)
         try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                story = Story.model_validate_json(file.metadata()[_KEY])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if story.teacher_sha256 != teacher_sha256:
-                return None
-            channels, size, _ = story.sample_shape
-            model = build_model(
-                story.model,
-                in_channels=channels,
-                image_size=size,
-                num_classes=story.num_classes,
-            )
-            model.load_state_dict(tensors)
-        except (
-            OSError,
-            KeyError,
-            TypeError,
-            RuntimeError,
-            ValidationError,
-            safetensors.SafetensorError,
-        ):
+            story = Story.model_validate_json(told.read_bytes())
+            model, _ = load_model(weights)
+        except (OSError, ValidationError, StorageError):
             return None
-        return model.eval(), story
+        return (model, story) if story.teacher_sha256 == teacher_sha256 else None
 
     def drop(self, identity: str) -> None:
         """Forget a student, whose row is written."""
-        self._path(identity).unlink(missing_ok=True)
+        for path in self._paths(identity):
+            path.unlink(missing_ok=True)
 
-    def _path(self, identity: str) -> Path:
-        return self.folder / f"{identity}.safetensors"
+    def _paths(self, identity: str) -> tuple[Path, Path]:
+        """Name the files of weights and story; the latter comes last."""
+        stem = self.folder / identity
+        return stem.with_suffix(".safetensors"), stem.with_suffix(".json")

@@ -16,12 +16,13 @@ from pydantic import BaseModel, ConfigDict
 
 from cloud.recipe import WEIGHTS
 from common.config import DatasetConfig, StudentConfig
-from common.errors import StorageError, TaktError, TrustError
+from common.errors import TaktError, TrustError
 from common.knowledge import Manifest, contents_for, needs_live_teacher
 from deploy.compare_rows import Row
 from deploy.compare_trained import Story, TrainedStudents
 from deploy.compare_turns import in_turns
 from deploy.live_gateway import live_gateway
+from edge.student_card import student_card
 
 if TYPE_CHECKING:
     from torch import nn
@@ -112,14 +113,16 @@ def make_rows(group: GroupJob, tell: Tell) -> Iterator[Row]:
             f"in {first.release_dir} was taken from; remove that folder to take it anew"
         )
     students = TrainedStudents(group.trained)
-    load = partial(students.load, teacher_sha256=manifest.teacher.weights_sha256)
-    waiting = [job for job in group.jobs if load(job.identity) is None]
-    for job, (model, story) in _train_all(waiting, manifest, dataset, tell):
-        students.save(job.identity, model, story)
+    sha256 = manifest.teacher.weights_sha256
+    kept = {job.identity: students.load(job.identity, sha256) for job in group.jobs}
+    waiting = [job for job in group.jobs if kept[job.identity] is None]
+    for job, trained in _train_all(waiting, manifest, dataset, tell):
+        card = student_card(manifest, job.recipe, seed=job.seed)
+        students.save(job.identity, trained[0], card, trained[1])
+        kept[job.identity] = trained
     for job in group.jobs:
-        found = load(job.identity)
-        if found is None:
-            raise StorageError(f"a trained student vanished from {group.trained}")
+        found = kept[job.identity]
+        assert found is not None, "every job's student was kept or trained"
         said = f"attacking {job.recipe.method}"
         tell(said, 0.0)
         attacked: Callable[[float], None] = partial(tell, said)
@@ -161,22 +164,19 @@ def _train(
     """Train one student; `after_epoch` is told the CPU-seconds used."""
     if not needs_live_teacher(job.recipe.method):
         fitted = _fit(job, manifest, dataset, after_epoch, teacher=None)
-        return fitted.model, _story(job, manifest, fitted)
+        return fitted.model, _story(manifest, fitted)
     from edge.live_teacher import live_teacher
 
     file, log = (job.release_dir.parent / name for name in (WEIGHTS, "gateway.log"))
     with live_gateway(file, log) as (link, cpu_s), live_teacher(link) as teacher:
         fitted = _fit(job, manifest, dataset, after_epoch, teacher=teacher)
         used = {"live_bytes": teacher.num_bytes, "teacher_cpu_s": round(cpu_s(), 3)}
-        return fitted.model, _story(job, manifest, fitted).model_copy(update=used)
+        return fitted.model, _story(manifest, fitted).model_copy(update=used)
 
 
-def _story(job: RowJob, manifest: Manifest, fitted: "Fitted") -> Story:
+def _story(manifest: Manifest, fitted: "Fitted") -> Story:
     watched = [p.robust_accuracy for p in fitted.curve if p.robust_accuracy is not None]
     return Story(
-        model=job.recipe.model,
-        sample_shape=manifest.sample_shape,
-        num_classes=manifest.num_classes,
         teacher_sha256=manifest.teacher.weights_sha256,
         epochs=fitted.epochs,
         cpu_s=round(fitted.cpu_s.distil, 3),

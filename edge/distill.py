@@ -26,7 +26,6 @@ from common.errors import Interrupted, StorageError, TaktError, TrustError
 from common.evaluate import is_collapsed, predict, robust_accuracy_pgd
 from common.faults import point as fault_point
 from common.knowledge import Evaluation, Manifest, recipe_of
-from common.model_card import ModelCard
 from common.models import num_parameters, save_model
 from edge.fit import Fitted, Images, fit_student
 from edge.job import (
@@ -42,6 +41,7 @@ from edge.job import (
     read_message,
 )
 from edge.knowledge_reader import read_knowledge, read_manifest
+from edge.student_card import student_card
 
 if TYPE_CHECKING:
     from edge.live_teacher import LiveTeacher
@@ -171,24 +171,7 @@ def _leave(
     began = fitted.clock()
     clean, robust, collapsed = _judge(fitted.model, val, job, manifest)
     evaluate_s = fitted.cpu_s.evaluate + fitted.clock() - began
-    channels, size, _ = manifest.sample_shape
-    card = ModelCard(
-        architecture=recipe.model,
-        in_channels=channels,
-        image_size=size,
-        num_classes=manifest.num_classes,
-        class_names=manifest.class_names,
-        dataset=manifest.dataset,
-        fingerprint=manifest.fingerprint,
-        norm=manifest.norm,
-        eps=manifest.eps,
-        seed=job.seed,
-        val_fraction=manifest.val_fraction,
-        limit=manifest.limit,
-        method=recipe.method,
-        channel=manifest.channel,
-        version=manifest.version,
-    )
+    card = student_card(manifest, recipe, seed=job.seed)
     fault_point("child.student.before_rename")
     digest = save_model(job.work_dir / STUDENT, fitted.model, card)
     fault_point("child.student.after_rename")

@@ -6,9 +6,9 @@ a pixel and boundary points int8 until a batch asks for them. Not here: pulling
 and signatures (sync.py), the images (common.datasets).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -56,6 +56,11 @@ class Knowledge:
     delta_signs: NDArray[np.uint8] | None = None  # (N, ceil(C*H*W / 8))
     boundary: BoundaryPoints | None = None
     views: Views | None = None  # V of each sample; None: plain images alone
+
+    def to(self, device: torch.device) -> Self:
+        """Lay the soft labels out on a device; the rest goes there by batches."""
+        soft = self.soft_labels
+        return replace(self, soft_labels=None if soft is None else soft.to(device))
 
 
 def read_manifest(release_dir: Path) -> Manifest:

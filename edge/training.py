@@ -64,9 +64,7 @@ class Training:
         self.device = device or torch.device("cpu")
         self.train = train.to(self.device)
         self.val = Images(val.x[:_MONITORED], val.y[:_MONITORED])
-        self.knowledge = knowledge
-        soft = knowledge.soft_labels
-        self.soft_labels = None if soft is None else soft.to(self.device)
+        self.knowledge = knowledge.to(self.device)
         self.num_classes = num_classes
         self.eps = eps
         self.seed = seed
@@ -217,8 +215,8 @@ class Training:
             x=x,
             y=y,
             soft_labels=None
-            if self.soft_labels is None
-            else self.soft_labels[labelled],
+            if know.soft_labels is None
+            else know.soft_labels[labelled],
             delta=None if self.memory is None else self.memory.recall(at, eps, index),
             boundary=None if know.boundary is None else know.boundary.batch(plain, at),
             place=index,

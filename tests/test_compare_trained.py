@@ -4,13 +4,11 @@ from pathlib import Path
 
 import torch
 
+from common.model_card import ModelCard
 from common.models import build_model
 from deploy.compare_trained import Story, TrainedStudents
 
 STORY = Story(
-    model="cnn_tiny",
-    sample_shape=(1, 8, 8),
-    num_classes=10,
     teacher_sha256="5e",
     epochs=3,
     cpu_s=1.5,
@@ -19,12 +17,24 @@ STORY = Story(
     flags=("retried",),
     trained_with=("takt", "takt"),
 )
+CARD = ModelCard(
+    architecture="cnn_tiny",
+    in_channels=1,
+    image_size=8,
+    num_classes=10,
+    class_names=tuple("0123456789"),
+    dataset="digits",
+    fingerprint="ab",
+    eps=0.15,
+    seed=0,
+    val_fraction=0.1,
+)
 
 
 def kept(folder: Path) -> tuple[TrainedStudents, torch.nn.Module]:
     students = TrainedStudents(folder / "trained")
     model = build_model("cnn_tiny", in_channels=1, image_size=8, num_classes=10)
-    students.save("a1", model, STORY)
+    students.save("a1", model, CARD, STORY)
     return students, model
 
 
@@ -52,9 +62,12 @@ def test_a_student_of_another_teacher_is_none(tmp_path: Path) -> None:
 
 def test_a_damaged_student_is_none(tmp_path: Path) -> None:
     students, _ = kept(tmp_path)
-    path = students.folder / "a1.safetensors"
-    data = path.read_bytes()
-    foreign = data.replace(b"takt.trained", b"x" * 12)
-    for damaged in (b"", data[:100], data[:-9], foreign):
-        path.write_bytes(damaged)
-        assert students.load("a1", "5e") is None
+    for name, mark in (("a1.safetensors", b"takt.card"), ("a1.json", b"epochs")):
+        path = students.folder / name
+        data = path.read_bytes()
+        foreign = data.replace(mark, b"x" * len(mark))
+        for damaged in (b"", data[:100], data[:-9], foreign):
+            path.write_bytes(damaged)
+            assert students.load("a1", "5e") is None
+        path.write_bytes(data)
+        assert students.load("a1", "5e") is not None

@@ -35,10 +35,10 @@ from common.knowledge import (
     TeacherCard,
     encode_manifest,
 )
-from common.model_card import ModelCard
 from common.models import save_model
 from edge.fit import Fitted, Images, fit_student
 from edge.knowledge_reader import read_knowledge
+from edge.student_card import student_card
 
 STEPS = ("teacher", "knowledge", "student", "pgd", "autoattack", "rows")
 PARTS = 16  # of the knowledge, at most so many processes at it
@@ -148,22 +148,6 @@ def student(site: Site) -> bool:
 
 
 def _leave(site: Site, name: str, fitted: Fitted, recipe: StudentConfig) -> None:
-    manifest = site.manifest()
-    channels, size, _ = manifest.sample_shape
-    card = ModelCard(
-        architecture=recipe.model,
-        in_channels=channels,
-        image_size=size,
-        num_classes=manifest.num_classes,
-        class_names=manifest.class_names,
-        dataset=manifest.dataset,
-        fingerprint=manifest.fingerprint,
-        eps=manifest.eps,
-        seed=0,
-        val_fraction=manifest.val_fraction,
-        limit=manifest.limit,
-        method=recipe.method,
-    )
     story = {
         "steps": recipe.attack.steps,
         "epochs": fitted.epochs,
@@ -171,6 +155,7 @@ def _leave(site: Site, name: str, fitted: Fitted, recipe: StudentConfig) -> None
         "fit_flags": list(fitted.flags),
     }
     site.tell(name, story)
+    card = student_card(site.manifest(), recipe, seed=0)
     save_model(site.weights(name), fitted.model, card)
 
 

@@ -8,18 +8,17 @@ of what is learnt. Results go to results/gpu-speed.json.
 """
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from rows import write_rows
 
 from cloud.teacher import TeacherRun
 from common.config import AttackConfig, RunConfig, StudentConfig
 from common.datasets import Dataset, Split
-from common.durable import write_atomic
 from deploy.settings import load_run_config
 from edge.checkpoint import FitState
 from edge.fit import Images
@@ -140,8 +139,7 @@ def main() -> None:
     def add(row: dict[str, object]) -> None:
         rows.append(row | {"device": torch.cuda.get_device_name()})
         print(rows[-1], flush=True)
-        text = ",\n".join(json.dumps(row) for row in rows)
-        write_atomic(options.out, f'{{"rows": [\n{text}\n]}}\n'.encode())
+        write_rows(options.out, rows)
 
     for kind in ("bfloat16", "float32"):
         add(teacher_speed("resnet18", kind, device))
