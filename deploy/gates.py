@@ -13,6 +13,7 @@ pyproject.toml holds.
 
 import filecmp
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -55,7 +56,11 @@ def run_gates(options: Sequence[str], *, root: Path = ROOT) -> int:
 
     def program(*command: str) -> bool:
         arguments = [str(BIN / command[0]), *command[1:]]
-        return subprocess.run(arguments, cwd=root, env=environment).returncode == 0
+        code = subprocess.run(arguments, cwd=root, env=environment).returncode
+        if code:
+            # A crash while Python ends leaves no other trace than this.
+            print(f"{command[0]}: {_ending(code)}", flush=True)
+        return code == 0
 
     failed = []
     if not _timed("stubs", partial(stubs_are_current, root, environment)):
@@ -74,6 +79,7 @@ def gate_environment(outside: Mapping[str, str]) -> dict[str, str]:
     """Add what the gates' programs need: .venv/bin first, and one thread each."""
     return {
         "OMP_NUM_THREADS": "1",  # small nets are slower on more, and so are neighbours
+        "PYTHONFAULTHANDLER": "1",  # pytest's own ends before the interpreter does
         **outside,
         "PATH": f"{BIN}{os.pathsep}{outside.get('PATH', os.defpath)}",
     }
@@ -110,6 +116,11 @@ def stubs_are_current(root: Path, environment: Mapping[str, str]) -> bool:
     for name in [*differ, *missing]:
         print(f"{STUBS / name} is not what proto/ makes; fix: proto/generate.sh")
     return not differ and not missing
+
+
+def _ending(code: int) -> str:
+    """Put into words how a program ended: its exit code, or the signal's name."""
+    return f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
 
 
 def _timed(title: str, gate: Callable[[], bool]) -> bool:
