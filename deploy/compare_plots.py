@@ -1,30 +1,23 @@
 """The plots of `takt compare`: robust accuracy against cost, as plain SVG files.
 
 One file a cost (node CPU-seconds, bytes of knowledge), one panel a data set and
-student; a point is the mean over seeds, its bar the standard deviation. A file
-needs no other: colours for light and dark lie inside. Not here: the rows.
+student; a point is the mean over seeds, its bar the standard deviation. And what a
+teacher adds (compare_curve.py). Not here: the rows.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.durable import write_atomic
-from deploy.charts import MARKS, NUM_HUES, escape, hue, nice_ticks
+from deploy.charts import escape, hue, nice_ticks
+from deploy.compare_curve import teacher_curve
 from deploy.compare_rows import Row
 from deploy.compare_table import Group, groups
+from deploy.plot_parts import legend, mark, picture
 
 _WIDTH, _HEIGHT, _ACROSS = 320, 250, 3  # of a panel; panels in a line
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 14, 40, 42
 _LEGEND = 34
-_STYLE = """
-text{font:12px system-ui,"DejaVu Sans",sans-serif;fill:#1b1f24}
-.title{font-weight:600}.grid{stroke:#e1e3e6}.paper{fill:#fff}
-.s0{--c:#2458c5}.s1{--c:#b3470f}.s2{--c:#0d7268}.s3{--c:#7a3db8}.s4{--c:#a1275f}
-.s5{--c:#5c6b00}.mark{fill:var(--c)}.bar{stroke:var(--c);stroke-width:2}
-@media(prefers-color-scheme:dark){text{fill:#eceef0}.grid{stroke:#2c3035}
-.paper{fill:#181b1e}.s0{--c:#86aefc}.s1{--c:#ffa066}.s2{--c:#5fd4c4}
-.s3{--c:#cba4f7}.s4{--c:#f79ac0}.s5{--c:#c8d666}}
-"""
 _COSTS: dict[str, tuple[str, Callable[[Group], float]]] = {
     "cpu": ("node CPU-seconds", lambda group: group.mean("cpu_s")),
     "bytes": ("knowledge pulled, KiB", lambda g: g.mean("pulled_bytes") / 1024),
@@ -32,7 +25,7 @@ _COSTS: dict[str, tuple[str, Callable[[Group], float]]] = {
 
 
 def write_plots(rows: Sequence[Row], out: Path) -> list[Path]:
-    """Write NAME-cpu.svg and NAME-bytes.svg beside the file of rows NAME.json.
+    """Write NAME-cpu.svg and the others beside the file of rows NAME.json.
 
     Raises:
         StorageError: they cannot be written.
@@ -43,6 +36,11 @@ def write_plots(rows: Sequence[Row], out: Path) -> list[Path]:
     for name, (label, cost) in _COSTS.items():
         path = out.with_name(f"{out.stem}-{name}.svg")
         write_atomic(path, plot(groups(rows), label, cost).encode())
+        written.append(path)
+    curve = teacher_curve(rows)
+    if curve is not None:
+        path = out.with_name(f"{out.stem}-teacher.svg")
+        write_atomic(path, curve.encode())
         written.append(path)
     return written
 
@@ -65,22 +63,12 @@ def plot(found: Sequence[Group], label: str, cost: Callable[[Group], float]) -> 
     width = max(across * _WIDTH, 90 * len(methods) + _LEFT)
     height = _LEGEND + -(-len(panels) // across) * _HEIGHT
     words = f"Robust accuracy under AutoAttack against {label}, by method"
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'role="img" aria-label="{escape(words)}">',
-        f"<style>{_STYLE}</style>",
-        f'<rect class="paper" width="{width}" height="{height}"/>',
-        *(
-            f'<g class="{hue(i)}">{_mark(i, _LEFT + 90 * i, 18)}'
-            f'<text x="{_LEFT + 90 * i + 11}" y="22">{escape(method)}</text></g>'
-            for i, method in enumerate(methods)
-        ),
-    ]
+    out = legend(methods, _LEFT)
     for i, (title, members) in enumerate(panels.items()):
         x, y = i % across * _WIDTH, _LEGEND + i // across * _HEIGHT
         inside = _panel(title, members, methods, label, cost)
         out.append(f'<g transform="translate({x} {y})">{inside}</g>')
-    return "\n".join([*out, "</svg>", ""])
+    return picture(words, width, height, out)
 
 
 def _panel(
@@ -124,11 +112,6 @@ def _panel(
         out.append(
             f'<g class="{hue(i)}"><title>{escape(note)}</title>'
             f'<path class="bar" d="M{x:.1f} {low:.1f}V{high:.1f}"/>'
-            f"{_mark(i, x, y)}</g>"
+            f"{mark(i, x, y)}</g>"
         )
     return "".join(out)
-
-
-def _mark(index: int, x: float, y: float) -> str:
-    shape = MARKS[(index + index // NUM_HUES) % len(MARKS)]
-    return f'<path class="mark" d="M{x:.1f} {y:.1f}{shape}"/>'

@@ -34,11 +34,11 @@ WIDER = ("teacher.epochs=5", "teacher.eps_warmup_epochs=2")  # of 8 times the im
 SEEDS = (1001, 1002)  # of the students; no other comparison uses them
 
 
-def all_but_validation(config: RunConfig, dataset: Dataset) -> Split:
+def all_but_validation(config: RunConfig, *datasets: Dataset) -> Split:
     """Gather what the data set has beside the students' validation images."""
     whole = config.dataset.model_copy(update={"limit": None, "val_fraction": 0.001})
     found = load_dataset(whole, seed=config.seed).train
-    known = {image.tobytes() for image in dataset.val.images}
+    known = {image.tobytes() for data in datasets for image in data.val.images}
     new = [i for i, image in enumerate(found.images) if image.tobytes() not in known]
     order = np.random.RandomState(0).permutation(np.array(new))
     return Split(found.images[order], found.labels[order])
