@@ -12,7 +12,6 @@ import importlib.util
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from typing import Literal, NamedTuple
 
 from cryptography import x509
 
+from cloud.addresses import why_taken
 from common.config import DatasetConfig, GatewayConfig, NodeConfig, ProfileConfig
 from common.errors import DataError
 from common.sources import open_sources
@@ -155,16 +155,10 @@ def check_ports(gateway: GatewayConfig) -> Finding:
     """Check that the gateway's addresses can be bound."""
     ports = [port for port in (gateway.port, gateway.enroll_port) if port]
     for port in ports:
-        family = socket.AF_INET6 if ":" in gateway.host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as listener:
-            # As the gateway does: a connection that lingers does not count.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind((gateway.host, port))
-            except OSError as e:
-                found = f"{gateway.host}:{port}: {e.strerror or e}"
-                fix = "stop what uses it, or set gateway.port and gateway.enroll_port"
-                return Finding("fail", "ports", found, fix)
+        refusal = why_taken(gateway.host, port)
+        if refusal is not None:
+            found, _, fix = str(refusal).partition("; ")
+            return Finding("fail", "ports", found, fix)
     if not ports:
         return Finding("ok", "ports", f"any free ones on {gateway.host}")
     return Finding("ok", "ports", f"{ports} on {gateway.host} are free")

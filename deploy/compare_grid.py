@@ -11,8 +11,6 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import get_args
 
 from pydantic import Field
@@ -27,7 +25,7 @@ from common.knowledge import (
     contents_for,
     needs_live_teacher,
 )
-from deploy.settings import load_run_config
+from deploy.settings import load_run_config, read_shipped
 
 METHODS: tuple[str, ...] = get_args(StudentConfig.model_fields["method"].annotation)
 
@@ -139,20 +137,8 @@ def load_grid(name: str) -> Grid:
     Raises:
         ConfigError: there is no such file, or a key or value is wrong.
     """
-    path, folder = Path(name), files("deploy").joinpath("grids")
-    shipped = sorted(e.name.removesuffix(".toml") for e in folder.iterdir())
-    try:
-        if not path.is_file() and name in shipped:
-            text = folder.joinpath(f"{name}.toml").read_text(encoding="utf-8")
-        else:
-            text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        reason = e.strerror if isinstance(e, OSError) else "not UTF-8 text"
-        raise ConfigError(
-            f"cannot read grid {name}: {reason}; give a TOML file or one of "
-            f"{', '.join(shipped)}"
-        ) from e
-    return parse_config(text, Grid, source=str(name))
+    source, text = read_shipped(name, "grids")
+    return parse_config(text, Grid, source=source)
 
 
 def make_plan(grid: Grid, overrides: Mapping[str, object]) -> list[Entry]:

@@ -35,7 +35,7 @@ def load_run_config(
     Raises:
         ConfigError: there is no such file, or a key or value is wrong.
     """
-    source, text = _read(name)
+    source, text = read_shipped(name, "configs")
     if overrides:
         try:
             tree = tomllib.loads(text)
@@ -75,29 +75,40 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, object]:
     return found
 
 
-def shipped_configs() -> list[str]:
-    """List the names of the configs that come with takt."""
-    folder = files("deploy").joinpath("configs")
-    return sorted(
-        entry.name.removesuffix(".toml")
-        for entry in folder.iterdir()
-        if entry.name.endswith(".toml")
-    )
+def read_shipped(name: str, folder: str) -> tuple[str, str]:
+    """Read a TOML file: one that comes with takt, by its name, or one at a path.
 
+    Args:
+        name: for instance "digits", or a path; a file of that name comes first.
+        folder: of deploy, where takt's own lie: "configs" or "grids".
 
-def _read(name: str) -> tuple[str, str]:
-    path = Path(name)
-    if not path.is_file() and name in shipped_configs():
-        entry = files("deploy").joinpath("configs", f"{name}.toml")
+    Returns:
+        What messages call it, and its text.
+
+    Raises:
+        ConfigError: there is no such file, or it is no text.
+    """
+    path, kind, names = Path(name), folder.removesuffix("s"), shipped(folder)
+    if not path.is_file() and name in names:
+        entry = files("deploy").joinpath(folder, f"{name}.toml")
         return f"{name}.toml", entry.read_text(encoding="utf-8")
     try:
         return name, path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         reason = e.strerror if isinstance(e, OSError) else "not UTF-8 text"
         raise ConfigError(
-            f"cannot read config {name}: {reason}; give a TOML file or one of "
-            f"{', '.join(shipped_configs())}"
+            f"cannot read {kind} {name}: {reason}; give a TOML file or one of "
+            f"{', '.join(names)}"
         ) from e
+
+
+def shipped(folder: str) -> list[str]:
+    """List the names of what comes with takt in deploy's folder of TOML files."""
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in files("deploy").joinpath(folder).iterdir()
+        if entry.name.endswith(".toml")
+    )
 
 
 def _put(tree: dict[str, Any], key: str, value: object) -> None:

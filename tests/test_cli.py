@@ -20,7 +20,7 @@ from deploy.exits import error_of, exit_codes, record_bug
 from deploy.settings import (
     load_run_config,
     parse_assignments,
-    shipped_configs,
+    shipped,
 )
 
 HEAVY = {"ray", "torch", "matplotlib", "sqlalchemy", "grpc", "numpy", "cryptography"}
@@ -286,8 +286,8 @@ def test_a_reader_that_goes_away_is_no_bug() -> None:
 
 
 def test_every_shipped_config_is_valid_and_known_by_name() -> None:
-    assert "digits" in shipped_configs()
-    for name in shipped_configs():
+    assert "digits" in shipped("configs")
+    for name in shipped("configs"):
         config, text = load_run_config(name)
         assert config.nodes and tomllib.loads(text)
 
