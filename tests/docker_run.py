@@ -19,13 +19,14 @@ from typing import Any
 import pytest
 from docker_site import (
     NODES,
+    PATIENCE_S,
     ROOT,
     Project,
     compose_tools,
     docker,
     remove_orphans,
-    until,
 )
+from waiting import until
 
 from common.config import RunConfig
 from deploy.settings import load_run_config, parse_assignments
@@ -121,7 +122,7 @@ def in_state(project: Project, node: str, version: int, *states: str) -> None:
         status = project.status(node)
         return status.get("version") == version and status.get("state") in states
 
-    until(f"{node} is {' or '.join(states)}", there)
+    until(f"{node} is {' or '.join(states)}", there, PATIENCE_S)
 
 
 def in_volumes(project: Project, node: str, command: str) -> None:
@@ -150,7 +151,7 @@ def pulling_slowly(project: Project, node: str) -> Iterator[int]:
     version = project.publish(OPTIONS)
     assert docker("start", project.container(node)).returncode == 0
     in_state(project, node, version, "pulling")
-    until("its first files", lambda: num_pulled(project, node) > 0)
+    until("its first files", lambda: num_pulled(project, node) > 0, PATIENCE_S)
     try:
         yield version
     finally:

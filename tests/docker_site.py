@@ -10,8 +10,7 @@ import secrets
 import shlex
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +29,6 @@ def docker(*arguments: str, timeout_s: float = 120) -> Done:
     return subprocess.run(
         ["docker", *arguments], capture_output=True, text=True, timeout=timeout_s
     )
-
-
-def until(
-    what: str, condition: Callable[[], bool], patience_s: float = PATIENCE_S
-) -> None:
-    """Wait for a condition that holds sooner or later."""
-    end = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain: {what}"
-        time.sleep(0.3)
 
 
 def compose_tools() -> list[list[str]]:

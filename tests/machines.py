@@ -11,8 +11,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,16 +34,6 @@ def why_no_machines() -> str | None:
         return "needs root, to make network namespaces"
     tried = subprocess.run(["unshare", *NAMESPACES, "true"], capture_output=True)
     return tried.stderr.decode().strip() or None
-
-
-def until(
-    what: Callable[[], str], condition: Callable[[], bool], patience_s: float
-) -> None:
-    """Wait for a condition that holds sooner or later."""
-    end = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain: {what()}"
-        time.sleep(0.1)
 
 
 class Machine:

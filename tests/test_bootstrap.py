@@ -10,13 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -116,10 +116,11 @@ def install_in_progress(clone: Clone) -> Iterator[subprocess.Popen[str]]:
     """Start an install whose downloads take a minute, and wait until they began."""
     clone.is_told("slow")
     with clone.start("status") as process:
-        deadline = time.monotonic() + 30
-        while not any(call.startswith("uv") for call in clone.calls):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
+        until(
+            "an install",
+            lambda: any(call.startswith("uv") for call in clone.calls),
+            alive=process,
+        )
         yield process
 
 

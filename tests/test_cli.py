@@ -6,11 +6,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from cloud.repository import ReleaseRepository
 from common import errors
@@ -233,10 +233,7 @@ def test_a_node_that_waits_for_its_gateway_can_be_stopped(tmp_path: Path) -> Non
         env={**os.environ, "TAKT_TOKEN": "x"},
     )
     try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "identity" / "node.key").exists():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
+        until("its key", (tmp_path / "identity" / "node.key").exists, alive=process)
         process.terminate()
         _, err = process.communicate(timeout=60)
     finally:

@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from waiting import until
 
 from cloud.cluster import LocalCluster, connect, local_cluster
 from cloud.remains import processes_of
@@ -143,11 +143,7 @@ def test_a_second_cluster_does_not_meet_the_first_and_ctrl_c_ends_all_of_it(
 
 def test_ctrl_c_while_ray_starts_leaves_no_process(short_folder: Path) -> None:
     starting = started(SECOND_CLUSTER, short_folder)
-    deadline = time.monotonic() + 60
-    while len(processes_of(short_folder)) < 2:
-        assert starting.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until("Ray", lambda: len(processes_of(short_folder)) >= 2, alive=starting)
     starting.send_signal(signal.SIGINT)
     output, _ = starting.communicate(timeout=90)
     assert output == ""  # it had not come up

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import psutil
 import pytest
 from edge_site import EdgeSite, edge_site, node_environment, recipe
 from PIL import Image
+from waiting import PATIENCE_S, until
 
 from common.config import DatasetConfig, ProfileConfig
 from common.datasets import load_dataset
@@ -40,20 +41,12 @@ code = run_daemon(load_edge_config(Path(sys.argv[1])), once=False)
 print(sorted({"torch", "ray"} & set(sys.modules)))
 sys.exit(code)
 """
-PATIENCE_S = 200.0  # for what takes seconds on an idle machine
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeSite]:
     with edge_site(tmp_path_factory.mktemp("site")) as site:
         yield site
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 def status_of(config: EdgeConfig) -> Status:
@@ -109,11 +102,11 @@ def followed(site: EdgeSite) -> Followed:
         return status.state == "idle" and status.version == len(published)
 
     try:
-        until(lambda: "first release" in status_of(config).message)
+        until("its words", lambda: "first release" in status_of(config).message)
         for _ in range(2):
             manifest = site.publish_digits(students={"tiny": recipe(epochs=10)})
             published.append(manifest.version)
-            until(has_handled)
+            until("the release", has_handled)
         rss_mib = psutil.Process(process.pid).memory_info().rss / 2**20
         start = time.monotonic()
         process.send_signal(signal.SIGTERM)
@@ -196,7 +189,7 @@ def test_a_distillation_survives_a_stop_and_a_killed_child(site: EdgeSite) -> No
     with ThreadPoolExecutor(1) as pool:
         daemon = NodeDaemon(config)
         stopped = pool.submit(daemon.once)
-        until((work / CHECKPOINT).exists)
+        until("a checkpoint", (work / CHECKPOINT).exists)
         start = time.monotonic()
         daemon.stop()
         with pytest.raises(Interrupted):
@@ -206,7 +199,7 @@ def test_a_distillation_survives_a_stop_and_a_killed_child(site: EdgeSite) -> No
         saved = (work / CHECKPOINT).stat().st_mtime_ns
 
         resumed = pool.submit(NodeDaemon(config).once)
-        until(lambda: (work / CHECKPOINT).stat().st_mtime_ns > saved)
+        until("the next one", lambda: (work / CHECKPOINT).stat().st_mtime_ns > saved)
         kill_child_of(work)
         assert resumed.result(timeout=PATIENCE_S).outcome == "promoted"
     outcome = DistilOutcome.model_validate_json((work / OUTCOME).read_bytes())

@@ -70,6 +70,7 @@ def test_a_port_in_use_is_named() -> None:
     assert finding.level == "fail"
     assert f"port {port} on 127.0.0.1" in finding.found
 
+
 def test_an_address_of_another_machine_is_named() -> None:
     finding = checks.check_ports(GatewayConfig(host="192.0.2.1", port=50051))
     assert finding.level == "fail"

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 import pytest
 from edge_site import CHANNEL, EPS, EdgeSite, edge_site
 from victims import armed, enroll_once, run_once
+from waiting import until
 
 from common.errors import ConfigError, StorageError, StudentError
 from common.knowledge import Evaluation, decode_manifest
@@ -295,14 +295,14 @@ def test_the_manifest_on_disk_is_the_signed_one(
 
 def until_said(node: EdgeConfig, state: str, words: str) -> None:
     """Wait for the daemon of `node` to say something."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
+
+    def said() -> bool:
         with contextlib.suppress(StorageError):
             status = read_status(node.state_dir)
-            if status.state == state and words in status.message:
-                return
-        time.sleep(0.05)
-    raise AssertionError(f"never said {state}: {words}")
+            return status.state == state and words in status.message
+        return False
+
+    until(f"{state}: {words}", said)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import until
 
 from common.config import ProfileConfig
 from common.errors import CapError
@@ -73,17 +74,6 @@ def cage(method: str) -> Iterator[Cage]:
 
 def python(code: str, *args: str) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", textwrap.dedent(code), *args]
-
-
-def wait_for(condition: object, *, seconds: float = 10) -> bool:
-    """Poll a condition until it is true; False when the time is over."""
-    assert callable(condition)
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 # --- memory
@@ -141,12 +131,12 @@ def test_two_processes_of_equal_size_both_count_once_they_are_too_old_for_vfork(
     """
     with subprocess.Popen(python(code), cwd=tmp_path) as parent:
         try:
-            assert wait_for(lambda: len(list(tmp_path.glob("ready-*"))) == 2)
+            until("both", lambda: len(list(tmp_path.glob("ready-*"))) == 2)
             members = processes.tree(parent.pid)
             equal = dict.fromkeys(members, processes.Memory(80.0, 90.0))
             if max(map(processes.age_s, members)) < 0.9:
                 assert 70 < processes.total_anonymous_mib(equal) < 90
-            assert wait_for(lambda: 140 < processes.total_anonymous_mib(equal) < 160)
+            until("its pages", lambda: 140 < processes.total_anonymous_mib(equal) < 160)
         finally:
             for pid in processes.tree(parent.pid):
                 os.kill(pid, signal.SIGKILL)
@@ -292,14 +282,14 @@ def kill_a_daemon(method: str) -> tuple[int, str]:
 
 def test_a_child_dies_with_its_killed_daemon(method: str) -> None:
     child, _ = kill_a_daemon(method)
-    assert wait_for(lambda: not processes.is_alive(child))
+    until("its end", lambda: not processes.is_alive(child))
 
 
 def test_what_a_killed_daemon_left_goes_when_the_next_cage_opens(method: str) -> None:
     _, name = kill_a_daemon(method)
     open_cage(SMALL, name="next", method=method, minimum_mib=1).close()
     left = list(Path("/sys/fs/cgroup").glob(f"**/{name}*"))
-    assert wait_for(lambda: not processes.marked(name))
+    until("their end", lambda: not processes.marked(name))
     assert left == []
 
 
@@ -319,7 +309,7 @@ def test_kill_reaches_a_grandchild_in_a_session_of_its_own(cage: Cage) -> None:
     time.sleep(60)
     """
     cage.spawn(python(code))
-    assert wait_for(lambda: len(cage_members(cage)) == 2)
+    until("its child", lambda: len(cage_members(cage)) == 2)
     cage.kill()
     assert cage_members(cage) == []
 
@@ -332,14 +322,14 @@ def test_what_a_finished_child_leaves_behind_is_killed(cage: Cage) -> None:
         time.sleep(60)
     """
     assert cage.spawn(python(code)).wait(timeout=30) == 0
-    assert wait_for(lambda: cage_members(cage) == [])
+    until("their end", lambda: cage_members(cage) == [])
 
 
 def test_nothing_stays_stopped_when_a_soft_cage_closes() -> None:
     tiny = ProfileConfig(cpus=0.02, memory_mib=100, bandwidth_kib_s=1)
     cage = open_cage(tiny, name="test", method="soft", minimum_mib=1)
     child = cage.spawn(python(SPIN, "2"))
-    assert wait_for(lambda: processes.is_stopped(child.pid))
+    until("its stop", lambda: processes.is_stopped(child.pid))
     cage.close()
     assert cage_members(cage) == []
 

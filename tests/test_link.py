@@ -15,6 +15,7 @@ from chaos_proxy import ChaosProxy, Faults
 from edge_site import EdgeSite, edge_site
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import until
 
 from common.config import CutConfig, ProfileConfig
 from common.errors import IdentityError, Interrupted, LinkError, TrustError
@@ -281,8 +282,7 @@ def test_a_stop_ends_a_silent_call_within_two_seconds(
         link = linked(node, proxy.address, stall_s=60.0, stop=stop)
         with contextlib.closing(link), ThreadPoolExecutor(1) as pool:
             pull = pool.submit(lambda: list(link.fetch(path, max_bytes=len(data))))
-            while link.pulled_bytes == 0:
-                time.sleep(0.01)
+            until("some bytes", lambda: link.pulled_bytes > 0)
             start = time.monotonic()
             stop.set()
             with pytest.raises(Interrupted):

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from machines import PATIENCE_S, Machine, Site, site, until, why_no_machines
+from machines import PATIENCE_S, Machine, Site, site, why_no_machines
+from waiting import until
 
 from cloud.authority import Authority
 from common.config import ProfileConfig

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from chaos_proxy import ChaosProxy
 from edge_site import CHANNEL, EdgeSite, edge_site, recipe
+from waiting import until
 
 from cloud.repository import ReleaseRepository
 from common.errors import ConfigError, LinkError, StorageError, TrustError
@@ -237,8 +237,8 @@ def test_expired_metadata_says_how_old_it_is(site: EdgeSite, node: EdgeConfig) -
     timestamp = site.repository.root / "metadata" / "timestamp.json"
     expired = timestamp.read_bytes()
     site.start()
-    while timestamp.read_bytes() == expired:  # it signs again once, when it starts
-        time.sleep(0.01)
+    # It signs again once, when it starts.
+    until("a signature", lambda: timestamp.read_bytes() != expired)
     timestamp.write_bytes(expired)
     with (
         site.syncing(node) as (_, sync),
