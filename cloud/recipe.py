@@ -19,13 +19,13 @@ CARD = "teacher.json"
 
 def recipe_digest(config: RunConfig) -> str:
     """Name what decides the teacher's weights; where the data lies does not."""
+    apart = {"max_failures", "min_workers", "use_gpu", "compile", "store"}
+    if not config.teacher.all_images:  # as for the teachers that are older than it
+        apart.add("all_images")
     recipe: dict[str, object] = {
         "dataset": config.dataset.model_dump(mode="json", exclude={"data_dir"}),
         "threat": config.threat.model_dump(mode="json"),
-        "teacher": config.teacher.model_dump(
-            mode="json",
-            exclude={"max_failures", "min_workers", "use_gpu", "compile", "store"},
-        ),
+        "teacher": config.teacher.model_dump(mode="json", exclude=apart),
         "seed": config.seed,
     }
     if config.choice is not None:  # then a candidate, not [teacher], is the teacher

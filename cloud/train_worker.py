@@ -22,6 +22,7 @@ from cloud.parallel import Ranks
 from cloud.recipe import PROGRESS
 from cloud.store import Store
 from cloud.teacher import TeacherRun
+from cloud.teacher_images import for_teacher
 from common.config import RunConfig
 from common.datasets import load_dataset
 
@@ -37,7 +38,8 @@ def work(config: RunConfig, progress: Store) -> None:
     if config.teacher.use_gpu:
         device = torch.device("cuda", context.get_local_rank())
         torch.cuda.set_device(device)
-    run = TeacherRun(config, dataset, device=device, ranks=ranks)
+    lessons = for_teacher(config, dataset)
+    run = TeacherRun(config, lessons, device=device, ranks=ranks)
     resumed = ray.train.get_checkpoint()
     if resumed is not None:
         with resumed.as_directory() as folder:

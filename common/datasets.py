@@ -9,14 +9,14 @@ where files lie and downloads (`sources.py`).
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.config import DatasetConfig
 from common.errors import DataError
-from common.sources import Download, Source, download_public, open_sources
+from common.sources import Download, Source, Sources, download_public, open_sources
 
 if TYPE_CHECKING:
     import torch
@@ -97,22 +97,15 @@ def load_dataset(
     source = open_sources(config, download)
     train, test = source.train, source.test
     notes: tuple[str, ...] = ()
-    chosen = np.arange(len(train.labels))
+    cut = _cut(source, config, seed)
     if test is None:
-        held_out = stratified(train.labels, source.test_fraction, seed=0)
-        test, chosen = train.subset(held_out), np.setdiff1d(chosen, held_out)
+        test = train.subset(cut.test)
         notes = (
-            f"no separate test images: {len(held_out)} of {len(train.labels)}, "
+            f"no separate test images: {len(cut.test)} of {len(train.labels)}, "
             "stratified, were set aside as the test split",
         )
-    labels = train.labels[chosen]
-    _check_classes(labels, len(source.class_names), config)
-    if config.limit is not None and config.limit < len(chosen):
-        fraction = config.limit / len(chosen)
-        chosen = chosen[stratified(labels, fraction, seed=seed)]
-    val = stratified(train.labels[chosen], config.val_fraction, seed=seed + 1)
-    kept = np.setdiff1d(np.arange(len(chosen)), val)
-    for split, num_images in (("validation", len(val)), ("test", len(test.labels))):
+    counts = len(cut.val), len(test.labels)
+    for split, num_images in zip(("validation", "test"), counts, strict=True):
         if num_images == 0:
             raise DataError(
                 f"data set '{config.name}' leaves no {split} image out of "
@@ -121,10 +114,55 @@ def load_dataset(
     return Dataset(
         name=config.name,
         class_names=source.class_names,
-        train=_read(train, chosen[kept]),
-        val=_read(train, chosen[val]),
+        train=_read(train, cut.train),
+        val=_read(train, cut.val),
         test=_read(test, np.arange(len(test.labels))),
         notes=notes,
+    )
+
+
+def load_all_training_images(
+    config: DatasetConfig, *, seed: int, download: Download | None = download_public
+) -> Split:
+    """Load what `load_dataset` makes its training split of, as if without `limit`.
+
+    All training images but those that are its validation or test images.
+
+    Raises:
+        DataError: as `load_dataset`.
+    """
+    source = open_sources(config, download)
+    cut = _cut(source, config, seed)
+    return _read(source.train, np.union1d(cut.train, cut.left))
+
+
+class _Cut(NamedTuple):
+    """Which of a source's training images go where: positions, ascending."""
+
+    train: NDArray[np.int64]
+    val: NDArray[np.int64]
+    test: NDArray[np.int64]  # empty: the source has test images of its own
+    left: NDArray[np.int64]  # out by `limit`
+
+
+def _cut(source: Sources, config: DatasetConfig, seed: int) -> _Cut:
+    """Decide it."""
+    labels = source.train.labels
+    everything, test = np.arange(len(labels)), np.empty(0, np.int64)
+    if source.test is None:
+        test = stratified(labels, source.test_fraction, seed=0)
+    there = np.setdiff1d(everything, test)
+    _check_classes(labels[there], len(source.class_names), config)
+    chosen = there
+    if config.limit is not None and config.limit < len(there):
+        fraction = config.limit / len(there)
+        chosen = there[stratified(labels[there], fraction, seed=seed)]
+    val = chosen[stratified(labels[chosen], config.val_fraction, seed=seed + 1)]
+    return _Cut(
+        train=np.setdiff1d(chosen, val),
+        val=val,
+        test=test,
+        left=np.setdiff1d(there, chosen),
     )
 
 

@@ -19,6 +19,7 @@ from cloud.leave import leave_teacher
 from cloud.publish import draft_manifest
 from cloud.recipe import finished_teacher, recipe_digest
 from cloud.teacher import TeacherRun
+from cloud.teacher_images import for_teacher
 from common.config import RunConfig
 from common.datasets import Dataset, load_dataset
 from common.durable import write_atomic
@@ -80,11 +81,12 @@ def _digest(config: RunConfig) -> str:
 def _train(
     config: RunConfig, dataset: Dataset, folder: Path, tell: Tell
 ) -> TeacherCard:
-    run = TeacherRun(config, dataset)
+    lessons = for_teacher(config, dataset)
+    run = TeacherRun(config, lessons)
     try:
         run.restore(load_checkpoint(folder))
     except StorageError:  # none yet, or a damaged one: that costs time only
-        run = TeacherRun(config, dataset)
+        run = TeacherRun(config, lessons)
     while not run.finished:
         tell("teacher", run.epoch / config.teacher.epochs)
         run.run_epoch()
