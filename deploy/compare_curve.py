@@ -12,6 +12,7 @@ from statistics import mean, stdev
 
 from deploy.charts import escape, hue
 from deploy.compare_rows import Row
+from deploy.compare_table import data_set_names
 from deploy.plot_parts import legend, mark, picture
 
 _WIDTH, _HEIGHT = 640, 330
@@ -30,8 +31,9 @@ def teacher_gains(rows: Sequence[Row]) -> dict[str, list[Gain]]:
     """
     robust: dict[tuple[str, int, str, float, int], float] = {}
     budgets: dict[tuple[str, int], float] = {}
+    names = data_set_names(rows)
     for row in rows:
-        place = row.dataset, row.num_parameters
+        place = names[row.dataset, row.num_train], row.num_parameters
         if row.method in ("takt", "warm_at"):
             budgets[place] = max(budgets.get(place, 0.0), row.cpu_budget_s)
             key = (*place, row.method, row.cpu_budget_s, row.seed)

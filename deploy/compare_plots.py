@@ -12,7 +12,7 @@ from common.durable import write_atomic
 from deploy.charts import escape, hue, nice_ticks
 from deploy.compare_curve import teacher_curve
 from deploy.compare_rows import Row
-from deploy.compare_table import Group, groups
+from deploy.compare_table import Group, data_set_names, groups
 from deploy.plot_parts import legend, mark, picture
 
 _WIDTH, _HEIGHT, _ACROSS = 320, 250, 3  # of a panel; panels in a line
@@ -55,9 +55,11 @@ def plot(found: Sequence[Group], label: str, cost: Callable[[Group], float]) -> 
     """
     methods = sorted({group.first.method for group in found})
     panels: dict[str, list[Group]] = {}
+    names = data_set_names(group.first for group in found)
     for group in found:
         row = group.first
-        title = f"{row.dataset}, {row.student} ({row.num_parameters:,})"
+        name = names[row.dataset, row.num_train]
+        title = f"{name}, {row.student} ({row.num_parameters:,})"
         panels.setdefault(title, []).append(group)
     across = min(len(panels), _ACROSS)
     width = max(across * _WIDTH, 90 * len(methods) + _LEFT)

@@ -60,6 +60,18 @@ def groups(rows: Iterable[Row]) -> list[Group]:
     return [Group(tuple(found[place])) for place in sorted(found)]
 
 
+def data_set_names(rows: Iterable[Row]) -> dict[tuple[str, int], str]:
+    """Name data sets by (name, training images), with the latter where they differ."""
+    found = sorted({(row.dataset, row.num_train) for row in rows})
+    names = [name for name, _ in found]
+    return {
+        (name, num_train): name
+        if names.count(name) == 1
+        else f"{name}, {num_train:,} images"
+        for name, num_train in found
+    }
+
+
 def _place(row: Row) -> _Place:
     known = (*ORDER, *LAST)
     rank = known.index(row.method) if row.method in known else len(known)
@@ -74,11 +86,13 @@ def markdown(rows: Sequence[Row]) -> str:
         "knowledge | seeds |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
+    names = data_set_names(rows)
     for group in groups(rows):
         row = group.first
         lines.append(
-            f"| {row.dataset} | {row.student} ({row.num_parameters:,}) | "
-            f"`{row.method}` | {group.percent('robust_accuracy')} | "
+            f"| {names[row.dataset, row.num_train]} | "
+            f"{row.student} ({row.num_parameters:,}) | `{row.method}` | "
+            f"{group.percent('robust_accuracy')} | "
             f"{group.percent('clean_accuracy')} | {group.mean('cpu_s'):.1f} | "
             f"{group.mean('epochs'):.0f} | {_kib(row)} | {len(group.rows)} |"
         )
@@ -117,10 +131,11 @@ def print_summary(rows: Sequence[Row], console: Console) -> None:
         table.add_column(name, no_wrap=True)
     for name in ("robust %", "clean %", "CPU-s", "epochs", "knowledge", "seeds"):
         table.add_column(name, justify="right", no_wrap=True)
+    names = data_set_names(rows)
     for group in groups(rows):
         row = group.first
         table.add_row(
-            row.dataset,
+            names[row.dataset, row.num_train],
             f"{row.student} ({row.num_parameters:,})",
             row.method,
             group.percent("robust_accuracy"),

@@ -40,6 +40,14 @@ def test_the_largest_budget_alone_counts() -> None:
     assert middle == pytest.approx(10)
 
 
+def test_images_of_one_name_and_two_numbers_are_two_curves() -> None:
+    few = {"num_train": 450, "robust_accuracy": 0.3}
+    rows = [row("takt", 0.8), row("warm_at", 0.7)]
+    rows += [old.model_copy(update=few) for old in rows]
+    gains = {name: middle for name, [(_, middle, _)] in teacher_gains(rows).items()}
+    assert gains == {"digits, 450 images": 0, "digits, 4,500 images": pytest.approx(10)}
+
+
 def test_without_both_methods_there_is_no_curve() -> None:
     assert teacher_curve([row("takt", 0.8), row("pgd_at", 0.7)]) is None
 

@@ -3,13 +3,20 @@
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.config import DatasetConfig
-from common.datasets import Dataset, Split, load_dataset, stratified
+from common.datasets import (
+    Dataset,
+    Split,
+    load_all_training_images,
+    load_dataset,
+    stratified,
+)
 
 
 def _rows(*splits: Split) -> list[tuple[bytes, int]]:
@@ -18,6 +25,12 @@ def _rows(*splits: Split) -> list[tuple[bytes, int]]:
         for split in splits
         for image, label in zip(split.images, split.labels, strict=True)
     )
+
+
+def _without(
+    rows: list[tuple[bytes, int]], others: list[tuple[bytes, int]]
+) -> list[tuple[bytes, int]]:
+    return sorted((Counter(rows) - Counter(others)).elements())
 
 
 def test_digits_have_1437_images_to_learn_from_and_360_to_test_on(
@@ -94,6 +107,24 @@ def test_a_limit_takes_a_stratified_subset_before_the_validation_cut() -> None:
 def test_a_limit_beyond_the_images_takes_all(digits: Dataset) -> None:
     all_of_them = load_dataset(DatasetConfig(limit=100_000), seed=0)
     assert all_of_them.train.fingerprint() == digits.train.fingerprint()
+
+
+def test_all_training_images_are_those_of_the_limit_and_what_it_left_out(
+    digits: Dataset,
+) -> None:
+    config = DatasetConfig(limit=100)
+    few, whole = load_dataset(config, seed=0), load_all_training_images(config, seed=0)
+    beside = _rows(few.val, few.test)
+    assert _rows(whole) == _without(
+        _rows(digits.train, digits.val, digits.test), beside
+    )
+
+
+def test_without_a_limit_all_training_images_are_the_training_split(
+    digits: Dataset,
+) -> None:
+    whole = load_all_training_images(DatasetConfig(), seed=0)
+    assert whole.fingerprint() == digits.train.fingerprint()
 
 
 @given(st.data())

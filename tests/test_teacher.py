@@ -18,7 +18,9 @@ from cloud.losses import (
     still_statistics,
 )
 from cloud.parallel import Ranks
+from cloud.recipe import recipe_digest
 from cloud.teacher import EpochReport, TeacherRun, fit_teacher
+from cloud.teacher_images import for_teacher
 from common.config import (
     AttackConfig,
     DatasetConfig,
@@ -57,6 +59,20 @@ def tiny_run(**teacher: object) -> RunConfig:
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
     return load_dataset(tiny_run().dataset, seed=0)
+
+
+def test_a_teacher_of_all_images_learns_from_more_than_its_release_speaks_of(
+    dataset: Dataset,
+) -> None:
+    assert for_teacher(tiny_run(), dataset) is dataset
+    lessons = for_teacher(tiny_run(all_images=True), dataset)
+    assert (len(dataset.train), len(lessons.train)) == (180, 1437 - 20)
+    assert lessons.val is dataset.val and lessons.test is dataset.test
+
+
+def test_a_teacher_of_all_images_is_another_one() -> None:
+    few, whole = tiny_run(), tiny_run(all_images=True)
+    assert recipe_digest(few) != recipe_digest(whole)
 
 
 def weights(model: nn.Module) -> Tensor:
