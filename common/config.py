@@ -64,9 +64,7 @@ class TeacherConfig(Section):
     shift: int = Field(default=0, ge=0)  # random translation, pixels each way
     flip: bool = False  # random left-right mirroring
     compile: bool = False  # torch.compile, on a GPU only
-    # Of the whole data set, though nodes hold, and a release speaks of,
-    # `dataset.limit` of them.
-    all_images: bool = False
+    all_images: bool = False  # learns from all; nodes hold dataset.limit of them
     num_workers: int = Field(default=2, ge=1)
     min_workers: int | None = Field(default=None, ge=1)  # fewer will do, see README
     use_gpu: bool = False
