@@ -1,7 +1,7 @@
 """The rows of `takt compare` as tables: mean and spread over seeds.
 
 One group a data set, student, method and CPU budget. For the terminal, and as
-Markdown for the README (tests/bench/table.py). Not here: the rows themselves.
+Markdown for the README (tests/bench/compare_table.py). Not here: the rows themselves.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.compare_rows import Row
-from deploy.readme import put
 
 ORDER = ("natural", "kd", "bss", "pgd_at", "trades", "ard", "rslad", "absld", "adaad")
 LAST = ("warm_at", "takt")
@@ -97,15 +96,6 @@ def markdown(rows: Sequence[Row]) -> str:
             f"{group.mean('epochs'):.0f} | {_kib(row)} | {len(group.rows)} |"
         )
     return "\n".join([*lines, "", meaning(rows)])
-
-
-def in_readme(readme: str, rows: Sequence[Row]) -> str:
-    """Put the table between the README's marks.
-
-    Raises:
-        ValueError: the marks are missing.
-    """
-    return put(readme, "compare", markdown(rows))
 
 
 def meaning(rows: Sequence[Row]) -> str:

@@ -14,7 +14,9 @@ def script(name: str) -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "tests" / "bench" / f"{name}.py"))
 
 
-@pytest.mark.parametrize("name", ["ablation", "adaad", "margins", "precision"])
+@pytest.mark.parametrize(
+    "name", ["ablation", "adaad", "compare", "few_images", "margins", "precision"]
+)
 def test_the_readme_shows_the_committed_rows(name: str) -> None:
     readme = (ROOT / "README.md").read_text()
     shown = script(f"{name}_table")["in_readme"](readme)

@@ -24,7 +24,7 @@ from deploy.compare_grid import (
     which_grid,
 )
 from deploy.compare_rows import Row, RowFile, read_rows, sole_writer
-from deploy.compare_table import groups, in_readme, markdown
+from deploy.compare_table import groups, markdown
 from deploy.compare_trained import TrainedStudents
 from deploy.compare_turns import in_turns
 
@@ -440,10 +440,3 @@ def test_the_table_has_mean_and_standard_deviation_over_seeds() -> None:
     assert [len(group.rows) for group in groups(rows)] == [1, 2]
     assert "| 60.0 +- 14.1 |" in markdown(rows)
     assert "360 test images" in markdown(rows)
-
-
-def test_the_readme_shows_the_committed_rows() -> None:
-    root = Path(__file__).resolve().parent.parent
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    rows = read_rows(root / "tests" / "bench" / "results" / "compare.json")
-    assert in_readme(readme, rows) == readme  # else: tests/bench/table.py

@@ -14,7 +14,7 @@ def until(
     *,
     alive: subprocess.Popen[str] | None = None,
 ) -> None:
-    """Look again and again until a condition holds.
+    """Look again and again, at last five times a second, until a condition holds.
 
     Args:
         what: is waited for, as a failure is to name it.
@@ -22,9 +22,10 @@ def until(
         patience_s: after so many seconds the test has failed.
         alive: a process whose end is a failure too.
     """
-    end = time.monotonic() + patience_s
+    end, pause_s = time.monotonic() + patience_s, 0.02
     while not condition():
         said = what if isinstance(what, str) else what()
         assert alive is None or alive.poll() is None, f"ended before: {said}"
         assert time.monotonic() < end, f"waited in vain: {said}"
-        time.sleep(0.05)
+        time.sleep(pause_s)
+        pause_s = min(1.2 * pause_s, 0.2)

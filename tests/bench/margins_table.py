@@ -1,8 +1,8 @@
-"""The README's table of margins: takt over the other methods, from the committed rows.
+"""The README's tables of margins: takt over the other methods, from committed rows.
 
     .venv/bin/python tests/bench/margins_table.py     brings README.md up to date
 
-A test compares. The rows are those of `takt compare --full`.
+A test compares. The rows are those of the grids `full` and `few` of `takt compare`.
 """
 
 from collections.abc import Sequence
@@ -13,25 +13,29 @@ from tables import spread
 from deploy.compare_rows import Row, read_rows
 from deploy.readme import put, update
 
-ROWS = Path(__file__).parent / "results" / "compare.json"
+RESULTS = Path(__file__).parent / "results"
+FILES = {"margins": "compare.json", "few-margins": "compare-few.json"}  # by mark
 OTHERS = ("rslad", "pgd_at", "warm_at")
 
 Place = tuple[str, int, str]
 
 
 def in_readme(readme: str) -> str:
-    """Put the table between the README's marks.
+    """Put the tables between the README's marks.
 
     Raises:
         ValueError: the marks are missing.
     """
-    return put(readme, "margins", markdown(read_rows(ROWS)))
+    for mark, file in FILES.items():
+        readme = put(readme, mark, markdown(read_rows(RESULTS / file)))
+    return readme
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """Write takt's margins as a Markdown table, and a line that gives it meaning."""
     heads = ["data set", "student", "CPU-s", *(f"over `{name}`" for name in OTHERS)]
-    heads += ["over all of `rslad`", "seeds"]
+    several = len({row.cpu_budget_s for row in rows if row.method == "takt"}) > 1
+    heads += [*(["over all of `rslad`"] if several else []), "seeds"]
     lines = [
         f"| {' | '.join(heads)} |",
         f"| --- | --- |{' ---: |' * (len(heads) - 2)}",
@@ -44,14 +48,16 @@ def markdown(rows: Sequence[Row]) -> str:
         for budget in budgets:
             takt = _by_seed(own, "takt", budget)
             cells = [_margin(takt, _by_seed(own, name, budget)) for name in OTHERS]
-            cells.append(_margin(takt, _by_seed(own, "rslad", budgets[0])))
+            if several:
+                cells.append(_margin(takt, _by_seed(own, "rslad", budgets[0])))
             lines.append(
                 f"| {dataset} | {student} ({num_parameters:,}) | {budget:g} | "
                 f"{' | '.join(cells)} | {len(takt)} |"
             )
     meaning = (
         "Points of AutoAttack accuracy that `takt` is above another method at equal "
-        "CPU-seconds, the same seed each, and last above `rslad` at its whole budget; "
+        "CPU-seconds, the same seed each"
+        f"{', and last above `rslad` at its whole budget' if several else ''}; "
         "mean +- standard deviation."
     )
     return "\n".join([*lines, "", meaning])
