@@ -10,6 +10,7 @@ themselves, and torch (numpy only, so that the daemon can use it).
 
 from common.manifest import (
     MAX_SHARD_BYTES,
+    OPTIONAL,
     SCHEMA,
     CandidateScore,
     Evaluation,
@@ -36,6 +37,7 @@ from common.shards import (
 
 __all__ = [
     "MAX_SHARD_BYTES",
+    "OPTIONAL",
     "SCHEMA",
     "Arrays",
     "CandidateScore",

@@ -131,8 +131,15 @@ class Manifest(Record):
         return {content: num / self.num_samples for content, num in totals.items()}
 
 
+# What `takt` reads where a release has it: without shipped deltas it begins at noise.
+OPTIONAL: frozenset[Content] = frozenset({"deltas"})
+
+
 def contents_for(method: str, boundary_weight: float) -> frozenset[Content]:
-    """Say which contents a student's method reads; nothing else is pulled."""
+    """Say which contents a student's method reads; nothing else is pulled.
+
+    A release need not have those in `OPTIONAL`.
+    """
     needs: dict[str, set[Content]] = {
         "natural": set(),
         "pgd_at": set(),
@@ -179,7 +186,8 @@ def check_contents(recipe: StudentConfig, there: KnowledgeConfig) -> None:
     Raises:
         ConfigError: it leaves something out.
     """
-    missing = contents_for(recipe.method, recipe.boundary_weight) - {*there.contents}
+    needed = contents_for(recipe.method, recipe.boundary_weight) - OPTIONAL
+    missing = needed - {*there.contents}
     if missing:
         what = " and ".join(sorted(missing))
         raise ConfigError(

@@ -98,7 +98,8 @@ class Entry:
                 "teacher": recipe_digest(self.config),
                 "temperature": self.temperature,
             }
-        if contents_for(self.method, self.recipe.boundary_weight):
+        reads = contents_for(self.method, self.recipe.boundary_weight)
+        if reads:
             unread = {"num_actors", "contents", "temperature"}
             unread |= {"num_views", "shift", "flip"}
             knowledge = own.model_dump(mode="json", exclude=unread)
@@ -107,6 +108,8 @@ class Entry:
                 "knowledge": knowledge,
                 "temperature": self.temperature,
             }
+            if left_out := reads - {*own.contents}:
+                parts["without"] = sorted(left_out)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property

@@ -18,6 +18,7 @@ from torch import Tensor
 from common.config import Content, StudentConfig
 from common.errors import TrustError
 from common.knowledge import (
+    OPTIONAL,
     Manifest,
     check_views,
     contents_for,
@@ -83,6 +84,7 @@ def read_knowledge(
     """
     check_views(recipe, manifest)
     contents = contents_for(recipe.method, recipe.boundary_weight)
+    contents -= OPTIONAL - {shard.content for shard in manifest.shards}
     parts: dict[Content, dict[str, NDArray[Any]]] = {
         content: _join(manifest, release_dir, content) for content in contents
     }

@@ -376,6 +376,22 @@ def test_takt_makes_a_student_more_robust_than_natural_training(release: Path) -
     assert robust > natural.curve[-1].robust_accuracy + 0.2
 
 
+def test_takt_begins_at_noise_where_a_release_has_no_deltas(
+    release: Path, tmp_path: Path
+) -> None:
+    manifest = read_manifest(release)
+    labels = manifest.shards_for(frozenset(["soft_labels"]))
+    (shard,) = labels
+    name = Path(shard.path).name
+    (tmp_path / name).write_bytes((release / name).read_bytes())
+    lean = encode_manifest(manifest.model_copy(update={"shards": labels}))
+    (tmp_path / "manifest.json").write_bytes(lean)
+    without, given = fitted(tmp_path, recipe()), fitted(release, recipe())
+    assert without.epochs == given.epochs
+    weights = [next(f.model.parameters()) for f in (without, given)]
+    assert not torch.equal(*weights)  # the shipped deltas did make a difference
+
+
 def test_a_cpu_budget_is_used_up_and_not_exceeded_by_more_than_a_step(
     release: Path,
 ) -> None:
