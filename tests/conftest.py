@@ -45,6 +45,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Keep the verdict for the very end."""
     session.config.stash[_VERDICT] = int(exitstatus)
 
+
 _VERDICT = pytest.StashKey[int]()
 _FIRST_FILE = {
     "mnist": "MNIST/raw",
