@@ -36,11 +36,14 @@ def picture(words: str, width: float, height: float, inside: Sequence[str]) -> s
 
 def legend(names: Sequence[str], left: float) -> list[str]:
     """Explain the series by their marks, in one line."""
-    return [
-        f'<g class="{hue(i)}">{mark(i, left + 90 * i, 18)}'
-        f'<text x="{left + 90 * i + 11}" y="22">{escape(name)}</text></g>'
-        for i, name in enumerate(names)
-    ]
+    out = []
+    for i, name in enumerate(names):
+        out.append(
+            f'<g class="{hue(i)}">{mark(i, left, 18)}'
+            f'<text x="{left + 11:.0f}" y="22">{escape(name)}</text></g>'
+        )
+        left += 28 + 7 * len(name)  # about as wide as it is drawn
+    return out
 
 
 def mark(index: int, x: float, y: float) -> str:
