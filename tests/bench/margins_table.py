@@ -34,7 +34,9 @@ def in_readme(readme: str) -> str:
 def markdown(rows: Sequence[Row]) -> str:
     """Write takt's margins as a Markdown table, and a line that gives it meaning."""
     heads = ["data set", "student", "CPU-s", *(f"over `{name}`" for name in OTHERS)]
-    several = len({row.cpu_budget_s for row in rows if row.method == "takt"}) > 1
+    several = len({(row.student, row.cpu_budget_s) for row in rows}) > len(
+        {row.student for row in rows}
+    )
     heads += [*(["over all of `rslad`"] if several else []), "seeds"]
     lines = [
         f"| {' | '.join(heads)} |",
