@@ -5,13 +5,11 @@
 A test compares. The rows are those of the grids `full` and `few` of `takt compare`.
 """
 
-from pathlib import Path
+from tables import put_compared
 
-from deploy.compare_rows import read_rows
 from deploy.compare_table import markdown
-from deploy.readme import put, update
+from deploy.readme import update
 
-RESULTS = Path(__file__).parent / "results"
 FILES = {"compare": "compare.json", "few": "compare-few.json"}  # by mark
 
 
@@ -21,9 +19,7 @@ def in_readme(readme: str) -> str:
     Raises:
         ValueError: the marks are missing.
     """
-    for mark, file in FILES.items():
-        readme = put(readme, mark, markdown(read_rows(RESULTS / file)))
-    return readme
+    return put_compared(readme, FILES, markdown)
 
 
 def main() -> None:

@@ -6,14 +6,12 @@ A test compares. The rows are those of the grids `full` and `few` of `takt compa
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from tables import spread
+from tables import put_compared, spread
 
-from deploy.compare_rows import Row, read_rows
-from deploy.readme import put, update
+from deploy.compare_rows import Row
+from deploy.readme import update
 
-RESULTS = Path(__file__).parent / "results"
 FILES = {"margins": "compare.json", "few-margins": "compare-few.json"}  # by mark
 OTHERS = ("rslad", "pgd_at", "warm_at")
 
@@ -26,9 +24,7 @@ def in_readme(readme: str) -> str:
     Raises:
         ValueError: the marks are missing.
     """
-    for mark, file in FILES.items():
-        readme = put(readme, mark, markdown(read_rows(RESULTS / file)))
-    return readme
+    return put_compared(readme, FILES, markdown)
 
 
 def markdown(rows: Sequence[Row]) -> str:
