@@ -29,26 +29,27 @@ def teacher_gains(rows: Sequence[Row]) -> dict[str, list[Gain]]:
     Returns:
         Points of robust accuracy, in percent; a single seed has a deviation of 0.
     """
-    robust: dict[tuple[str, int, str, float, int], float] = {}
-    budgets: dict[tuple[str, int], float] = {}
     names = data_set_names(rows)
+    students: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
-        place = names[row.dataset, row.num_train], row.num_parameters
         if row.method in ("takt", "warm_at"):
-            budgets[place] = max(budgets.get(place, 0.0), row.cpu_budget_s)
-            key = (*place, row.method, row.cpu_budget_s, row.seed)
-            robust[key] = 100 * row.robust_accuracy
+            name = names[row.dataset, row.num_train]
+            students.setdefault((name, row.num_parameters), []).append(row)
     found: dict[str, list[Gain]] = {}
-    for (dataset, size), budget in sorted(budgets.items()):
-        pairs = [
-            value - robust[dataset, size, "warm_at", budget, key[4]]
-            for key, value in robust.items()
-            if key[:4] == (dataset, size, "takt", budget)
-            and (dataset, size, "warm_at", budget, key[4]) in robust
-        ]
+    for (name, size), own in sorted(students.items()):
+        budget_s = max(row.cpu_budget_s for row in own)
+        takt, alone = (
+            {
+                row.seed: 100 * row.robust_accuracy
+                for row in own
+                if (row.method, row.cpu_budget_s) == (method, budget_s)
+            }
+            for method in ("takt", "warm_at")
+        )
+        pairs = [takt[seed] - alone[seed] for seed in takt if seed in alone]
         if pairs:
             deviation = stdev(pairs) if len(pairs) > 1 else 0.0
-            found.setdefault(dataset, []).append((size, mean(pairs), deviation))
+            found.setdefault(name, []).append((size, mean(pairs), deviation))
     return found
 
 

@@ -88,8 +88,8 @@ def read_shipped(name: str, folder: str) -> tuple[str, str]:
     Raises:
         ConfigError: there is no such file, or it is no text.
     """
-    path, kind, names = Path(name), folder.removesuffix("s"), shipped(folder)
-    if not path.is_file() and name in names:
+    path = Path(name)
+    if not path.is_file() and name in shipped(folder):
         entry = files("deploy").joinpath(folder, f"{name}.toml")
         return f"{name}.toml", entry.read_text(encoding="utf-8")
     try:
@@ -97,8 +97,8 @@ def read_shipped(name: str, folder: str) -> tuple[str, str]:
     except (OSError, UnicodeDecodeError) as e:
         reason = e.strerror if isinstance(e, OSError) else "not UTF-8 text"
         raise ConfigError(
-            f"cannot read {kind} {name}: {reason}; give a TOML file or one of "
-            f"{', '.join(names)}"
+            f"cannot read {folder.removesuffix('s')} {name}: {reason}; give a TOML "
+            f"file or one of {', '.join(shipped(folder))}"
         ) from e
 
 

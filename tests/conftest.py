@@ -25,6 +25,8 @@ hypothesis.settings.load_profile("takt")
 
 DataDir = Callable[[str], Path]
 
+_VERDICT = pytest.StashKey[int]()
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -46,7 +48,6 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     session.config.stash[_VERDICT] = int(exitstatus)
 
 
-_VERDICT = pytest.StashKey[int]()
 _FIRST_FILE = {
     "mnist": "MNIST/raw",
     "fashion-mnist": "FashionMNIST/raw",
