@@ -91,7 +91,7 @@ class Variant:
 
     changes: Mapping[str, Any] = field(default_factory=dict)
     steps: int | None = None  # of the attack; together they reach twice as far
-    deltas: bool = True  # shipped
+    deltas: bool = False  # shipped ones are read
     boundary: bool = False  # points and margins are read
     safeguard: bool = True
 
@@ -119,8 +119,8 @@ VARIANTS: dict[str, Variant] = {
     "no soft labels": Variant({"label_weight": 1.0}),
     "soft labels alone": Variant({"label_weight": 0.0}),
     "label weight 0.5": Variant({"label_weight": 0.5}),
-    "no shipped deltas": Variant(deltas=False),
-    "no kept deltas": Variant({"method": "takt_afresh"}, deltas=False),
+    "shipped deltas": Variant(deltas=True),
+    "no kept deltas": Variant({"method": "takt_afresh"}),
     "no noise": Variant({"noise": 0.0}),
     "no eps warm-up": Variant({"eps_warmup_epochs": 0}),
     "no weight averaging": Variant({"ema_decay": 0.0}),

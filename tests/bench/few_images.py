@@ -34,7 +34,7 @@ from common.errors import StorageError
 from common.evaluate import autoattack, clean_accuracy, is_collapsed, predict
 from common.models import num_parameters
 from deploy import compare_stage
-from deploy.settings import load_run_config, parse_assignments
+from deploy.settings import load_run_config
 from edge.fit import fit_student
 from edge.knowledge_reader import Knowledge
 
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--data-dir")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    overrides = parse_assignments([])
+    overrides: dict[str, object] = {"knowledge.contents": ["soft_labels", "deltas"]}
     if options.data_dir:
         overrides["dataset.data_dir"] = options.data_dir
     whole, _ = load_run_config(options.config, overrides)
