@@ -1,10 +1,11 @@
 """What `takt compare` trains: a grid of methods, students and seeds, as a plan.
 
 A grid (TOML, deploy/grids) names configs of runs, whose students and schedules it
-takes over; a method changes their attack, and a data set may give it a learning
-rate of its own, found on validation images (tests/bench/tune.py). Each `Entry` of
-the plan is one student to train, for the CPU-seconds that all methods get. Not
-here: training it (compare_worker.py), what came of it (compare_rows.py).
+takes over; a method changes their attack, and further keys of the recipe where it
+says so, and a data set may give it a learning rate of its own, found on validation
+images (tests/bench/tune.py). Each `Entry` of the plan is one student to train, for
+the CPU-seconds that all methods get. Not here: training it (compare_worker.py), what
+came of it (compare_rows.py).
 """
 
 import hashlib
@@ -28,6 +29,11 @@ from common.knowledge import (
 from deploy.settings import load_run_config, read_shipped
 
 METHODS: tuple[str, ...] = get_args(StudentConfig.model_fields["method"].annotation)
+# What `MethodGrid.recipe` may change; the rest makes rows incomparable or is elsewhere.
+_OWN = frozenset(
+    {"learning_rate", "momentum", "weight_decay", "schedule"}
+    | {"eps_warmup_epochs", "ema_decay", "max_gradient_norm"}
+)
 
 
 class MethodGrid(Section):
@@ -38,6 +44,8 @@ class MethodGrid(Section):
     temperature: float | None = Field(default=None, gt=0)  # of the soft labels
     num_views: int | None = Field(default=None, ge=1)  # None: as the config's recipe
     shares: tuple[float, ...] = (1.0,)  # of the CPU budget: a student for each
+    # Keys of [students] that it has values of its own for, as ema_decay = 0.0.
+    recipe: dict[str, int | float | str] = Field(default={})
 
 
 class DatasetGrid(Section):
@@ -162,12 +170,26 @@ def make_plan(grid: Grid, overrides: Mapping[str, object]) -> list[Entry]:
         for rates in part.learning_rate.values():
             _check_names(rates, part.cpu_budget_s, f"students of {part.config} here")
         _check_names(grid.methods, METHODS, "methods")
-        plan += [
-            _entry(config, part, student, method, grid.methods[method], seed, share)
-            for seed in part.seeds
+        recipes = {
+            (student, method): _recipe(part, student, method, changes, overrides)
             for student in part.cpu_budget_s
-            for method in grid.methods
-            for share in grid.methods[method].shares
+            for method, changes in grid.methods.items()
+        }
+        plan += [
+            Entry(
+                config=config,
+                name=student,
+                method=method,
+                seed=seed,
+                recipe=recipe,
+                temperature=changes.temperature or config.knowledge.temperature,
+                cpu_budget_s=round(share * part.cpu_budget_s[student], 3),
+                num_images=part.num_images,
+            )
+            for seed in part.seeds
+            for (student, method), recipe in recipes.items()
+            for changes in [grid.methods[method]]
+            for share in changes.shares
         ]
     return plan
 
@@ -199,15 +221,17 @@ def chosen(
     ]
 
 
-def _entry(
-    config: RunConfig,
+def _recipe(
     part: DatasetGrid,
     student: str,
     method: str,
     changes: MethodGrid,
-    seed: int,
-    share: float,
-) -> Entry:
+    overrides: Mapping[str, object],
+) -> StudentConfig:
+    """Put what is the method's own over the config's recipe of a student."""
+    _check_names(changes.recipe, _OWN, f"keys of a recipe that {method} may change")
+    own = {f"students.{student}.{key}": v for key, v in changes.recipe.items()}
+    config, _ = load_run_config(part.config, {**overrides, **own})
     base, eps = config.students[student], config.threat.eps
     rates = part.learning_rate.get(method, {})
     attack = base.attack
@@ -223,16 +247,7 @@ def _entry(
     )
     check_contents(recipe, config.knowledge)
     check_views(recipe, config.knowledge)
-    return Entry(
-        config=config,
-        name=student,
-        method=method,
-        seed=seed,
-        recipe=recipe,
-        temperature=changes.temperature or config.knowledge.temperature,
-        cpu_budget_s=round(share * part.cpu_budget_s[student], 3),
-        num_images=part.num_images,
-    )
+    return recipe
 
 
 def _check_names(given: Collection[str], known: Collection[str], what: str) -> None:

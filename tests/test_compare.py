@@ -354,9 +354,34 @@ def test_methods_share_warm_up_schedule_and_averaging_of_the_weights() -> None:
                 assert attacks[baseline].steps == 10
 
 
+def test_a_method_may_have_a_recipe_of_its_own(tmp_path: Path) -> None:
+    config, path = tmp_path / "small.toml", tmp_path / "plain.toml"
+    config.write_text(RUN)
+    text = grid_text(config, "takt rslad")
+    own = 'recipe = { schedule = "cosine", eps_warmup_epochs = 1 }'
+    path.write_text(text.replace("rslad]", f"rslad]\n{own}"))
+    plan = {e.method: e for e in make_plan(load_grid(str(path)), {})}
+    path.write_text(text)
+    plain = {e.method: e for e in make_plan(load_grid(str(path)), {})}
+    changed = plan["rslad"].recipe
+    assert (changed.schedule, changed.eps_warmup_epochs) == ("cosine", 1)
+    assert changed == plain["rslad"].recipe.model_copy(
+        update={"schedule": "cosine", "eps_warmup_epochs": 1}
+    )
+    assert plan["takt"].identity == plain["takt"].identity
+
+
 @pytest.mark.parametrize(
     ("methods", "message"),
-    [("taktt", "'taktt' is not among the methods"), ("takt]\nstep = 2 #", "step")],
+    [
+        ("taktt", "'taktt' is not among the methods"),
+        ("takt]\nstep = 2 #", "step"),
+        (
+            "takt]\nrecipe = { epochs = 3 } #",
+            "'epochs' is not among the keys of a recipe",
+        ),
+        ("takt]\nrecipe = { ema_decay = 2 } #", "students.tiny.ema_decay = 2"),
+    ],
 )
 def test_a_wrong_grid_is_a_line_that_names_the_place(
     tmp_path: Path, methods: str, message: str
