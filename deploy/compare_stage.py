@@ -81,7 +81,12 @@ def _digest(config: RunConfig) -> str:
 def _train(
     config: RunConfig, dataset: Dataset, folder: Path, tell: Tell
 ) -> TeacherCard:
-    lessons = for_teacher(config, dataset)
+    run = learn(config, for_teacher(config, dataset), folder, tell)
+    return leave_teacher(config, dataset, run, folder)
+
+
+def learn(config: RunConfig, lessons: Dataset, folder: Path, tell: Tell) -> TeacherRun:
+    """Train a teacher to its end, from the last epoch that the folder has."""
     run = TeacherRun(config, lessons)
     try:
         run.restore(load_checkpoint(folder))
@@ -91,7 +96,7 @@ def _train(
         tell("teacher", run.epoch / config.teacher.epochs)
         run.run_epoch()
         save_checkpoint(folder, run.state())
-    return leave_teacher(config, dataset, run, folder)
+    return run
 
 
 def _extract(

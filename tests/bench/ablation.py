@@ -18,16 +18,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rows import read_rows, robustness, write_rows
+from rows import read_rows, write_rows
 from stage import Stage
 from torch import Tensor
 
 from common.attacks import Model
-from common.config import AttackConfig, RunConfig, StudentConfig
-from common.datasets import Dataset
-from common.evaluate import autoattack, clean_accuracy, is_collapsed, predict
-from common.models import num_parameters
-from deploy.compare_grid import DatasetGrid, load_grid
+from common.config import AttackConfig, StudentConfig
+from deploy.compare_grid import load_grid
 from deploy.compare_turns import in_turns
 from deploy.settings import load_run_config
 from edge.crafting import Batch, Setting, craft_warm_by_soft_labels, mixed_labels
@@ -160,37 +157,6 @@ def train_group(
     )
 
 
-def row(
-    name: str,
-    fitted: Fitted,
-    config: RunConfig,
-    student: str,
-    seed: int,
-    part: DatasetGrid,
-    dataset: Dataset,
-) -> dict[str, Any]:
-    """Measure a trained variant."""
-    x, y = dataset.test.tensors()
-    count = min(len(x), part.num_images)
-    found = autoattack(
-        fitted.model, x[:count], y[:count], eps=config.threat.eps, seed=0
-    )
-    collapsed = is_collapsed(predict(fitted.model, x), dataset.num_classes, labels=y)
-    flags = [*fitted.flags, *found.flags, *(["collapsed"] if collapsed else [])]
-    return {
-        "dataset": config.dataset.name,
-        "student": config.students[student].model,
-        "num_parameters": num_parameters(fitted.model),
-        "variant": name,
-        "seed": seed,
-        "cpu_s": round(fitted.cpu_s.distil, 3),
-        "epochs": fitted.epochs,
-        "clean_accuracy": clean_accuracy(fitted.model, x, y),
-        **robustness(found),
-        "flags": flags,
-    }
-
-
 def main() -> None:
     """Make the rows that are missing."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -228,7 +194,15 @@ def main() -> None:
                 continue
             fits = train_group(names, recipe, stage, seed, part.cpu_budget_s[student])
             for name, fitted in zip(names, fits, strict=True):
-                rows.append(row(name, fitted, config, student, seed, part, stage.data))
+                rows.append(
+                    {
+                        "dataset": config.dataset.name,
+                        "student": recipe.model,
+                        "variant": name,
+                        "seed": seed,
+                        **stage.measured(fitted, part.num_images),
+                    }
+                )
                 write_rows(ROWS, rows)
                 print(*own, name, rows[-1]["robust_accuracy"], flush=True)
 

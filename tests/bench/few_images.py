@@ -18,21 +18,16 @@ import json
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import torch
-from rows import read_rows, robustness, write_rows
+from rows import Row, read_rows, write_rows
 from stage import Stage
 from wider_teacher import all_but_validation
 
-from cloud.checkpoint import load_checkpoint, save_checkpoint
 from cloud.teacher import TeacherRun
 from common.config import RunConfig, StudentConfig
 from common.datasets import Dataset, Split, load_dataset
-from common.errors import StorageError
-from common.evaluate import autoattack, clean_accuracy, is_collapsed, predict
-from common.models import num_parameters
 from deploy import compare_stage
 from deploy.settings import load_run_config
 from edge.fit import fit_student
@@ -50,16 +45,8 @@ def wide_teacher(config: RunConfig, images: Split, folder: Path) -> TeacherRun:
         update={"teacher": config.teacher.model_copy(update=WIDE)}
     )
     dataset = replace(load_dataset(config.dataset, seed=config.seed), train=images)
-    run = TeacherRun(config, dataset)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        run.restore(load_checkpoint(folder))
-    except StorageError:
-        print(f"a new teacher, of {len(images)} images", flush=True)
-    while not run.finished:
-        print(run.run_epoch(), flush=True)
-        save_checkpoint(folder, run.state())
-    return run
+    return compare_stage.learn(config, dataset, folder, lambda step, share: None)
 
 
 def stage_of(config: RunConfig, work: Path, taught: TeacherRun | None) -> Stage:
@@ -91,7 +78,7 @@ def trained_row(
     *,
     seed: int,
     num_images: int,
-) -> dict[str, Any]:
+) -> Row:
     """Train a student and measure it on test images."""
     torch.set_num_threads(1)
     fitted = fit_student(
@@ -103,25 +90,7 @@ def trained_row(
         eps=stage.manifest.eps,
         seed=seed,
     )
-    x, y = stage.data.test.tensors()
-    found = autoattack(
-        fitted.model, x[:num_images], y[:num_images], eps=stage.manifest.eps, seed=0
-    )
-    classes = predict(fitted.model, x)
-    collapsed = is_collapsed(classes, stage.manifest.num_classes, labels=y)
-    return {
-        "num_parameters": num_parameters(fitted.model),
-        "cpu_s": round(fitted.cpu_s.distil, 3),
-        "epochs": fitted.epochs,
-        "best_epoch": fitted.best_epoch,
-        "clean_accuracy": clean_accuracy(fitted.model, x, y),
-        **robustness(found),
-        "flags": [
-            *fitted.flags,
-            *found.flags,
-            *(["collapsed"] if collapsed else []),
-        ],
-    }
+    return stage.measured(fitted, num_images) | {"best_epoch": fitted.best_epoch}
 
 
 def main() -> None:
@@ -152,7 +121,7 @@ def main() -> None:
         options.seeds, options.images, options.students, options.knowledge
     ):
         config = of_size(whole, count)
-        row: dict[str, Any] = {
+        row: Row = {
             "dataset": config.dataset.name,
             "student": config.students[student].model,
             "knowledge": knowledge,

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import read_rows, robustness, write_rows
+from rows import read_rows, write_rows
 from stage import Stage
 
-from common.evaluate import autoattack, clean_accuracy
-from common.models import num_parameters
 from deploy.settings import load_run_config, parse_assignments
 from edge.fit import fit_student
 
@@ -84,21 +82,12 @@ def main() -> None:
         identity=json.dumps(own),
         on_epoch=lambda point: print(point, flush=True),
     )
-    x, y = stage.data.test.tensors()
-    found = autoattack(
-        fitted.model, x[:NUM_IMAGES], y[:NUM_IMAGES], eps=stage.manifest.eps, seed=0
-    )
     clean, robust = stage.val_accuracies(fitted.model)
     row = {
         **own,
-        "num_parameters": num_parameters(fitted.model),
-        "cpu_s": round(fitted.cpu_s.distil, 1),
-        "epochs": fitted.epochs,
         "val_clean_accuracy": clean,
         "val_pgd20_accuracy": robust,
-        "clean_accuracy": clean_accuracy(fitted.model, x, y),
-        **robustness(found),
-        "flags": [*fitted.flags, *found.flags],
+        **stage.measured(fitted, NUM_IMAGES),
         "teacher": stage.manifest.teacher.model_dump(mode="json"),
     }
     rows.append(row)

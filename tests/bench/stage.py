@@ -8,12 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from rows import Row, robustness
 from torch import nn
 
 from common.config import AttackConfig, RunConfig, StudentConfig
 from common.datasets import Dataset, load_dataset
-from common.evaluate import clean_accuracy, robust_accuracy_pgd
+from common.evaluate import (
+    autoattack,
+    clean_accuracy,
+    is_collapsed,
+    predict,
+    robust_accuracy_pgd,
+)
 from common.knowledge import Manifest
+from common.models import num_parameters
 from deploy.compare_stage import prepare_stage
 from edge.fit import Fitted, Images, fit_student
 from edge.knowledge_reader import Knowledge, read_knowledge, read_manifest
@@ -75,6 +83,27 @@ class Stage:
             )
 
         return train
+
+    def measured(self, fitted: Fitted, num_images: int) -> Row:
+        """Measure a student on the first test images by AutoAttack, as columns."""
+        x, y = self.data.test.tensors()
+        found = autoattack(
+            fitted.model, x[:num_images], y[:num_images], eps=self.manifest.eps, seed=0
+        )
+        classes = predict(fitted.model, x)
+        collapsed = is_collapsed(classes, self.manifest.num_classes, labels=y)
+        return {
+            "num_parameters": num_parameters(fitted.model),
+            "cpu_s": round(fitted.cpu_s.distil, 3),
+            "epochs": fitted.epochs,
+            "clean_accuracy": clean_accuracy(fitted.model, x, y),
+            **robustness(found),
+            "flags": [
+                *fitted.flags,
+                *found.flags,
+                *(["collapsed"] if collapsed else []),
+            ],
+        }
 
     def val_accuracies(self, model: nn.Module) -> tuple[float, float]:
         """Measure clean and PGD-20 accuracy on the validation images."""
