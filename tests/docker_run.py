@@ -1,8 +1,9 @@
 """The first run of the compose file, on images made here, and what tests do to it.
 
 The base image is made first, unless TAKT_BASE_IMAGE names one. The run is of the
-digits config with fewer epochs, a fourth node, and a network of its own for the
-camera. Used by test_docker.py.
+digits config with fewer epochs, a fourth node, a network of its own for the camera,
+and deltas in its releases, so that a slow pull has several files. Used by
+test_docker.py.
 """
 
 import json
@@ -35,6 +36,7 @@ OPTIONS = """
     --set teacher.epochs=4 --set evaluation.autoattack_images=40
     --set nodes.camera.profile.delay_ms=20
     --set 'nodes.camera.profile.cuts=[{after_s=2,for_s=3}]'
+    --set 'knowledge.contents=["soft_labels","deltas"]'
 """
 OPTIONS = " ".join(OPTIONS.split())
 FOURTH = "sensor-2"

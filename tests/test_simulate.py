@@ -143,7 +143,7 @@ def test_the_result_holds_what_nodes_reported_and_what_was_measured(
 ) -> None:
     tree = json.loads((finished[0] / "result.json").read_text())
     assert tree["dataset"]["num_train"] == tree["release"]["num_samples"] == 180
-    assert set(tree["release"]["bytes_per_sample"]) == {"soft_labels", "deltas"}
+    assert set(tree["release"]["bytes_per_sample"]) == {"soft_labels"}
     assert tree["teacher"]["robust"][0]["attack"] == "autoattack"
     assert tree["teacher"]["robust"][0]["num_images"] == 8
     assert [node["name"] for node in tree["nodes"]] == ["sensor", "camera"]
