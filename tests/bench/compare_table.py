@@ -2,7 +2,7 @@
 
     .venv/bin/python tests/bench/compare_table.py     brings README.md up to date
 
-A test compares. The rows are those of the grids `full` and `few` of `takt compare`.
+A test compares. The rows are of the grids `full`, `few` and `plain` of `takt compare`.
 """
 
 from tables import put_compared
@@ -10,7 +10,11 @@ from tables import put_compared
 from deploy.compare_table import markdown
 from deploy.readme import update
 
-FILES = {"compare": "compare.json", "few": "compare-few.json"}  # by mark
+FILES = {  # by mark
+    "compare": "compare.json",
+    "few": "compare-few.json",
+    "plain": "compare-plain.json",
+}
 
 
 def in_readme(readme: str) -> str:
