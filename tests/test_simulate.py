@@ -219,7 +219,8 @@ def test_report_says_the_same_again(finished: tuple[Path, str]) -> None:
         ("teacher: adversarial training", "teacher.epochs=500", signal.SIGINT, 130),
         ("nodes: pull, distil", "students.tiny.epochs=9000", signal.SIGTERM, 143),
         pytest.param(
-            *("knowledge: extract it", "knowledge.attack.steps=1000"),
+            "knowledge: extract it",
+            'knowledge.contents=["soft_labels","deltas"] knowledge.attack.steps=1000',
             *(signal.SIGINT, 130),
             marks=pytest.mark.slow,
         ),
@@ -234,7 +235,7 @@ def test_a_stopped_run_leaves_no_process_and_keeps_its_folder(
     line: str, longer: str, number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
     process = subprocess.Popen(
-        command(tmp_path, "--set", longer),
+        command(tmp_path, *(w for key in longer.split() for w in ("--set", key))),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
