@@ -171,7 +171,9 @@ def make_plan(grid: Grid, overrides: Mapping[str, object]) -> list[Entry]:
             _check_names(rates, part.cpu_budget_s, f"students of {part.config} here")
         _check_names(grid.methods, METHODS, "methods")
         recipes = {
-            (student, method): _recipe(part, student, method, changes, overrides)
+            (student, method): _recipe(
+                config, part, student, method, changes, overrides
+            )
             for student in part.cpu_budget_s
             for method, changes in grid.methods.items()
         }
@@ -222,6 +224,7 @@ def chosen(
 
 
 def _recipe(
+    config: RunConfig,
     part: DatasetGrid,
     student: str,
     method: str,
@@ -230,8 +233,9 @@ def _recipe(
 ) -> StudentConfig:
     """Put what is the method's own over the config's recipe of a student."""
     _check_names(changes.recipe, _OWN, f"keys of a recipe that {method} may change")
-    own = {f"students.{student}.{key}": v for key, v in changes.recipe.items()}
-    config, _ = load_run_config(part.config, {**overrides, **own})
+    if changes.recipe:
+        own = {f"students.{student}.{key}": v for key, v in changes.recipe.items()}
+        config, _ = load_run_config(part.config, {**overrides, **own})
     base, eps = config.students[student], config.threat.eps
     rates = part.learning_rate.get(method, {})
     attack = base.attack
