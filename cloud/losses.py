@@ -50,6 +50,7 @@ def craft_against_labels(
         step_size=attack.step_size,
         steps=attack.steps,
         random_start=attack.random_start,
+        restarts=attack.restarts,
         generator=generator,
     )
 
@@ -77,6 +78,7 @@ def craft_against_clean(
         step_size=attack.step_size,
         steps=attack.steps,
         random_start=True,
+        restarts=attack.restarts,
         generator=generator,
         loss=divergence,
     )

@@ -41,7 +41,7 @@ class AttackConfig(Section):
     steps: int = Field(default=10, ge=1, le=1000)
     step_size: Pixels  # pixel scale, like eps
     random_start: bool = True
-    restarts: int = Field(default=1, ge=1)
+    restarts: int = Field(default=1, ge=1)  # runs; the worst of each image counts
 
 
 class TeacherConfig(Section):

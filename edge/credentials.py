@@ -130,8 +130,8 @@ def load_identity(
             f"{folder / KEY} has mode {mode:04o}, expected 0600; others could have "
             f"read the key: remove it and {ENROLL_HINT}"
         )
-    channel_file = folder / CHANNEL
-    channel = channel_file.read_text().strip() if channel_file.exists() else None
+    named = folder / CHANNEL
+    channel = _read(named).decode(errors="replace").strip() if named.exists() else None
     return _check(folder, node, pems, channel, now())
 
 

@@ -90,6 +90,19 @@ def test_a_missing_file_is_named(node: EdgeConfig, tmp_path: Path, name: str) ->
         load_identity(folder, node="sensor")
 
 
+@pytest.mark.parametrize(
+    "name", ["node.key", "node.crt", "ca.crt", "root.json", "channel"]
+)
+def test_a_file_that_cannot_be_read_is_named(
+    node: EdgeConfig, tmp_path: Path, name: str
+) -> None:
+    folder = copy_of(node, tmp_path)
+    (folder / name).unlink()
+    (folder / name).mkdir()  # root may read any file, but not a folder
+    with pytest.raises(IdentityError, match=rf"cannot read .*{name}: Is a directory"):
+        load_identity(folder, node="sensor")
+
+
 @pytest.mark.parametrize("name", ["node.key", "node.crt", "ca.crt"])
 def test_a_damaged_file_is_named(node: EdgeConfig, tmp_path: Path, name: str) -> None:
     folder = copy_of(node, tmp_path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
@@ -33,6 +34,7 @@ from common.config import (
 )
 from common.datasets import Dataset, load_dataset
 from common.errors import StorageError
+from common.models import build_model
 
 ATTACK = AttackConfig(steps=2, step_size=0.1)
 
@@ -87,6 +89,37 @@ def test_every_objective_learns(objective: str, dataset: Dataset) -> None:
     assert [r.epoch for r in reports] == [1, 2, 3, 4, 5, 6]
     assert reports[-1].clean_accuracy > 0.6  # chance is 0.1
     assert reports[-1].robust_accuracy > 0.2
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_an_attack_of_more_restarts_finds_more_loss(
+    objective: str, dataset: Dataset
+) -> None:
+    torch.manual_seed(0)
+    model = build_model("cnn_small", in_channels=1, image_size=8, num_classes=10).eval()
+    x = torch.from_numpy(dataset.train.images[:64]) / 255
+    y = torch.from_numpy(dataset.train.labels[:64])
+    with torch.no_grad():
+        clean = torch.softmax(model(x), 1)
+
+    def losses(restarts: int) -> Tensor:
+        x_adv = OBJECTIVES[objective].craft(
+            model,
+            x,
+            y,
+            eps=0.15,
+            attack=ATTACK.model_copy(update={"restarts": restarts}),
+            generator=torch.Generator().manual_seed(0),
+        )
+        with torch.no_grad():
+            if objective == "trades":
+                return divergence(model(x_adv), clean)
+            logits = model(x_adv)
+            loss = F.cross_entropy(logits, y, reduction="none")
+            return torch.where(logits.argmax(1) == y, loss, torch.inf)
+
+    assert (losses(3) >= losses(1)).all()
+    assert (losses(3) > losses(1)).any()
 
 
 def test_the_same_seed_gives_the_same_teacher(dataset: Dataset) -> None:
