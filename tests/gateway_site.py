@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -119,3 +121,10 @@ def storage_at(folder: Path) -> Path:
     """Make a storage folder."""
     folder.mkdir(parents=True)
     return folder
+
+
+def status_of(call: Any) -> tuple[grpc.StatusCode, str]:
+    """Run a call that must fail; return its code and message."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value.code(), str(caught.value.details())

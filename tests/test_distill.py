@@ -1,8 +1,4 @@
-"""The child that distils: from a pulled release to a student, whatever happens.
-
-The releases are of digits with a linear teacher (ridge regression), whose
-logits and adversarial signs are one matrix product.
-"""
+"""The child that distils: from a pulled release to a student, whatever happens."""
 
 import hashlib
 import os
@@ -12,30 +8,21 @@ import sys
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from distill_site import job_for, write_release
 
-from common.config import AttackConfig, DatasetConfig, StudentConfig
+from common.config import DatasetConfig
 from common.datasets import load_dataset
 from common.errors import Interrupted, StorageError, TrustError
 from common.evaluate import predict
 from common.faults import VARIABLE
 from common.knowledge import (
-    Manifest,
-    ShardInfo,
-    TeacherCard,
     encode_manifest,
-    encode_shard,
-    pack_signs,
-    quantize_rows,
 )
 from common.models import load_model
 from edge.distill import distil, main
-from edge.fit import Fitted, Images, fit_student
 from edge.job import (
     CHECKPOINT,
     OUTCOME,
@@ -46,98 +33,12 @@ from edge.job import (
     read_message,
     read_progress,
 )
-from edge.knowledge_reader import Knowledge, read_knowledge, read_manifest
-
-EPS = 0.15
-
-
-def recipe(**changes: Any) -> StudentConfig:
-    values: dict[str, Any] = {
-        "model": "cnn_tiny",
-        "epochs": 4,
-        "batch_size": 128,
-        "learning_rate": 0.3,
-        "eps_warmup_epochs": 1,
-        "ema_decay": 0.9,
-        "attack": AttackConfig(steps=1, step_size=0.15),
-    }
-    return StudentConfig(**{**values, **changes})
+from edge.knowledge_reader import read_manifest
 
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a release as a node has pulled it."""
-    folder = tmp_path_factory.mktemp("release")
-    dataset = load_dataset(DatasetConfig(), seed=0)
-    x = dataset.train.images.reshape(len(dataset.train), -1) / 255 - 0.5
-    hot = np.eye(10)[dataset.train.labels]
-    weights = np.linalg.solve(x.T @ x + 10 * np.eye(64), x.T @ (hot - 0.1))
-    logits, scale = quantize_rows(20 * (x @ weights).astype(np.float32))
-    away = -weights[:, dataset.train.labels].T.reshape(-1, 1, 8, 8)
-    contents: dict[str, dict[str, NDArray[Any]]] = {
-        "soft_labels": {"logits": logits, "logits_scale": scale},
-        "deltas": {"delta_signs": pack_signs(away)},
-    }
-    shards = []
-    for content, arrays in contents.items():
-        data = encode_shard(arrays)
-        (folder / f"{content}-0.safetensors").write_bytes(data)
-        shards.append(
-            {
-                "path": f"digits/1/{content}-0.safetensors",
-                "content": content,
-                "first": 0,
-                "num_samples": len(x),
-                "num_bytes": len(data),
-                "sha256": hashlib.sha256(data).hexdigest(),
-            }
-        )
-    manifest = Manifest(
-        channel="digits",
-        version=1,
-        dataset="digits",
-        fingerprint=dataset.train.fingerprint(),
-        num_samples=len(x),
-        sample_shape=(1, 8, 8),
-        class_names=dataset.class_names,
-        norm="Linf",
-        eps=EPS,
-        temperature=1.0,
-        seed=0,
-        val_fraction=0.1,
-        limit=None,
-        image_size=None,
-        teacher=TeacherCard(
-            architecture="linear",
-            num_parameters=650,
-            weights_sha256="0" * 64,
-            clean_accuracy=0.9,
-            robust=(),
-        ),
-        students={
-            "tiny": recipe(),
-            "natural": recipe(method="natural"),
-            "absld": recipe(method="absld"),
-            "large": recipe(model="cnn_large", batch_size=1200),
-            "resnet8": recipe(model="resnet8", epochs=3),
-        },
-        node_attack_steps=5,
-        node_attack_step_size=0.05,
-        shards=tuple(ShardInfo.model_validate(s) for s in shards),
-    )
-    (folder / "manifest.json").write_bytes(encode_manifest(manifest))
-    return folder
-
-
-def job_for(release: Path, work: Path, **changes: Any) -> DistilJob:
-    work.mkdir(exist_ok=True)
-    values: dict[str, Any] = {
-        "release_dir": release,
-        "student": "tiny",
-        "dataset": DatasetConfig(),
-        "work_dir": work,
-    }
-    return DistilJob(**{**values, **changes})
+    return write_release(tmp_path_factory.mktemp("release"))
 
 
 def written(job: DistilJob) -> str:
@@ -365,74 +266,3 @@ def test_a_missing_shard_is_named_before_any_training(
     (elsewhere / "manifest.json").write_bytes((release / "manifest.json").read_bytes())
     with pytest.raises(TrustError, match=r"(soft_labels|deltas)-0\.safetensors"):
         distil(job_for(elsewhere, tmp_path / "work"))
-
-
-def fitted(release: Path, given: StudentConfig, **changes: Any) -> Fitted:
-    dataset = load_dataset(DatasetConfig(), seed=0)
-    train, val = (Images.of(s) for s in (dataset.train, dataset.val))
-    knowledge: Knowledge = read_knowledge(read_manifest(release), release, given)
-    values: dict[str, Any] = {"num_classes": 10, "eps": EPS, "seed": 0, **changes}
-    return fit_student(given, train, val, knowledge, **values)
-
-
-def test_takt_makes_a_student_more_robust_than_natural_training(release: Path) -> None:
-    robust = fitted(release, recipe(epochs=10)).curve[-1].robust_accuracy
-    natural = fitted(release, recipe(epochs=10, method="natural"))
-    assert robust is not None
-    assert natural.curve[-1].robust_accuracy is not None
-    assert robust > natural.curve[-1].robust_accuracy + 0.2
-
-
-def test_takt_begins_at_noise_where_a_release_has_no_deltas(
-    release: Path, tmp_path: Path
-) -> None:
-    manifest = read_manifest(release)
-    labels = manifest.shards_for(frozenset(["soft_labels"]))
-    (shard,) = labels
-    name = Path(shard.path).name
-    (tmp_path / name).write_bytes((release / name).read_bytes())
-    lean = encode_manifest(manifest.model_copy(update={"shards": labels}))
-    (tmp_path / "manifest.json").write_bytes(lean)
-    without, given = fitted(tmp_path, recipe()), fitted(release, recipe())
-    assert without.epochs == given.epochs
-    weights = [next(f.model.parameters()) for f in (without, given)]
-    assert not torch.equal(*weights)  # the shipped deltas did make a difference
-
-
-def test_a_cpu_budget_is_used_up_and_not_exceeded_by_more_than_a_step(
-    release: Path,
-) -> None:
-    ticks = count()
-
-    def clock() -> float:  # a tick of 10 ms a reading
-        return next(ticks) / 100
-
-    done = fitted(release, recipe(), cpu_budget_s=3.0, clock=clock)
-    assert 3.0 <= done.cpu_s.distil < 3.2
-    assert done.epochs == len(done.curve)
-    assert done.curve[-1].epochs == done.epochs
-
-
-def test_a_training_that_collapses_is_tried_again_once_and_says_so(
-    release: Path,
-) -> None:
-    wild = recipe(learning_rate=1000.0, max_gradient_norm=0.0, epochs=6)
-    done = fitted(release, wild)
-    assert done.flags == ("retried",)
-    assert len(done.curve) == done.epochs > 6
-
-
-def test_a_student_that_stays_collapsed_is_flagged(
-    release: Path, tmp_path: Path
-) -> None:
-    manifest = read_manifest(release)
-    wild = recipe(learning_rate=1000.0, max_gradient_norm=0.0)
-    changed = manifest.model_copy(update={"students": {"tiny": wild}})
-    folder = tmp_path / "release"
-    folder.mkdir()
-    for shard in release.glob("*.safetensors"):
-        (folder / shard.name).write_bytes(shard.read_bytes())
-    (folder / "manifest.json").write_bytes(encode_manifest(changed))
-    outcome = distil(job_for(folder, tmp_path / "work"))
-    assert outcome.collapsed
-    assert outcome.flags == ("retried", "collapsed")

@@ -1,69 +1,38 @@
-"""What the gateway serves to an admitted node: files, news, the fleet, the teacher."""
+"""What the gateway serves to an admitted node: files, news, the fleet."""
 
-import asyncio
 import hashlib
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-import torch
-from gateway_site import DEADLINE_S, Stubs, member, put_file, stubs_of
+from gateway_site import DEADLINE_S, Stubs, member, put_file, status_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloud.gateway import GatewayThread
-from cloud.live_teacher import Batch, LiveTeacher, Shapes
 from cloud.releases import MESSAGE_BYTES
-from cloud.sockets import PING_INTERVAL_S
-from common.config import GatewayConfig
-from common.errors import AddressError, TaktError
 from common.knowledge import Manifest, ShardInfo, TeacherCard
-from common.models import build_model
 from common.pb import takt_pb2 as pb
 
 SIZE = 300_000
+
+
 PATH = "targets/digits/1/abc.margins-0.safetensors"
+
+
 CONTENT = np.random.default_rng(0).bytes(SIZE)
 INVALID, MISSING = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 
 
 @pytest.fixture(scope="module")
-def model() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return build_model("cnn_tiny", in_channels=1, image_size=8, num_classes=10).eval()
-
-
-@pytest.fixture(scope="module")
-def gateway(
-    tmp_path_factory: pytest.TempPathFactory, model: torch.nn.Module
-) -> Iterator[GatewayThread]:
-    """Serve one file and a real model; the tests of this module only read."""
-
-    async def query(x: Batch) -> Batch:
-        if x.max() == 0:
-            raise RuntimeError("a secret detail of /var/lib/takt")
-        with torch.inference_mode():
-            return np.asarray(model(torch.from_numpy(x)))
-
-    async def shapes() -> Shapes:
-        return Shapes((1, 8, 8), 10)
-
-    async def pull_back(x: Batch, cotangent: Batch) -> Batch:
-        leaf = torch.from_numpy(x).requires_grad_()
-        model(leaf).backward(torch.from_numpy(cotangent))
-        return np.asarray(leaf.grad)
-
-    with GatewayThread(
-        storage=tmp_path_factory.mktemp("storage"),
-        teacher=LiveTeacher(shapes, query, pull_back),
-    ) as gateway:
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayThread]:
+    """Serve one file; the tests of this module only read."""
+    with GatewayThread(storage=tmp_path_factory.mktemp("storage")) as gateway:
         put_file(gateway.running.repository, PATH, CONTENT)
         yield gateway
 
@@ -79,13 +48,6 @@ def own(tmp_path: Path) -> Iterator[GatewayThread]:
     """Start a gateway that one test may change."""
     with GatewayThread(storage=tmp_path) as gateway:
         yield gateway
-
-
-def status_of(call: Any) -> tuple[grpc.StatusCode, str]:
-    """Run a call that must fail; return its code and message."""
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    return caught.value.code(), str(caught.value.details())
 
 
 def publish(gateway: GatewayThread, folder: Path) -> int:
@@ -319,179 +281,3 @@ def test_a_database_that_fails_is_unavailable_and_keeps_its_paths_to_itself(
         code, message = status_of(stubs.beat)
     assert code is grpc.StatusCode.UNAVAILABLE
     assert message == "the gateway's storage fails; its log says why"
-
-
-def query(stubs: Stubs, *batches: np.ndarray[Any, Any]) -> list[pb.QueryResponse]:
-    requests = [pb.QueryRequest(x=b.tobytes(), shape=b.shape) for b in batches]
-    return list(stubs.teacher.Query(iter(requests), timeout=DEADLINE_S))
-
-
-def test_the_teacher_answers_each_batch_with_its_logits(
-    stubs: Stubs, model: torch.nn.Module
-) -> None:
-    rng = np.random.default_rng(0)
-    batches = [rng.random((n, 1, 8, 8), dtype=np.float32) for n in (3, 1, 7)]
-    for batch, answer in zip(batches, query(stubs, *batches), strict=True):
-        logits = np.frombuffer(answer.logits, "<f4").reshape(answer.shape)
-        with torch.inference_mode():
-            expected = model(torch.from_numpy(batch)).numpy()
-        np.testing.assert_allclose(logits, expected, rtol=1e-5)
-
-
-def test_a_cotangent_is_answered_with_the_gradient_at_the_batch_before_it(
-    stubs: Stubs, model: torch.nn.Module
-) -> None:
-    rng = np.random.default_rng(0)
-    x = rng.random((5, 1, 8, 8), dtype=np.float32)
-    cotangent = rng.standard_normal((5, 10), dtype=np.float32)
-    requests = [
-        pb.QueryRequest(x=x.tobytes(), shape=x.shape),
-        pb.QueryRequest(cotangent=cotangent.tobytes()),
-        pb.QueryRequest(x=x.tobytes(), shape=x.shape, cotangent=cotangent.tobytes()),
-    ]
-    answers = stubs.teacher.Query(iter(requests), timeout=DEADLINE_S)
-    logits, after, with_pixels = answers
-    leaf = torch.from_numpy(x).requires_grad_()
-    model(leaf).backward(torch.from_numpy(cotangent))
-    assert leaf.grad is not None
-    found = np.frombuffer(after.gradient, "<f4").reshape(after.shape)
-    np.testing.assert_allclose(found, leaf.grad.numpy(), rtol=1e-4, atol=1e-6)
-    assert with_pixels.gradient == after.gradient
-    assert (after.logits, logits.gradient) == (b"", b"")
-
-
-@pytest.mark.parametrize(
-    ("cotangent", "why"),
-    [
-        (np.zeros(9, np.float32), "36 bytes, expected 40"),
-        (np.full(10, np.inf, np.float32), "not finite"),
-    ],
-)
-def test_a_cotangent_that_fits_no_logits_is_refused(
-    stubs: Stubs, cotangent: np.ndarray[Any, Any], why: str
-) -> None:
-    x = np.full((1, 1, 8, 8), 0.5, np.float32)
-    request = pb.QueryRequest(
-        x=x.tobytes(), shape=x.shape, cotangent=cotangent.tobytes()
-    )
-    ask = lambda: list(stubs.teacher.Query(iter([request]), timeout=DEADLINE_S))  # noqa: E731
-    code, message = status_of(ask)
-    assert code is INVALID
-    assert why in message
-
-
-def test_a_cotangent_without_any_images_is_refused(stubs: Stubs) -> None:
-    request = pb.QueryRequest(cotangent=bytes(40))
-    ask = lambda: list(stubs.teacher.Query(iter([request]), timeout=DEADLINE_S))  # noqa: E731
-    code, message = status_of(ask)
-    assert code is INVALID
-    assert "without images" in message
-
-
-@pytest.mark.parametrize(
-    "batch",
-    [
-        np.zeros((1, 1, 9, 8), np.float32),
-        np.zeros((0, 1, 8, 8), np.float32),
-        np.zeros((2000, 1, 8, 8), np.float32),
-        np.zeros((64,), np.float32),
-        np.full((1, 1, 8, 8), 1.5, np.float32),
-        np.full((1, 1, 8, 8), np.nan, np.float32),
-        np.zeros((1, 1, 8, 8), np.float64),
-    ],
-    ids=["shape", "empty", "many", "flat", "range", "nan", "dtype"],
-)
-def test_a_batch_that_is_no_images_is_refused(
-    stubs: Stubs, batch: np.ndarray[Any, Any]
-) -> None:
-    assert status_of(lambda: query(stubs, batch))[0] is INVALID
-
-
-def test_a_bug_leaves_without_a_word_of_detail(stubs: Stubs) -> None:
-    batch = np.zeros((1, 1, 8, 8), np.float32)
-    code, message = status_of(lambda: query(stubs, batch))
-    assert (code, message) == (grpc.StatusCode.INTERNAL, "internal error")
-
-
-def test_without_a_teacher_queries_are_not_served(own: GatewayThread) -> None:
-    with member(own).open(own.address) as stubs:
-        code, message = status_of(lambda: query(stubs))
-    assert code is grpc.StatusCode.UNIMPLEMENTED
-    assert "no live teacher" in message
-
-
-def test_a_restarted_gateway_comes_back_on_the_same_ports(tmp_path: Path) -> None:
-    with GatewayThread(storage=tmp_path) as first:
-        identity = member(first)
-        with identity.open(first.address) as stubs:
-            stubs.beat()
-    with GatewayThread(storage=tmp_path) as second:
-        assert second.address == first.address
-        assert second.enroll_address == first.enroll_address
-        with identity.open(second.address) as stubs:
-            stubs.beat()
-
-
-def test_a_port_in_use_is_named_with_the_fix(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        for config in (GatewayConfig(port=port), GatewayConfig(enroll_port=port)):
-            gateway = GatewayThread(storage=tmp_path, config=config)
-            with pytest.raises(AddressError, match=rf"port {port} on .* gateway\.port"):
-                gateway.__enter__()
-
-
-def test_two_gateways_do_not_share_a_port(own: GatewayThread, tmp_path: Path) -> None:
-    port = int(own.address.rpartition(":")[2])
-    other = GatewayThread(storage=tmp_path / "b", config=GatewayConfig(port=port))
-    (tmp_path / "b").mkdir()
-    with pytest.raises(AddressError, match="in use"):
-        other.__enter__()
-
-
-@pytest.mark.parametrize("host", ["203.0.113.7", "no-such-host.invalid"])
-def test_a_host_that_is_not_ours_is_named(tmp_path: Path, host: str) -> None:
-    gateway = GatewayThread(storage=tmp_path, config=GatewayConfig(host=host))
-    with pytest.raises(AddressError, match=rf"{host}.*address of this machine"):
-        gateway.__enter__()
-
-
-def test_a_gateway_is_reached_by_the_name_on_its_certificate(tmp_path: Path) -> None:
-    config = GatewayConfig(host="0.0.0.0", names=("localhost",))
-    with GatewayThread(storage=tmp_path, config=config) as gateway:
-        assert gateway.address.startswith("localhost:")
-        with member(gateway).open(gateway.address) as stubs:
-            stubs.beat()
-
-
-def test_a_node_that_pings_at_rest_is_not_sent_away(tmp_path: Path) -> None:
-    """The same settings at half a second and one instead of ten and thirty.
-
-    A gateway with gRPC's own bound sends this peer away after five seconds.
-    """
-    with GatewayThread(storage=tmp_path, ping_interval_s=0.5) as gateway:
-        identity = member(gateway)
-        credentials = grpc.ssl_channel_credentials(
-            identity.ca_pem, identity.key_pem, identity.certificate_pem
-        )
-        options = [
-            ("grpc.keepalive_time_ms", 1000),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.max_pings_without_data", 0),
-        ]
-        with grpc.secure_channel(gateway.address, credentials, options) as channel:
-            watch = stubs_of(channel).releases.Watch
-            request = pb.WatchRequest(channel="digits")
-            code, _ = status_of(lambda: list(watch(request, timeout=8)))
-    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert PING_INTERVAL_S <= 10  # the node's own is 30
-
-
-def test_a_gateway_knows_whether_it_is_well(own: GatewayThread) -> None:
-    def check() -> None:
-        asyncio.run_coroutine_threadsafe(own.running.check(), own.loop).result(10)
-
-    check()
-    own.loop.call_soon_threadsafe(own.running._chores[0].cancel)
-    with pytest.raises(TaktError, match="watch on the repository ended: cancelled"):
-        check()

@@ -1,139 +1,28 @@
-"""The release repository: what python-tuf's own client makes of it, faults included."""
+"""The release repository, as python-tuf's own client finds it."""
 
-import hashlib
 import json
-import os
-import shutil
 import stat
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tuf.api.exceptions import (
-    BadVersionNumberError,
-    DownloadError,
-    DownloadHTTPError,
-    DownloadLengthMismatchError,
-    ExpiredMetadataError,
-    LengthOrHashMismatchError,
-    RepositoryError,
-)
-from tuf.ngclient import FetcherInterface, Updater
+from repository_site import SHARD, Node, draft, knowledge_in, repository_in
 
 from cloud.metadata import KEEP_VERSIONS
 from cloud.repository import KEEP_RELEASES, ReleaseRepository
-from common.config import AttackConfig, StudentConfig
 from common.errors import ConfigError, StorageError, TrustError
-from common.knowledge import Manifest, ShardInfo, TeacherCard
-
-SHARD = b"s" * 1000
-
-
-class Files(FetcherInterface):
-    """Fetches from the file system, as a gateway would."""
-
-    def _fetch(self, url: str) -> Iterator[bytes]:
-        try:
-            yield Path(url).read_bytes()
-        except FileNotFoundError as e:
-            raise DownloadHTTPError(url, 404) from e
-
-
-class Node:
-    """A TUF client with its own trusted metadata."""
-
-    def __init__(self, folder: Path, repository: ReleaseRepository) -> None:
-        """Trust what the repository's root is now."""
-        self.folder = folder
-        self.root = repository.root
-        self.root_json = repository.root_json()
-        (folder / "metadata").mkdir(parents=True)
-        (folder / "targets").mkdir()
-
-    def updater(self) -> Updater:
-        """Make a client that has not looked yet."""
-        return Updater(
-            str(self.folder / "metadata"),
-            str(self.root / "metadata"),
-            str(self.folder / "targets"),
-            str(self.root / "targets"),
-            fetcher=Files(),
-            bootstrap=self.root_json,
-        )
-
-    def pull(self, path: str) -> bytes:
-        """Refresh, then fetch and verify one target."""
-        updater = self.updater()
-        updater.refresh()
-        info = updater.get_targetinfo(path)
-        assert info is not None, f"{path} is not listed"
-        return Path(updater.download_target(info)).read_bytes()
-
-    def version(self) -> int:
-        """Return the version that the signed pointer names."""
-        return int(json.loads(self.pull("digits/channel.json"))["version"])
-
-
-def draft(channel: str = "digits", **changes: Any) -> Manifest:
-    shard = ShardInfo(
-        path="margins-0.safetensors",
-        content="margins",
-        first=0,
-        num_samples=4,
-        num_bytes=len(SHARD),
-        sha256=hashlib.sha256(SHARD).hexdigest(),
-    )
-    recipe = StudentConfig(
-        model="cnn_tiny", epochs=2, attack=AttackConfig(steps=2, step_size=0.1)
-    )
-    fields: dict[str, Any] = {
-        "channel": channel,
-        "version": 1,
-        "dataset": "digits",
-        "fingerprint": "0" * 64,
-        "num_samples": 4,
-        "sample_shape": (1, 8, 8),
-        "class_names": ("0", "1"),
-        "norm": "Linf",
-        "eps": 0.15,
-        "temperature": 1.0,
-        "seed": 0,
-        "val_fraction": 0.1,
-        "limit": None,
-        "image_size": None,
-        "teacher": TeacherCard(
-            architecture="cnn_large",
-            num_parameters=1,
-            weights_sha256="0" * 64,
-            clean_accuracy=0.9,
-            robust=(),
-        ),
-        "students": {"tiny": recipe},
-        "node_attack_steps": 3,
-        "node_attack_step_size": 0.1,
-        "shards": (shard,),
-    }
-    return Manifest(**{**fields, **changes})
+from common.knowledge import Manifest
 
 
 @pytest.fixture
 def knowledge(tmp_path: Path) -> Path:
-    folder = tmp_path / "knowledge"
-    folder.mkdir()
-    (folder / "margins-0.safetensors").write_bytes(SHARD)
-    return folder
+    return knowledge_in(tmp_path)
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> ReleaseRepository:
-    repository = ReleaseRepository(tmp_path / "repository", tmp_path / "keys")
-    repository.create()
-    return repository
+    return repository_in(tmp_path)
 
 
 @pytest.fixture
@@ -220,92 +109,6 @@ def test_old_releases_and_metadata_do_not_pile_up(
     assert node.version() == KEEP_RELEASES + 2
     with pytest.raises(ConfigError, match="has no release 1"):
         repository.manifest("digits", 1)
-
-
-def test_a_flipped_byte_in_a_shard_is_refused(
-    repository: ReleaseRepository, knowledge: Path, node: Node
-) -> None:
-    manifest = repository.publish(draft(), knowledge)
-    shard = only(repository.root / "targets", "*.margins-0.safetensors")
-    shard.write_bytes(b"t" + SHARD[1:])
-    with pytest.raises(LengthOrHashMismatchError):
-        node.pull(manifest.shards[0].path)
-
-
-def test_a_shard_longer_than_declared_is_cut_off(
-    repository: ReleaseRepository, knowledge: Path, node: Node
-) -> None:
-    manifest = repository.publish(draft(), knowledge)
-    shard = only(repository.root / "targets", "*.margins-0.safetensors")
-    shard.write_bytes(SHARD + b"x")
-    with pytest.raises(DownloadLengthMismatchError):
-        node.pull(manifest.shards[0].path)
-
-
-@pytest.mark.parametrize("name", ["targets", "snapshot", "timestamp"])
-def test_a_flipped_byte_in_metadata_is_refused(
-    repository: ReleaseRepository, knowledge: Path, node: Node, name: str
-) -> None:
-    repository.publish(draft(), knowledge)
-    folder = repository.root / "metadata"
-    path = folder / "timestamp.json" if name == "timestamp" else newest(folder, name)
-    data = path.read_bytes()
-    at = data.index(b'"version": ') + len(b'"version": ')
-    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-    with pytest.raises(RepositoryError):
-        node.version()
-
-
-def test_an_older_repository_served_again_is_refused(
-    repository: ReleaseRepository, knowledge: Path, node: Node, tmp_path: Path
-) -> None:
-    repository.publish(draft(), knowledge)
-    shutil.copytree(repository.root, tmp_path / "old")
-    repository.publish(draft(), knowledge, force=True)
-    assert node.version() == 2
-    shutil.rmtree(repository.root)
-    shutil.copytree(tmp_path / "old", repository.root)
-    with pytest.raises(BadVersionNumberError):
-        node.version()
-
-
-def test_targets_of_another_time_are_refused(
-    repository: ReleaseRepository, knowledge: Path, node: Node
-) -> None:
-    repository.publish(draft(), knowledge)
-    old = newest(repository.root / "metadata", "targets").read_bytes()
-    repository.publish(draft(), knowledge, force=True)
-    newest(repository.root / "metadata", "targets").write_bytes(old)
-    with pytest.raises(RepositoryError):
-        node.version()
-
-
-def test_metadata_of_a_stranger_is_refused(
-    repository: ReleaseRepository, knowledge: Path, node: Node, tmp_path: Path
-) -> None:
-    stranger = ReleaseRepository(tmp_path / "other", tmp_path / "other-keys")
-    stranger.create()
-    stranger.publish(draft(), knowledge)
-    node.root = stranger.root
-    with pytest.raises((RepositoryError, DownloadError)):
-        node.version()
-
-
-def test_stale_signatures_are_refused_until_they_are_refreshed(
-    tmp_path: Path, knowledge: Path
-) -> None:
-    now = datetime.now(UTC)
-    past = ReleaseRepository(
-        tmp_path / "r", tmp_path / "k", clock=lambda: now - timedelta(days=2)
-    )
-    past.create()
-    past.publish(draft(), knowledge)
-    node = Node(tmp_path / "node", past)
-    with pytest.raises(ExpiredMetadataError):
-        node.version()
-    present = ReleaseRepository(tmp_path / "r", tmp_path / "k")
-    assert present.refresh()
-    assert node.version() == 1
 
 
 def test_everything_is_signed_again_before_it_expires(
@@ -435,132 +238,3 @@ def test_damaged_metadata_is_one_line(repository: ReleaseRepository) -> None:
 def test_no_repository_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"cannot read .*timestamp\.json"):
         ReleaseRepository(tmp_path / "r", tmp_path / "k").versions()
-
-
-STEPS = [
-    f"publish.{step}.{moment}"
-    for step in ("shard", "manifest", "pointer", "targets", "snapshot", "timestamp")
-    for moment in ("before_rename", "after_rename")
-]
-DONE = "publish.timestamp.after_rename"
-
-# Forks, so that each death costs no start of Python; in a process without threads.
-KILLER = """
-import os, shutil, sys
-from pathlib import Path
-from cloud.repository import ReleaseRepository
-from common.knowledge import Manifest
-folder, draft = Path(sys.argv[1]), Manifest.model_validate_json(sys.stdin.read())
-for point in sys.argv[2:]:
-    mine = folder / point
-    shutil.copytree(folder / "before", mine, symlinks=True)
-    child = os.fork()
-    if child == 0:
-        os.environ["TAKT_FAULT"] = f"{point}:kill"
-        ReleaseRepository(mine / "repository", mine / "keys").publish(
-            draft, folder / "knowledge", force=True
-        )
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), f"{point} was not reached"
-"""
-
-
-@pytest.fixture(scope="module")
-def deaths(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder a fault point, each left by a publish that died there."""
-    folder = tmp_path_factory.mktemp("deaths")
-    (folder / "knowledge").mkdir()
-    (folder / "knowledge" / "margins-0.safetensors").write_bytes(SHARD)
-    before = ReleaseRepository(folder / "before/repository", folder / "before/keys")
-    (folder / "before").mkdir()
-    before.create()
-    before.publish(draft(), folder / "knowledge")
-    subprocess.run(
-        [sys.executable, "-c", KILLER, str(folder), *STEPS],
-        input=draft().model_dump_json(),
-        text=True,
-        check=True,
-        cwd=Path(__file__).parent.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    return folder
-
-
-@pytest.mark.parametrize("point", STEPS)
-def test_a_publish_that_is_killed_leaves_its_release_invisible_or_whole(
-    deaths: Path, tmp_path: Path, point: str
-) -> None:
-    folder = deaths / point
-    repository = ReleaseRepository(folder / "repository", folder / "keys")
-    node = Node(tmp_path / "node", repository)
-    assert node.version() == (2 if point == DONE else 1)
-    manifest = repository.manifest("digits")
-    assert node.pull(manifest.shards[0].path) == SHARD
-
-
-@pytest.mark.parametrize("point", STEPS)
-def test_the_publish_after_a_killed_one_works(
-    deaths: Path, tmp_path: Path, point: str
-) -> None:
-    folder = tmp_path / "copy"
-    shutil.copytree(deaths / point, folder)
-    repository = ReleaseRepository(folder / "repository", folder / "keys")
-    node = Node(tmp_path / "node", repository)
-    node.version()
-    expected = 3 if point == DONE else 2
-    published = repository.publish(draft(), deaths / "knowledge", force=True)
-    assert published.version == node.version() == expected
-    assert node.pull(published.shards[0].path) == SHARD
-
-
-@pytest.mark.parametrize("kind", ["enospc", "eio"])
-@pytest.mark.parametrize("step", [s for s in STEPS if s.endswith("before_rename")])
-def test_a_failing_disk_leaves_the_newest_release_as_it_was(
-    repository: ReleaseRepository,
-    knowledge: Path,
-    node: Node,
-    monkeypatch: pytest.MonkeyPatch,
-    step: str,
-    kind: str,
-) -> None:
-    repository.publish(draft(), knowledge)
-    with monkeypatch.context() as patch:
-        patch.setenv("TAKT_FAULT", f"{step}:{kind}")
-        with pytest.raises(StorageError, match="cannot write"):
-            repository.publish(draft(), knowledge, force=True)
-    assert node.version() == 1
-    repository.publish(draft(), knowledge, force=True)
-    assert node.version() == 2
-
-
-@pytest.mark.parametrize("step", ["root", "targets", "snapshot", "timestamp"])
-def test_a_rotation_that_dies_is_mended_by_the_next_refresh(
-    repository: ReleaseRepository,
-    knowledge: Path,
-    node: Node,
-    monkeypatch: pytest.MonkeyPatch,
-    step: str,
-) -> None:
-    repository.publish(draft(), knowledge)
-    with monkeypatch.context() as patch:
-        patch.setenv("TAKT_FAULT", f"rotate.{step}.before_rename:eio")
-        with pytest.raises(StorageError):
-            repository.rotate("timestamp")
-    repository.refresh()
-    assert node.version() == 1
-    repository.publish(draft(), knowledge, force=True)
-    assert node.version() == 2
-
-
-def test_a_creation_that_dies_is_done_again(
-    tmp_path: Path, knowledge: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    repository = ReleaseRepository(tmp_path / "r", tmp_path / "k")
-    with monkeypatch.context() as patch:
-        patch.setenv("TAKT_FAULT", "create.timestamp.before_rename:enospc")
-        with pytest.raises(StorageError, match="No space left"):
-            repository.create()
-    repository.create()
-    repository.publish(draft(), knowledge)
-    assert Node(tmp_path / "node", repository).version() == 1

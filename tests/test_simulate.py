@@ -11,16 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common.config import DatasetConfig
-from common.errors import StorageError
-from common.knowledge import Evaluation
-from deploy.evaluation import EvaluationPool, cut, merge_chunks
-from deploy.findings import Findings
-from deploy.nodes import SimulatedNodes
-from deploy.phases import Phases
 from deploy.processes import end_trees
-from deploy.runs import create_run
-from deploy.settings import load_run_config
 
 # Small, but every part of it: two nodes, two cap profiles, one worker.
 SMALL = {
@@ -34,6 +25,8 @@ SMALL = {
     "evaluation.autoattack_images": 12,
     "evaluation.teacher_images": 8,
 }
+
+
 NODES = (
     'nodes=[{name="sensor", student="tiny", profile={cpus=0.5, memory_mib=500, '
     'bandwidth_kib_s=512}}, {name="camera", student="small", profile={cpus=0.5, '
@@ -283,119 +276,3 @@ def test_missing_data_ends_the_run_before_anything_is_started(tmp_path: Path) ->
     tree = json.loads((run / "result.json").read_text())
     assert tree["status"] == "failed" and tree["error"]["code"] == 3
     assert list(tree["timings_s"]) == ["data", "total"]
-
-
-def test_two_runs_of_one_second_get_different_folders(tmp_path: Path) -> None:
-    runs = [create_run(tmp_path, "digits", "") for _ in range(3)]
-    assert len({run.run_id for run in runs}) == 3
-    assert all(run.run_id.startswith("digits-") for run in runs)
-
-
-def test_a_child_that_ignores_sigterm_is_ended_with_its_own_children() -> None:
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import signal, subprocess, sys, time\n"
-            "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-            "child = 'import time; time.sleep(60)'\n"
-            "subprocess.Popen([sys.executable, '-c', child], start_new_session=True)\n"
-            "print('ready', flush=True)\n"
-            "time.sleep(60)",
-        ],
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    (child,) = psutil.Process(process.pid).children(recursive=True)
-    end_trees([process], grace_s=0.2)
-    process.stdout.close()
-    assert process.returncode == -signal.SIGKILL
-    psutil.wait_procs([child], timeout=10)
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
-
-
-def test_phases_add_up_and_a_failing_one_is_timed() -> None:
-    now = iter(range(100))
-
-    class _Silent:
-        def phase_started(self, name: str, purpose: str) -> None: ...
-
-        def phase_ended(
-            self, name: str, seconds: float, outcome: str, ok: bool
-        ) -> None:
-            ended.append((name, ok))
-
-    ended: list[tuple[str, bool]] = []
-    phases = Phases(_Silent(), lambda: float(next(now)))
-    with phases.phase("one", ""):
-        pass
-    with pytest.raises(ValueError, match="no"), phases.phase("two", ""):
-        raise ValueError("no")
-    assert ended == [("one", True), ("two", False)]
-    assert phases.timings() == {"one": 1.0, "two": 1.0, "total": 5.0}
-
-
-def test_before_a_node_starts_its_log_has_the_last_words(tmp_path: Path) -> None:
-    config, text = load_run_config("digits")
-    run = create_run(tmp_path, "digits", text)
-    nodes = SimulatedNodes(config.nodes, folder=run.nodes, logs=run.logs)
-    findings = Findings(config, run, nodes=nodes)
-    assert findings.look().nodes == ()
-    run.log("sensor").write_text("takt: first\ntakt: cap too small\n")
-    assert nodes.last_words("sensor") == "takt: cap too small"
-    result = findings.result()
-    assert [node.state for node in result.nodes] == ["not started"] * 3
-
-
-def evaluation(accuracy: float, num_images: int, *flags: str) -> Evaluation:
-    return Evaluation(
-        attack="autoattack",
-        version="standard",
-        norm="Linf",
-        eps=0.15,
-        num_images=num_images,
-        accuracy=accuracy,
-        seed=0,
-        flags=flags,
-    )
-
-
-def test_chunks_join_by_their_images_and_keep_every_flag() -> None:
-    joined = merge_chunks(
-        [evaluation(0.5, 100, "randomized"), evaluation(0.8, 50, "zero_gradients")]
-    )
-    assert (joined.num_images, joined.accuracy) == (150, 90 / 150)
-    assert joined.flags == ("chunks_of_100", "randomized", "zero_gradients")
-    assert merge_chunks([evaluation(0.5, 100)]) == evaluation(0.5, 100)
-
-
-@pytest.mark.parametrize("num_images", [1, 511, 512, 513, 2000])
-def test_every_image_is_in_exactly_one_chunk(num_images: int) -> None:
-    covered = [
-        i for first, count in cut(num_images) for i in range(first, first + count)
-    ]
-    assert covered == list(range(num_images))
-
-
-def test_an_evaluation_worker_that_died_is_replaced_and_all_go_in_the_end(
-    tmp_path: Path,
-) -> None:
-    before = set(psutil.Process().children())  # of other tests, of multiprocessing
-    with EvaluationPool(
-        dataset=DatasetConfig(),
-        seed=0,
-        num_test=360,
-        eps=0.15,
-        num_workers=1,
-        log=tmp_path / "evaluation.log",
-    ) as pool:
-        (worker,) = set(psutil.Process().children()) - before
-        with pytest.raises(StorageError, match="cannot read model"):
-            pool.submit(tmp_path / "none.safetensors", 10).result(timeout=120)
-        worker.kill()
-        with pytest.raises(StorageError, match="cannot read model"):
-            pool.submit(tmp_path / "none.safetensors", 10).result(timeout=120)
-        assert not worker.is_running()
-    assert set(psutil.Process().children()) <= before
