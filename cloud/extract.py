@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud.extractor import BLOCK_SAMPLES, Extractor
+from cloud.recipe import WEIGHTS
 from common.config import Content, RunConfig
 from common.datasets import load_dataset
 from common.durable import write_atomic
@@ -156,7 +157,7 @@ def _run_actors(
 
 def _recipe(config: RunConfig, storage: Path, fingerprint: str) -> str:
     """Name what decides the knowledge."""
-    path = storage / "teacher.safetensors"
+    path = storage / WEIGHTS
     try:
         weights = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as e:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cloud.recipe import WEIGHTS
 from common.config import Content, RunConfig
 from common.datasets import load_dataset
 from common.durable import write_atomic
@@ -56,7 +57,7 @@ class Extractor:
         dataset = self._dataset or load_dataset(
             self.config.dataset, seed=self.config.seed
         )
-        model, card = load_model(self.storage / "teacher.safetensors")
+        model, card = load_model(self.storage / WEIGHTS)
         found = dataset.train.fingerprint()
         if card.fingerprint != found:
             raise DataError(

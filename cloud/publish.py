@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cloud.allowlist import Clock, utc_now
+from cloud.recipe import CARD
 from cloud.repository import ReleaseRepository
 from common.config import RunConfig
 from common.datasets import Dataset
@@ -51,7 +52,7 @@ def publish_release(
     draft = draft_manifest(
         config,
         dataset,
-        teacher=_read_teacher(storage / "teacher.json"),
+        teacher=_read_teacher(storage / CARD),
         shards=_read_index(storage / "knowledge" / "index.json"),
     )
     return repository.publish(draft, storage / "knowledge", force=force)

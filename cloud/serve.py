@@ -20,6 +20,7 @@ from ray import serve
 from cloud.addresses import Addresses, why_taken
 from cloud.gateway import start_gateway_server
 from cloud.live_teacher import Batch, FileTeacher, LiveTeacher, Shapes
+from cloud.recipe import WEIGHTS
 from common.config import GatewayConfig
 from common.errors import AddressError, ClusterError, StorageError, TaktError
 
@@ -161,7 +162,7 @@ def start_gateway(
     teacher = None
     if live_teacher:
         deployment = serve.deployment(name="teacher", **options)(TeacherReplica)
-        teacher = deployment.bind(str(storage.resolve() / "teacher.safetensors"))
+        teacher = deployment.bind(str(storage.resolve() / WEIGHTS))
     # On this machine, also after a restart: its address is what nodes know.
     here = {_this_machine(): 0.001}
     options["ray_actor_options"] = {"num_cpus": 0, "resources": here}

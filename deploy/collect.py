@@ -17,7 +17,7 @@ from rich.console import Console
 
 from cloud.addresses import Addresses
 from cloud.fleet import Fleet, sqlite_url
-from cloud.recipe import PROGRESS, finished_teacher
+from cloud.recipe import PROGRESS, WEIGHTS, finished_teacher
 from cloud.repository import ReleaseRepository
 from cloud.train import as_trial
 from common.config import RunConfig
@@ -99,7 +99,7 @@ def _collect(
             findings.teacher = card
             phase.outcome = findings.describe_teacher()
         pool = stack.enter_context(open_pool(config, run, dataset))
-        teacher = run.cloud / "teacher.safetensors"
+        teacher = run.cloud / WEIGHTS
         images = config.evaluation.teacher_images
         findings.measure_teacher(pool.submit(teacher, images))
         with phases.phase("publish", "wait for the release") as phase:

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cloud.recipe import PROGRESS
 from common.config import NodeConfig, RunConfig
 from common.datasets import Dataset
 from common.errors import StudentError, TaktError
@@ -211,7 +212,7 @@ class Findings:
     def _last_progress(self) -> str:
         """Read what stage 1 says of itself."""
         try:
-            lines = (self.run.cloud / "progress.jsonl").read_bytes().splitlines()
+            lines = (self.run.cloud / PROGRESS).read_bytes().splitlines()
             last = json.loads(lines[-1])
         except (OSError, ValueError, IndexError):
             return ""

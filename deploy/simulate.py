@@ -19,6 +19,7 @@ from cloud.cluster import local_cluster
 from cloud.extract import extract_knowledge
 from cloud.live_teacher import is_wanted
 from cloud.publish import publish_release
+from cloud.recipe import WEIGHTS
 from cloud.serve import check_ports, start_gateway, stop_gateway
 from common.config import RunConfig
 from common.datasets import Dataset, load_dataset
@@ -156,7 +157,7 @@ def _train_and_publish(
             arm_signals()  # Ray Train has handlers of its own
         phase.outcome = findings.describe_teacher()
     pool = stack.enter_context(open_pool(config, run, dataset))
-    teacher = run.cloud / "teacher.safetensors"
+    teacher = run.cloud / WEIGHTS
     findings.measure_teacher(pool.submit(teacher, config.evaluation.teacher_images))
     with phases.phase("knowledge", "extract it with Ray actors") as phase:
         extract_knowledge(config, run.cloud)

@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("students", nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
-    parser.add_argument("--work", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--work", type=Path, default=Path("runs/compare/work"))
     parser.add_argument("--data-dir")
     options = parser.parse_args()
     torch.set_num_threads(1)

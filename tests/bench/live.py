@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=9)
     parser.add_argument("--seeds", type=int, default=20, help="how many")
     parser.add_argument("--data-dir")
-    parser.add_argument("--work", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--work", type=Path, default=Path("runs/compare/work"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     overrides: dict[str, object] = {

@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("config", choices=sorted(EPOCHS))
     parser.add_argument("students", nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--work", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--work", type=Path, default=Path("runs/compare/work"))
     parser.add_argument("--data-dir")
     options = parser.parse_args()
     torch.set_num_threads(1)

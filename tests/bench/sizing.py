@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("config")
     parser.add_argument("students", nargs="+")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--work", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--work", type=Path, default=Path("runs/compare/work"))
     parser.add_argument("--data-dir")
     options = parser.parse_args()
     overrides = {"dataset.data_dir": options.data_dir} if options.data_dir else {}

@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("config")
     parser.add_argument("methods", nargs="+")
     parser.add_argument("--student", help="only this architecture")
-    parser.add_argument("--work", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--work", type=Path, default=Path("runs/compare/work"))
     parser.add_argument("--data-dir")
     parser.add_argument(
         "--vary",

@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1001, 1002, 1003])
     parser.add_argument("--cpu-s", type=float, required=True, help="of each training")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--work", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--work", type=Path, default=Path("runs/compare/work"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     teacher_shift = options.teacher_shift
