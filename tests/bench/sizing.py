@@ -81,8 +81,9 @@ def main() -> None:
     overrides = {"dataset.data_dir": options.data_dir} if options.data_dir else {}
     config, _ = load_run_config(options.config, overrides)
     stage = Stage.prepare(config, options.work.absolute())
+    anew = {(config.dataset.name, config.students[s].model) for s in options.students}
     kept = read_rows(ROWS)
-    rows = [row for row in kept if row["dataset"] != config.dataset.name]
+    rows = [row for row in kept if (row["dataset"], row["student"]) not in anew]
     for seed in range(options.repeats):
         for student in options.students:
             rows.append(measure(config, stage, student, seed))
