@@ -30,8 +30,6 @@ attack = { steps = 1, step_size = 0.02 }
 [evaluation]
 node_attack = { steps = 2, step_size = 0.01 }
 """
-
-
 BUDGET_S = 1.0
 
 

@@ -4,27 +4,22 @@ The teacher is linear (ridge regression): its logits and adversarial signs are o
 matrix product.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from release_drafts import draft, shard_of
 
-from common.config import AttackConfig, DatasetConfig, StudentConfig
+from common.config import AttackConfig, Content, DatasetConfig, StudentConfig
 from common.datasets import load_dataset
 from common.knowledge import (
-    Manifest,
-    ShardInfo,
-    TeacherCard,
     encode_manifest,
     encode_shard,
     pack_signs,
     quantize_rows,
 )
-from edge.job import (
-    DistilJob,
-)
+from edge.job import DistilJob
 
 EPS = 0.15
 
@@ -50,46 +45,20 @@ def write_release(folder: Path) -> Path:
     weights = np.linalg.solve(x.T @ x + 10 * np.eye(64), x.T @ (hot - 0.1))
     logits, scale = quantize_rows(20 * (x @ weights).astype(np.float32))
     away = -weights[:, dataset.train.labels].T.reshape(-1, 1, 8, 8)
-    contents: dict[str, dict[str, NDArray[Any]]] = {
+    contents: dict[Content, dict[str, NDArray[Any]]] = {
         "soft_labels": {"logits": logits, "logits_scale": scale},
         "deltas": {"delta_signs": pack_signs(away)},
     }
     shards = []
     for content, arrays in contents.items():
         data = encode_shard(arrays)
-        (folder / f"{content}-0.safetensors").write_bytes(data)
-        shards.append(
-            {
-                "path": f"digits/1/{content}-0.safetensors",
-                "content": content,
-                "first": 0,
-                "num_samples": len(x),
-                "num_bytes": len(data),
-                "sha256": hashlib.sha256(data).hexdigest(),
-            }
-        )
-    manifest = Manifest(
-        channel="digits",
-        version=1,
-        dataset="digits",
+        shard = shard_of(content, data, num_samples=len(x))
+        (folder / shard.path).write_bytes(data)
+        shards.append(shard.model_copy(update={"path": f"digits/1/{shard.path}"}))
+    manifest = draft(
         fingerprint=dataset.train.fingerprint(),
         num_samples=len(x),
-        sample_shape=(1, 8, 8),
-        class_names=dataset.class_names,
-        norm="Linf",
         eps=EPS,
-        temperature=1.0,
-        seed=0,
-        val_fraction=0.1,
-        limit=None,
-        image_size=None,
-        teacher=TeacherCard(
-            architecture="linear",
-            num_parameters=650,
-            weights_sha256="0" * 64,
-            clean_accuracy=0.9,
-            robust=(),
-        ),
         students={
             "tiny": recipe(),
             "natural": recipe(method="natural"),
@@ -99,7 +68,7 @@ def write_release(folder: Path) -> Path:
         },
         node_attack_steps=5,
         node_attack_step_size=0.05,
-        shards=tuple(ShardInfo.model_validate(s) for s in shards),
+        shards=tuple(shards),
     )
     (folder / "manifest.json").write_bytes(encode_manifest(manifest))
     return folder

@@ -5,7 +5,6 @@ classifier (its logits, and the sign of its gradient as adversarial delta), so
 that a student can really be distilled from them without training a teacher.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from release_drafts import draft, shard_of
 
 from cloud.gateway import GatewayThread
 from cloud.live_teacher import LiveTeacher
@@ -29,8 +29,6 @@ from common.config import (
 from common.datasets import load_dataset
 from common.knowledge import (
     Manifest,
-    ShardInfo,
-    TeacherCard,
     encode_shard,
     pack_signs,
     quantize_rows,
@@ -204,44 +202,17 @@ class EdgeSite:
         shards = []
         for content, arrays in contents.items():
             data = encode_shard(arrays)
-            name = f"{content}-0.safetensors"
-            (drafts / name).write_bytes(data)
-            shards.append(
-                ShardInfo(
-                    path=name,
-                    content=content,
-                    first=0,
-                    num_samples=fields["num_samples"],
-                    num_bytes=len(data),
-                    sha256=hashlib.sha256(data).hexdigest(),
-                )
-            )
+            shard = shard_of(content, data, num_samples=fields["num_samples"])
+            (drafts / shard.path).write_bytes(data)
+            shards.append(shard)
         default: dict[str, Any] = {
             "channel": CHANNEL,
-            "version": 1,
-            "dataset": "digits",
-            "class_names": tuple("0123456789"),
-            "norm": "Linf",
             "eps": EPS,
-            "temperature": 1.0,
-            "seed": 0,
-            "val_fraction": 0.1,
-            "limit": None,
-            "image_size": None,
-            "teacher": TeacherCard(
-                architecture="centroids",
-                num_parameters=640,
-                weights_sha256="0" * 64,
-                clean_accuracy=0.9,
-                robust=(),
-            ),
             "students": {"tiny": recipe()},
-            "node_attack_steps": 3,
-            "node_attack_step_size": 0.1,
             "shards": tuple(shards),
         }
-        draft = Manifest(**{**default, **fields})
-        return self.repository.publish(draft, drafts, force=True)
+        manifest = draft(**{**default, **fields})
+        return self.repository.publish(manifest, drafts, force=True)
 
 
 @contextmanager

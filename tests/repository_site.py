@@ -1,21 +1,20 @@
 """A release repository, what is published in it, and a TUF client that pulls."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tuf.api.exceptions import (
-    DownloadHTTPError,
-)
+import release_drafts
+from release_drafts import shard_of
+from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import FetcherInterface, Updater
 
 from cloud.repository import ReleaseRepository
-from common.config import AttackConfig, StudentConfig
-from common.knowledge import Manifest, ShardInfo, TeacherCard
+from common.knowledge import Manifest
 
 SHARD = b"s" * 1000
+_INFO = shard_of("margins", SHARD, num_samples=4)
 
 
 class Files(FetcherInterface):
@@ -64,51 +63,14 @@ class Node:
 
 
 def draft(channel: str = "digits", **changes: Any) -> Manifest:
-    shard = ShardInfo(
-        path="margins-0.safetensors",
-        content="margins",
-        first=0,
-        num_samples=4,
-        num_bytes=len(SHARD),
-        sha256=hashlib.sha256(SHARD).hexdigest(),
-    )
-    recipe = StudentConfig(
-        model="cnn_tiny", epochs=2, attack=AttackConfig(steps=2, step_size=0.1)
-    )
-    fields: dict[str, Any] = {
-        "channel": channel,
-        "version": 1,
-        "dataset": "digits",
-        "fingerprint": "0" * 64,
-        "num_samples": 4,
-        "sample_shape": (1, 8, 8),
-        "class_names": ("0", "1"),
-        "norm": "Linf",
-        "eps": 0.15,
-        "temperature": 1.0,
-        "seed": 0,
-        "val_fraction": 0.1,
-        "limit": None,
-        "image_size": None,
-        "teacher": TeacherCard(
-            architecture="cnn_large",
-            num_parameters=1,
-            weights_sha256="0" * 64,
-            clean_accuracy=0.9,
-            robust=(),
-        ),
-        "students": {"tiny": recipe},
-        "node_attack_steps": 3,
-        "node_attack_step_size": 0.1,
-        "shards": (shard,),
-    }
-    return Manifest(**{**fields, **changes})
+    """Make a manifest of the one shard that `knowledge_in` writes."""
+    return release_drafts.draft(**{"channel": channel, "shards": (_INFO,), **changes})
 
 
 def knowledge_in(folder: Path) -> Path:
     """Write the one shard that a draft is of."""
     (folder / "knowledge").mkdir(parents=True)
-    (folder / "knowledge" / "margins-0.safetensors").write_bytes(SHARD)
+    (folder / "knowledge" / _INFO.path).write_bytes(SHARD)
     return folder / "knowledge"
 
 
@@ -117,3 +79,15 @@ def repository_in(folder: Path) -> ReleaseRepository:
     repository = ReleaseRepository(folder / "repository", folder / "keys")
     repository.create()
     return repository
+
+
+def only(folder: Path, pattern: str) -> Path:
+    """Find the one file of a pattern below a folder."""
+    (path,) = folder.rglob(pattern)
+    return path
+
+
+def newest(folder: Path, name: str) -> Path:
+    """Find the metadata file of a role with the highest version."""
+    found = folder.glob(f"*.{name}.json")
+    return max(found, key=lambda path: int(path.name.partition(".")[0]))

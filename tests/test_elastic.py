@@ -1,7 +1,6 @@
 """A training that loses a machine for good, goes on, and grows when one comes."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -10,10 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from test_train_ray import CONFIG
+from test_train_ray import CONFIG, epochs_in, reports_in
 
 from cloud.cluster import LocalCluster, local_cluster
 from cloud.train import train_teacher
@@ -63,12 +61,6 @@ def machine(cluster: LocalCluster) -> Iterator[Callable[[], None]]:
         gone()
 
 
-def epochs_in(progress: Path) -> list[dict[str, Any]]:
-    """Read what is said of each epoch so far."""
-    lines = progress.read_text().splitlines() if progress.exists() else []
-    return [json.loads(line) for line in lines]
-
-
 def test_a_training_goes_on_with_fewer_workers_and_grows_again(tmp_path: Path) -> None:
     teacher = CONFIG.teacher.model_copy(update={"min_workers": 1, "epochs": EPOCHS})
     config = CONFIG.model_copy(update={"teacher": teacher})
@@ -78,7 +70,7 @@ def test_a_training_goes_on_with_fewer_workers_and_grows_again(tmp_path: Path) -
     def wait_for(workers: int) -> None:
         end = time.monotonic() + PATIENCE_S
         while not ended.is_set() and time.monotonic() < end:
-            last = [epoch["num_workers"] for epoch in epochs_in(progress)[-3:]]
+            last = [epoch["num_workers"] for epoch in reports_in(progress)[-3:]]
             if last == [workers] * 3:
                 return
             time.sleep(0.1)
@@ -104,8 +96,8 @@ def test_a_training_goes_on_with_fewer_workers_and_grows_again(tmp_path: Path) -
         finally:
             ended.set()
             disturbance.join()
-    seen = epochs_in(progress)
-    assert [epoch["epoch"] for epoch in seen] == list(range(1, len(seen) + 1))
+    seen = reports_in(progress)
+    assert epochs_in(progress) == list(range(1, len(seen) + 1))
     sizes = [epoch["num_workers"] for epoch in seen]
     changes = [n for i, n in enumerate(sizes) if i == 0 or sizes[i - 1] != n]
     # More where the machine came late, or where a busy one was taken for dead.

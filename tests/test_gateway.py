@@ -1,6 +1,5 @@
 """What the gateway serves to an admitted node: files, news, the fleet."""
 
-import hashlib
 import os
 import threading
 import time
@@ -13,18 +12,14 @@ import pytest
 from gateway_site import DEADLINE_S, Stubs, member, put_file, status_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from release_drafts import draft, shard_of
 
 from cloud.gateway import GatewayThread
 from cloud.releases import MESSAGE_BYTES
-from common.knowledge import Manifest, ShardInfo, TeacherCard
 from common.pb import takt_pb2 as pb
 
 SIZE = 300_000
-
-
 PATH = "targets/digits/1/abc.margins-0.safetensors"
-
-
 CONTENT = np.random.default_rng(0).bytes(SIZE)
 INVALID, MISSING = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 
@@ -52,44 +47,11 @@ def own(tmp_path: Path) -> Iterator[GatewayThread]:
 
 def publish(gateway: GatewayThread, folder: Path) -> int:
     data = b"s" * 100
+    shard = shard_of("margins", data, num_samples=4)
     folder.mkdir(exist_ok=True)
-    (folder / "margins-0.safetensors").write_bytes(data)
-    shard = ShardInfo(
-        path="margins-0.safetensors",
-        content="margins",
-        first=0,
-        num_samples=4,
-        num_bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
-    )
-    draft = Manifest(
-        channel="digits",
-        version=1,
-        dataset="digits",
-        fingerprint="0" * 64,
-        num_samples=4,
-        sample_shape=(1, 8, 8),
-        class_names=("0", "1"),
-        norm="Linf",
-        eps=0.15,
-        temperature=1.0,
-        seed=0,
-        val_fraction=0.1,
-        limit=None,
-        image_size=None,
-        teacher=TeacherCard(
-            architecture="cnn_large",
-            num_parameters=1,
-            weights_sha256="0" * 64,
-            clean_accuracy=0.9,
-            robust=(),
-        ),
-        students={},
-        node_attack_steps=3,
-        node_attack_step_size=0.1,
-        shards=(shard,),
-    )
-    return gateway.running.repository.publish(draft, folder, force=True).version
+    (folder / shard.path).write_bytes(data)
+    manifest = draft(shards=(shard,))
+    return gateway.running.repository.publish(manifest, folder, force=True).version
 
 
 def test_a_file_arrives_as_it_is(stubs: Stubs) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from release_drafts import draft
 
 from common.config import AttackConfig, Content, StudentConfig
 from common.errors import TrustError
@@ -62,21 +63,13 @@ def _info(content: Content, data: bytes, first: int = 0, n: int = 6) -> ShardInf
 
 def _manifest(*shards: ShardInfo) -> Manifest:
     attack = AttackConfig(step_size=0.05)
-    return Manifest(
-        channel="digits",
+    return draft(
         version=3,
-        dataset="digits",
         fingerprint="f" * 64,
         num_samples=NUM_SAMPLES,
         sample_shape=SHAPE,
         class_names=tuple("abcd"),
-        norm="Linf",
         eps=0.1,
-        temperature=1.0,
-        seed=0,
-        val_fraction=0.1,
-        limit=None,
-        image_size=None,
         teacher=TeacherCard(
             architecture="cnn_large",
             num_parameters=10,

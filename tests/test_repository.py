@@ -7,7 +7,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from repository_site import SHARD, Node, draft, knowledge_in, repository_in
+from repository_site import (
+    SHARD,
+    Node,
+    draft,
+    knowledge_in,
+    newest,
+    repository_in,
+)
 
 from cloud.metadata import KEEP_VERSIONS
 from cloud.repository import KEEP_RELEASES, ReleaseRepository
@@ -28,17 +35,6 @@ def repository(tmp_path: Path) -> ReleaseRepository:
 @pytest.fixture
 def node(tmp_path: Path, repository: ReleaseRepository) -> Node:
     return Node(tmp_path / "node", repository)
-
-
-def only(folder: Path, pattern: str) -> Path:
-    (path,) = folder.rglob(pattern)
-    return path
-
-
-def newest(folder: Path, name: str) -> Path:
-    """Find the metadata file of a role with the highest version."""
-    found = folder.glob(f"*.{name}.json")
-    return max(found, key=lambda path: int(path.name.partition(".")[0]))
 
 
 def test_a_node_pulls_what_was_published(

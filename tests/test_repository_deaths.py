@@ -33,10 +33,7 @@ STEPS = [
     for step in ("shard", "manifest", "pointer", "targets", "snapshot", "timestamp")
     for moment in ("before_rename", "after_rename")
 ]
-
-
 DONE = "publish.timestamp.after_rename"
-
 
 # Forks, so that each death costs no start of Python; in a process without threads.
 KILLER = """

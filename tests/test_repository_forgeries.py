@@ -5,7 +5,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from repository_site import SHARD, Node, draft, knowledge_in, repository_in
+from repository_site import (
+    SHARD,
+    Node,
+    draft,
+    knowledge_in,
+    newest,
+    only,
+    repository_in,
+)
 from tuf.api.exceptions import (
     BadVersionNumberError,
     DownloadError,
@@ -31,17 +39,6 @@ def repository(tmp_path: Path) -> ReleaseRepository:
 @pytest.fixture
 def node(tmp_path: Path, repository: ReleaseRepository) -> Node:
     return Node(tmp_path / "node", repository)
-
-
-def only(folder: Path, pattern: str) -> Path:
-    (path,) = folder.rglob(pattern)
-    return path
-
-
-def newest(folder: Path, name: str) -> Path:
-    """Find the metadata file of a role with the highest version."""
-    found = folder.glob(f"*.{name}.json")
-    return max(found, key=lambda path: int(path.name.partition(".")[0]))
 
 
 def test_a_flipped_byte_in_a_shard_is_refused(

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -63,9 +64,14 @@ def storage(
     return folder, train_teacher(CONFIG, folder)
 
 
-def epochs_in(progress: Path) -> list[int]:
+def reports_in(progress: Path) -> list[dict[str, Any]]:
+    """Read what is said of each epoch so far."""
     lines = progress.read_text().splitlines() if progress.exists() else []
-    return [json.loads(line)["epoch"] for line in lines]
+    return [json.loads(line) for line in lines]
+
+
+def epochs_in(progress: Path) -> list[int]:
+    return [report["epoch"] for report in reports_in(progress)]
 
 
 def test_two_workers_train_a_teacher_and_say_so_epoch_by_epoch(
@@ -95,7 +101,7 @@ def test_a_finished_training_is_returned_at_once(
 
 def other_workers(cluster: LocalCluster, progress: Path) -> list[int]:
     """List the processes of the ranks that write no progress."""
-    first = json.loads(progress.read_text().splitlines()[-1])["pid"]
+    first = reports_in(progress)[-1]["pid"]
     workers = [
         process.pid
         for process in processes_of(cluster.folder)
