@@ -22,10 +22,10 @@ from typing import Literal, NamedTuple
 
 from cryptography import x509
 
-from cloud.addresses import why_taken
+from cloud.gateway.addresses import why_taken
 from common.config import DatasetConfig, GatewayConfig, NodeConfig, ProfileConfig
+from common.data.sources import open_sources
 from common.errors import DataError
-from common.sources import open_sources
 from edge.limits import MINIMUM_MIB, effective_limits, probe_methods
 
 SIMULATION_MIB = 4096  # Ray, two training workers, a gateway and the nodes' caps

@@ -1,10 +1,10 @@
 """Who this node is: its key, its certificate, the project CA and the TUF root.
 
 The node makes its own EC P-256 key; only a signing request leaves the machine.
-Two ways to a certificate: `edge.identity.enroll` (one-time token), or by hand:
+Two ways to a certificate: `edge.daemon.enrolment.enroll` (one-time token), or by hand:
 `make_request` writes node.csr, `takt pki sign` answers it, and the operator puts
 node.crt, ca.crt and root.json into the identity folder. Both keep an existing
-key. Not here: the CA's side (cloud/authority.py), connecting.
+key. Not here: the CA's side (cloud/pki/authority.py), connecting.
 """
 
 import os

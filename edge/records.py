@@ -5,7 +5,7 @@ Not here: where they lie and how they are written (edge/state.py).
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.knowledge import Evaluation
+from common.release import Evaluation
 
 
 class Record(BaseModel):

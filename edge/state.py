@@ -8,7 +8,7 @@
 current.json is flipped last and durably: it decides what a restart finds.
 status.json is replaced atomically but not synced: after a power cut it is
 rewritten, so it need not wear the flash once a second. Not here: who writes when
-(edge/daemon.py), the student folders (edge/promote.py).
+(edge/daemon/node.py), the student folders (edge/daemon/promotion.py).
 """
 
 import contextlib

@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 
 from common.config import DatasetConfig
-from common.datasets import Dataset, load_dataset
+from common.data.datasets import Dataset, load_dataset
 
 # Before torch is imported: tiny models gain nothing from a second thread, and on a
 # busy machine threads that wait for each other cost ten times the work.

@@ -186,7 +186,7 @@ class HeartbeatRequest(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     state: _builtins.str
-    """a state of the node, see edge/daemon.py"""
+    """a state of the node, see edge/daemon/node.py"""
     version: _builtins.int
     """of the release being worked on; 0: none"""
     progress: _builtins.float

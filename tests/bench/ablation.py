@@ -22,15 +22,20 @@ from rows import read_rows, write_rows
 from stage import Stage
 from torch import Tensor
 
-from common.attacks import Model
 from common.config import AttackConfig, StudentConfig
-from deploy.compare_grid import load_grid
-from deploy.compare_turns import in_turns
-from deploy.settings import load_run_config
-from edge.crafting import Batch, Setting, craft_warm_by_soft_labels, mixed_labels
-from edge.fit import Fitted
-from edge.knowledge_reader import Knowledge
-from edge.losses import METHODS, Method, takt_loss
+from common.robustness.attacks import Model
+from deploy.compare.grid import load_grid
+from deploy.compare.interleave import in_turns
+from deploy.runtime.settings import load_run_config
+from edge.distill.crafting import (
+    Batch,
+    Setting,
+    craft_warm_by_soft_labels,
+    mixed_labels,
+)
+from edge.distill.fit import Fitted
+from edge.distill.knowledge import Knowledge
+from edge.distill.losses import METHODS, Method, takt_loss
 
 ROWS = Path(__file__).parent / "results" / "ablation.json"
 
@@ -69,7 +74,7 @@ def weighted_loss(
     return (weight * loss).sum()
 
 
-# Trained here alone, beside edge.losses' own.
+# Trained here alone, beside edge.distill.losses' own.
 ONLY_HERE = {
     "takt_afresh": Method(afresh, takt_loss),
     "takt_clean": Method(craft_warm_by_soft_labels, with_clean_loss, keeps_deltas=True),

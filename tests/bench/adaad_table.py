@@ -9,9 +9,9 @@ all of one machine, as CPU-seconds of two are not the same.
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.compare_rows import Row, read_rows
-from deploy.compare_table import Group, groups, meaning
-from deploy.readme import put, update
+from deploy.compare.rows import Row, read_rows
+from deploy.compare.tables import Group, groups, meaning
+from deploy.dev.readme import put, update
 
 ROWS = Path(__file__).parent / "results" / "compare-live.json"
 

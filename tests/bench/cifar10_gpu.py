@@ -20,25 +20,25 @@ from pathlib import Path
 from cifar10_measure import attack, pgd, rows
 from cifar10_site import Site, recipe_of
 
-from cloud.checkpoint import load_checkpoint, save_checkpoint
-from cloud.extract import shard_ranges
-from cloud.extractor import Extractor
-from cloud.leave import leave_teacher
-from cloud.publish import draft_manifest
-from cloud.recipe import CARD, finished_teacher
-from cloud.teacher import TeacherRun
+from cloud.extraction.job import shard_ranges
+from cloud.extraction.worker import Extractor
+from cloud.publishing.publish import draft_manifest
+from cloud.training.checkpoint import load_checkpoint, save_checkpoint
+from cloud.training.teacher import TeacherRun
+from cloud.training.teacher_card import leave_teacher
+from cloud.training.teacher_files import CARD, finished_teacher
 from common.config import StudentConfig
 from common.durable import write_atomic
 from common.errors import Interrupted, StorageError
-from common.knowledge import (
+from common.models.zoo import save_model
+from common.release import (
     ShardInfo,
     TeacherCard,
     encode_manifest,
 )
-from common.models import save_model
-from edge.fit import Fitted, Images, fit_student
-from edge.knowledge_reader import read_knowledge
-from edge.student_card import student_card
+from edge.distill.fit import Fitted, Images, fit_student
+from edge.distill.knowledge import read_knowledge
+from edge.distill.student_card import student_card
 
 STEPS = ("teacher", "knowledge", "student", "pgd", "autoattack", "rows")
 PARTS = 16  # of the knowledge, at most so many processes at it

@@ -12,8 +12,8 @@ from cifar10_site import Site
 from rows import Row, read_rows, write_rows
 
 from common.durable import write_atomic
-from common.evaluate import autoattack, clean_accuracy, robust_accuracy_pgd
-from common.models import load_model, num_parameters
+from common.models.zoo import load_model, num_parameters
+from common.robustness.evaluate import autoattack, clean_accuracy, robust_accuracy_pgd
 
 
 def pgd(site: Site) -> bool:

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cloud.recipe import WEIGHTS, recipe_digest
+from cloud.training.teacher_files import WEIGHTS, recipe_digest
 from common.config import AttackConfig, RunConfig, StudentConfig
-from common.datasets import Dataset, Split, load_dataset
+from common.data.datasets import Dataset, Split, load_dataset
 from common.durable import write_atomic
-from common.knowledge import Manifest, decode_manifest
-from deploy.settings import load_run_config
+from common.release import Manifest, decode_manifest
+from deploy.runtime.settings import load_run_config
 
 RESULTS = Path(__file__).parent / "results" / "cifar10.json"
 # On top of the shipped config, which is TRADES with averaged weights.

@@ -7,8 +7,8 @@ A test compares. The rows are of the grids `full`, `few` and `plain` of `takt co
 
 from tables import put_compared
 
-from deploy.compare_table import markdown
-from deploy.readme import update
+from deploy.compare.tables import markdown
+from deploy.dev.readme import update
 
 FILES = {  # by mark
     "compare": "compare.json",

@@ -25,13 +25,13 @@ from rows import Row, read_rows, write_rows
 from stage import Stage
 from wider_teacher import all_but_validation
 
-from cloud.teacher import TeacherRun
+from cloud.training.teacher import TeacherRun
 from common.config import RunConfig, StudentConfig
-from common.datasets import Dataset, Split, load_dataset
-from deploy import compare_stage
-from deploy.settings import load_run_config
-from edge.fit import fit_student
-from edge.knowledge_reader import Knowledge
+from common.data.datasets import Dataset, Split, load_dataset
+from deploy.compare import teacher as compare_stage
+from deploy.runtime.settings import load_run_config
+from edge.distill.fit import fit_student
+from edge.distill.knowledge import Knowledge
 
 ROWS = Path(__file__).parent / "results" / "few-images.json"
 KNOWLEDGE = ("none", "labels", "deltas", "own")

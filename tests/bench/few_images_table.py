@@ -10,7 +10,7 @@ from pathlib import Path
 from rows import Row, read_rows
 from tables import heads, spread
 
-from deploy.readme import put, update
+from deploy.dev.readme import put, update
 
 ROWS = Path(__file__).parent / "results" / "few-images.json"
 COLUMNS = {

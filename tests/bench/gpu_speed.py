@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from rows import write_rows
 
-from cloud.teacher import TeacherRun
+from cloud.training.teacher import TeacherRun
 from common.config import AttackConfig, RunConfig, StudentConfig
-from common.datasets import Dataset, Split
-from deploy.settings import load_run_config
-from edge.checkpoint import FitState
-from edge.fit import Images
-from edge.knowledge_reader import Knowledge
-from edge.training import Training
+from common.data.datasets import Dataset, Split
+from deploy.runtime.settings import load_run_config
+from edge.distill.checkpoint import FitState
+from edge.distill.fit import Images
+from edge.distill.knowledge import Knowledge
+from edge.distill.training import Training
 
 RESULTS = Path(__file__).parent / "results" / "gpu-speed.json"
 BATCH = 256

@@ -16,8 +16,8 @@ import torch
 from rows import read_rows, write_rows
 from stage import Stage
 
-from deploy.settings import load_run_config, parse_assignments
-from edge.fit import fit_student
+from deploy.runtime.settings import load_run_config, parse_assignments
+from edge.distill.fit import fit_student
 
 ROWS = Path(__file__).parent / "results" / "headline.json"
 STAGE_1 = (  # of 7.5 times the shipped config's images

@@ -21,16 +21,16 @@ from rows import Row, read_rows, write_rows
 from torch import Tensor, nn
 
 from common.config import AttackConfig, RunConfig, StudentConfig
-from common.datasets import Dataset, load_dataset
-from common.evaluate import clean_accuracy, robust_accuracy_pgd
-from common.models import load_model
-from deploy.compare_stage import prepare_stage
-from deploy.settings import load_run_config
-from edge.checkpoint import FitState
-from edge.crafting import Batch
-from edge.images import Images
-from edge.knowledge_reader import read_knowledge, read_manifest
-from edge.training import Training
+from common.data.datasets import Dataset, load_dataset
+from common.models.zoo import load_model
+from common.robustness.evaluate import clean_accuracy, robust_accuracy_pgd
+from deploy.compare.teacher import prepare_stage
+from deploy.runtime.settings import load_run_config
+from edge.distill.checkpoint import FitState
+from edge.distill.crafting import Batch
+from edge.distill.images import Images
+from edge.distill.knowledge import read_knowledge, read_manifest
+from edge.distill.training import Training
 
 ROWS = Path(__file__).parent / "results" / "live.json"
 

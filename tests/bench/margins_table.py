@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from tables import put_compared, spread
 
-from deploy.compare_rows import Row
-from deploy.readme import update
+from deploy.compare.rows import Row
+from deploy.dev.readme import update
 
 FILES = {"margins": "compare.json", "few-margins": "compare-few.json"}  # by mark
 OTHERS = ("rslad", "pgd_at", "warm_at")

@@ -30,19 +30,19 @@ from precisions import (
 from rows import read_rows, robustness, write_rows
 from torch import Tensor
 
-from common.attacks import pgd
 from common.config import RunConfig
-from common.datasets import Dataset, load_dataset
-from common.evaluate import autoattack, clean_accuracy
-from common.knowledge import Arrays, encode_shard
-from common.models import load_model, num_parameters
-from deploy.compare_stage import prepare_stage
-from deploy.settings import load_run_config
-from edge.checkpoint import FitState
-from edge.delta_memory import DeltaMemory
-from edge.images import Images
-from edge.knowledge_reader import Knowledge
-from edge.training import Training
+from common.data.datasets import Dataset, load_dataset
+from common.models.zoo import load_model, num_parameters
+from common.release import Arrays, encode_shard
+from common.robustness.attacks import pgd
+from common.robustness.evaluate import autoattack, clean_accuracy
+from deploy.compare.teacher import prepare_stage
+from deploy.runtime.settings import load_run_config
+from edge.distill.checkpoint import FitState
+from edge.distill.delta_memory import DeltaMemory
+from edge.distill.images import Images
+from edge.distill.knowledge import Knowledge
+from edge.distill.training import Training
 
 ROWS = Path(__file__).parent / "results" / "precision.json"
 EPOCHS = {"digits": 80, "mnist": 26}

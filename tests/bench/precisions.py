@@ -1,10 +1,10 @@
 """Precisions of soft labels and deltas, encoded as shards would be and read back.
 
-`encode_labels` and `encode_deltas` return the tensors of a shard; what
-`decode_labels` and `decode_deltas` make of them is what a student is trained on, so
-that bytes and loss of precision are those of one and the same file. int8 labels and
-1-bit deltas are the release's own codec (common/quantize.py). Not here: training
-with them (precision.py).
+`encode_labels` and `encode_deltas` return the tensors of a shard; what `decode_labels`
+and `decode_deltas` make of them is what a student is trained on, so that bytes and loss
+of precision are those of one and the same file. int8 labels and 1-bit deltas are the
+release's own codec (common/release/quantize.py). Not here: training with them
+(precision.py).
 
     labels   fp32, fp16   the logits
              int8         rows of int8 with a float16 scale each
@@ -21,8 +21,8 @@ with them (precision.py).
 import numpy as np
 from numpy.typing import NDArray
 
-from common.knowledge import Arrays, dequantize_rows, pack_signs, quantize_rows
-from common.quantize import unpack_signs
+from common.release import Arrays, dequantize_rows, pack_signs, quantize_rows
+from common.release.quantize import unpack_signs
 
 LABELS = ("fp32", "fp16", "int8", "int4", "top3", "top2", "top1", "none")
 DELTAS = ("int8", "2 bit", "1 bit", "none")

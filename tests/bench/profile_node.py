@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from rows import write_rows
 
-from common.datasets import load_dataset
-from deploy.compare_stage import prepare_stage
-from deploy.settings import load_run_config
-from edge.fit import fit_student
-from edge.images import Images
-from edge.knowledge_reader import read_knowledge, read_manifest
+from common.data.datasets import load_dataset
+from deploy.compare.teacher import prepare_stage
+from deploy.runtime.settings import load_run_config
+from edge.distill.fit import fit_student
+from edge.distill.images import Images
+from edge.distill.knowledge import read_knowledge, read_manifest
 
 ROWS = Path(__file__).parent / "results" / "profile.json"
 # Functions, as (file, name), whose time with all that they call is one part. The

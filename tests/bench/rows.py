@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.durable import write_atomic
-from common.knowledge import Evaluation
+from common.release import Evaluation
 
 Row = dict[str, Any]
 

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from common.config import AttackConfig, DatasetConfig, StudentConfig
-from common.datasets import load_dataset
-from common.evaluate import robust_accuracy_pgd
-from deploy.settings import load_run_config
-from edge.fit import Images, fit_student
-from edge.knowledge_reader import Knowledge
+from common.data.datasets import load_dataset
+from common.robustness.evaluate import robust_accuracy_pgd
+from deploy.runtime.settings import load_run_config
+from edge.distill.fit import Images, fit_student
+from edge.distill.knowledge import Knowledge
 
 RESULTS = Path(__file__).parent / "results" / "safeguard.json"
 FGSM = StudentConfig(

@@ -13,7 +13,7 @@ students/). Of each student on the first test images, at the eps of its card:
 
 What falls short is said, and makes the exit code 1 (Carlini et al., "On Evaluating
 Adversarial Robustness", 2019). Figures go to results/sanity.json. Not here: the flags
-that every evaluation carries (common/sanity.py).
+that every evaluation carries (common/robustness/sanity.py).
 """
 
 import argparse
@@ -26,12 +26,12 @@ import torch
 from rows import write_rows
 from torch import Tensor, nn
 
-from common.attacks import cross_entropy, pgd
 from common.config import AttackConfig, DatasetConfig
-from common.datasets import load_dataset
-from common.evaluate import autoattack, predict, robust_accuracy_pgd
-from common.model_card import ModelCard
-from common.models import load_model
+from common.data.datasets import load_dataset
+from common.models.card import ModelCard
+from common.models.zoo import load_model
+from common.robustness.attacks import cross_entropy, pgd
+from common.robustness.evaluate import autoattack, predict, robust_accuracy_pgd
 
 ROWS = Path(__file__).parent / "results" / "sanity.json"
 STEPS = (1, 2, 5, 10, 20, 50, 100)

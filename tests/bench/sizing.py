@@ -18,10 +18,10 @@ from rows import read_rows, write_rows
 from stage import Stage
 
 from common.config import ProfileConfig, RunConfig
-from deploy.settings import load_run_config
-from edge.child import Distillation
-from edge.job import DistilJob
-from edge.sizing import try_out
+from deploy.runtime.settings import load_run_config
+from edge.jobs.job import DistilJob
+from edge.jobs.runner import Distillation
+from edge.jobs.sizing import try_out
 
 ROWS = Path(__file__).parent / "results" / "sizing.json"
 PROFILE = ProfileConfig(cpus=1.0, memory_mib=1500, bandwidth_kib_s=1)

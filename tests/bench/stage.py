@@ -12,19 +12,19 @@ from rows import Row, robustness
 from torch import nn
 
 from common.config import AttackConfig, RunConfig, StudentConfig
-from common.datasets import Dataset, load_dataset
-from common.evaluate import (
+from common.data.datasets import Dataset, load_dataset
+from common.models.zoo import num_parameters
+from common.release import Manifest
+from common.robustness.evaluate import (
     autoattack,
     clean_accuracy,
     is_collapsed,
     predict,
     robust_accuracy_pgd,
 )
-from common.knowledge import Manifest
-from common.models import num_parameters
-from deploy.compare_stage import prepare_stage
-from edge.fit import Fitted, Images, fit_student
-from edge.knowledge_reader import Knowledge, read_knowledge, read_manifest
+from deploy.compare.teacher import prepare_stage
+from edge.distill.fit import Fitted, Images, fit_student
+from edge.distill.knowledge import Knowledge, read_knowledge, read_manifest
 
 Rest = Callable[[float], None]
 
@@ -65,7 +65,7 @@ class Stage:
         knowledge: Knowledge | None = None,
         safeguard: bool = True,
     ) -> Callable[[Rest], Fitted]:
-        """Describe a training that rests after each epoch (deploy.compare_turns)."""
+        """Describe a training that rests after each epoch (interleave.py)."""
 
         def train(rest: Rest) -> Fitted:
             torch.set_num_threads(1)  # of this thread

@@ -6,9 +6,9 @@ from statistics import mean, stdev
 
 from rows import Row
 
-from deploy.compare_rows import Row as CompareRow
-from deploy.compare_rows import read_rows
-from deploy.readme import put
+from deploy.compare.rows import Row as CompareRow
+from deploy.compare.rows import read_rows
+from deploy.dev.readme import put
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from rows import read_rows, write_rows
 
-from common.datasets import load_dataset
-from deploy.choice import student_score, teacher_score
-from deploy.compare_stage import prepare_stage
-from deploy.settings import load_run_config, parse_assignments
-from edge.knowledge_reader import read_manifest
+from common.data.datasets import load_dataset
+from deploy.compare.teacher import prepare_stage
+from deploy.runtime.settings import load_run_config, parse_assignments
+from deploy.selection.score import student_score, teacher_score
+from edge.distill.knowledge import read_manifest
 
 ROWS = Path(__file__).parent / "results" / "teachers.json"
 SEEDS = (1001, 1002)  # of the students; no other comparison uses them

@@ -22,9 +22,9 @@ from rows import read_rows, write_rows
 from stage import Stage
 
 from common.config import StudentConfig
-from common.evaluate import autoattack
-from deploy.compare_grid import Entry, load_grid, make_plan
-from deploy.compare_turns import in_turns
+from common.robustness.evaluate import autoattack
+from deploy.compare.grid import Entry, load_grid, make_plan
+from deploy.compare.interleave import in_turns
 
 ROWS = Path(__file__).parent / "results" / "tune.json"
 RATES = "learning_rate=0.1,0.2,0.4"

@@ -20,8 +20,8 @@ from rows import Row, read_rows, write_rows
 from stage import Stage
 
 from common.config import Content, RunConfig, StudentConfig
-from deploy.compare_turns import in_turns
-from deploy.settings import load_run_config, parse_assignments
+from deploy.compare.interleave import in_turns
+from deploy.runtime.settings import load_run_config, parse_assignments
 
 ROWS = Path(__file__).parent / "results" / "views.json"
 

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from rows import read_rows, write_rows
 
-from cloud.teacher import TeacherRun
+from cloud.training.teacher import TeacherRun
 from common.config import RunConfig
-from common.datasets import Dataset, Split, load_dataset
-from deploy import compare_stage
-from deploy.choice import student_score, teacher_score
-from deploy.settings import load_run_config, parse_assignments
-from edge.knowledge_reader import read_manifest
+from common.data.datasets import Dataset, Split, load_dataset
+from deploy.compare import teacher as compare_stage
+from deploy.runtime.settings import load_run_config, parse_assignments
+from deploy.selection.score import student_score, teacher_score
+from edge.distill.knowledge import read_manifest
 
 ROWS = Path(__file__).parent / "results" / "wider-teacher.json"
 WIDER = ("teacher.epochs=5", "teacher.eps_warmup_epochs=2")  # of 8 times the images

@@ -1,0 +1,170 @@
+"""A Ray cluster of takt's own on this machine, or one that exists already.
+
+`local_cluster` starts Ray in a private short folder, on the loopback, with token
+authentication and no dashboard, and leaves no process behind, whatever happens
+in between. `connect` joins a cluster that somebody else runs. Not here: what
+runs on it (train.py, extract.py, serve.py).
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+import shlex
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloud.cluster.cleanup import end_cluster, end_processes
+from cloud.cluster.environment import core_environment, deaf_to_interrupts, on_loopback
+from common.errors import ClusterError
+
+# Ray appends up to 63 bytes of session and socket name; AF_UNIX takes 107.
+_MAX_FOLDER_BYTES = 107 - 67
+_ANSWER_S = 5.0
+# Ray's shell gets the interpreter unquoted: below a path with a space, no worker.
+_PYTHON = shlex.quote(sys.executable)
+_RUNTIME_ENV = {"py_executable": _PYTHON} if sys.executable != _PYTHON else {}
+_OBJECT_STORE_BYTES = 256 * 2**20  # takt passes paths, not arrays
+
+
+@dataclass(frozen=True)
+class LocalCluster:
+    """A running local Ray.
+
+    Attributes:
+        address: host:port of its control store, for other drivers.
+        folder: its private folder, gone when it stops.
+        token_path: file of the token that other drivers need.
+    """
+
+    address: str
+    folder: Path
+    token_path: Path
+
+
+@contextlib.contextmanager
+def local_cluster(
+    logs_dir: Path | None = None, *, num_cpus: int = 2
+) -> Iterator[LocalCluster]:
+    """Run a local Ray for the body, connected to it; stop all of it afterwards.
+
+    Args:
+        logs_dir: where Ray's logs are moved when it stops; None drops them.
+        num_cpus: CPU slots that tasks and actors may take, not a hard cap.
+
+    Raises:
+        ClusterError: Ray did not start, or this process is connected already.
+    """
+    import ray
+
+    if ray.is_initialized():
+        raise ClusterError(
+            "this process is connected to a Ray cluster already, expected none; "
+            "leave that one first"
+        )
+    folder = _short_folder()
+    token_path = folder / "token"
+    token_path.touch(mode=0o600)
+    token_path.write_text(secrets.token_hex(32))
+    with core_environment(
+        RAY_AUTH_MODE="token",
+        RAY_AUTH_TOKEN_PATH=str(token_path),
+        RAY_AUTH_TOKEN=None,
+        RAY_ADDRESS=None,
+        RAY_USAGE_STATS_ENABLED="0",
+        # Ray warns of a change to come unless told which side to take.
+        RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+    ):
+        try:
+            address = _start(folder, num_cpus, logs_dir)
+            yield LocalCluster(address, folder, token_path)
+        finally:
+            with deaf_to_interrupts():
+                end_cluster(folder, logs_dir)
+
+
+@contextlib.contextmanager
+def connect(address: str) -> Iterator[None]:
+    """Join an existing cluster for the body.
+
+    Args:
+        address: "auto" for the one of this machine or job, or host:port.
+
+    Raises:
+        ClusterError: there is no cluster there, or it does not let us in.
+    """
+    import ray
+
+    if ray.is_initialized():
+        raise ClusterError(
+            "this process is connected to a Ray cluster already, expected none; "
+            "leave that one first"
+        )
+    advice = "start one with 'ray start --head', or give no address for a local one"
+    host, _, port = address.rpartition(":")
+    loopback = host in ("localhost", "127.0.0.1")
+    try:
+        if port.isdigit():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), _ANSWER_S).close()
+        with on_loopback() if loopback else contextlib.nullcontext():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as e:  # Ray raises plain and private classes alike
+        raise ClusterError(
+            f"no Ray cluster lets us in at '{address}': {_one_line(e)}; {advice}"
+        ) from e
+    try:
+        yield
+    finally:
+        with deaf_to_interrupts():
+            ray.shutdown()
+
+
+def _start(folder: Path, num_cpus: int, logs_dir: Path | None) -> str:
+    """Start Ray; return its address."""
+    import ray
+
+    for attempt in (1, 2):
+        try:
+            with on_loopback():
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env=_RUNTIME_ENV,
+                    _node_ip_address="127.0.0.1",
+                    # One below: Ray opens its own folder to everybody.
+                    _temp_dir=str(folder / "r"),
+                )
+            return str(ray.get_runtime_context().gcs_address)
+        except Exception as e:  # Ray raises plain and private classes alike
+            # Once more: a busy machine can miss the 30 s that Ray gives its start.
+            if attempt == 2:
+                raise ClusterError(
+                    f"Ray did not start: {_one_line(e)}; see its logs in "
+                    f"{logs_dir or 'a logs_dir that you give'}"
+                ) from e
+            end_processes(folder)
+    raise AssertionError("unreachable")
+
+
+def _short_folder() -> Path:
+    """Make a private folder whose path leaves room for Ray's socket names."""
+    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        if len(os.fsencode(parent)) + len("/takt-12345678") <= _MAX_FOLDER_BYTES:
+            with contextlib.suppress(OSError):
+                return Path(tempfile.mkdtemp(prefix="takt-", dir=parent)).resolve()
+    raise ClusterError(
+        "no temporary folder is writable and short enough for Ray's sockets; "
+        "set TMPDIR to one of at most 28 characters"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

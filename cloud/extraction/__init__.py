@@ -1,0 +1,7 @@
+"""Teacher to knowledge: soft labels, adversarial examples and boundary points.
+
+`job.extract_knowledge` spreads the images over Ray actors (`worker`), each of which
+computes one `block` after another and writes shards.
+
+Not here: signing and versions (cloud.publishing), the shards' codec (common.release).
+"""

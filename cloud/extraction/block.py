@@ -1,0 +1,155 @@
+"""Teacher -> knowledge of one block of samples: a pure function of both.
+
+What is stored of a view is what the node can rebuild of it, so the teacher's
+logits are taken at the *decoded* view: at clip(x + eps * sign) rather than at the
+attack's own point, and at the dequantised boundary point. Not here: which
+samples form a block, shards and Ray (extract.py).
+"""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cloud.extraction.boundary import boundary_points
+from common.config import AttackConfig, Content, KnowledgeConfig
+from common.release import (
+    Arrays,
+    dequantize_rows,
+    pack_signs,
+    quantize_rows,
+    unpack_signs,
+)
+from common.robustness.attacks import pgd
+
+
+def extract_block(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    config: KnowledgeConfig,
+    eps: float,
+    seed: int,
+) -> dict[Content, Arrays]:
+    """Ask the teacher everything that a release says about these samples.
+
+    Args:
+        model: the teacher, in eval mode, on the device of x.
+        x: (n, C, H, W) in [0, 1].
+        y: labels (n,).
+        config: contents, attack and boundary search.
+        eps: radius of the threat model, pixel scale.
+        seed: of the attack's starts and the boundary's targets.
+
+    Returns:
+        For each content the arrays of `common.release.shard_layout`.
+    """
+
+    @functools.cache
+    def signs() -> NDArray[np.uint8]:
+        return _delta_signs(model, x, y, config.attack, eps, seed)
+
+    makers: dict[Content, Callable[[], Arrays]] = {
+        "soft_labels": lambda: view_labels(model, x),
+        "deltas": lambda: {"delta_signs": signs()},
+        "adv_labels": lambda: _adv_labels(model, x, signs(), eps),
+        "boundary_points": lambda: _boundary_points(model, x, config, seed),
+        "margins": lambda: _margins(model, x, y),
+    }
+    return {content: makers[content]() for content in config.contents}
+
+
+def view_labels(model: nn.Module, view: Tensor) -> Arrays:
+    """Ask the teacher for its soft labels of one view of some samples.
+
+    Args:
+        model: the teacher, in eval mode, on the device of the view.
+        view: (n, C, H, W) in [0, 1], as `common.data.views.show` shows it.
+
+    Returns:
+        The arrays of soft_labels in `common.release.shard_layout`.
+    """
+    logits, scale = quantize_rows(_logits(model, view))
+    return {"logits": logits, "logits_scale": scale}
+
+
+def _delta_signs(
+    model: nn.Module, x: Tensor, y: Tensor, attack: AttackConfig, eps: float, seed: int
+) -> NDArray[np.uint8]:
+    x_adv = pgd(
+        model,
+        x,
+        y,
+        eps=eps,
+        step_size=attack.step_size,
+        steps=attack.steps,
+        random_start=attack.random_start,
+        restarts=attack.restarts,
+        generator=_generator(x, seed),
+    )
+    # A white pixel that cannot grow has delta 0; its sign is + all the same.
+    up = (x_adv > x) | (x_adv >= 1)
+    return pack_signs(np.where(up.cpu().numpy(), np.float32(1), np.float32(-1)))
+
+
+def _adv_labels(
+    model: nn.Module, x: Tensor, signs: NDArray[np.uint8], eps: float
+) -> Arrays:
+    sample_shape = (x.shape[1], x.shape[2], x.shape[3])
+    decoded = torch.from_numpy(unpack_signs(signs, sample_shape)).to(x.device)
+    logits, scale = quantize_rows(_logits(model, (x + eps * decoded).clamp(0, 1)))
+    return {"adv_logits": logits, "adv_logits_scale": scale}
+
+
+def _boundary_points(
+    model: nn.Module, x: Tensor, config: KnowledgeConfig, seed: int
+) -> Arrays:
+    moved, _ = boundary_points(
+        model,
+        x,
+        steps=config.boundary_steps,
+        step_size=config.boundary_step_size,
+        generator=_generator(x, seed + 1),
+    )
+    delta, delta_scale = quantize_rows((moved - x).cpu().numpy())
+    decoded = torch.from_numpy(dequantize_rows(delta, delta_scale)).to(x.device)
+    exact = _logits(model, (x + decoded).clamp(0, 1))
+    base = _logits(model, x).argmax(1)
+    # The class beyond: the strongest one that is not the sample's own.
+    others = exact.copy()
+    others[np.arange(len(others)), base] = -np.inf
+    logits, scale = quantize_rows(exact)
+    return {
+        "boundary_delta": delta,
+        "boundary_delta_scale": delta_scale,
+        "boundary_logits": logits,
+        "boundary_logits_scale": scale,
+        "boundary_class": others.argmax(1).astype(np.uint8),
+    }
+
+
+def _margins(model: nn.Module, x: Tensor, y: Tensor) -> Arrays:
+    logits = _logits(model, x)
+    rows, labels = np.arange(len(logits)), y.cpu().numpy()
+    true = logits[rows, labels].copy()
+    logits[rows, labels] = -np.inf
+    nearest = logits.argmax(1)
+    margin = np.clip(true - logits[rows, nearest], -60000, 60000)  # float16
+    return {
+        "margin": margin.astype(np.float16),
+        "nearest_class": nearest.astype(np.uint8),
+    }
+
+
+def _logits(model: nn.Module, x: Tensor) -> NDArray[np.float32]:
+    with torch.no_grad():
+        logits: Tensor = model(x)
+    return logits.float().cpu().numpy()
+
+
+def _generator(x: Tensor, seed: int) -> torch.Generator:
+    return torch.Generator(x.device).manual_seed(seed % 2**63)

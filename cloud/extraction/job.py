@@ -1,0 +1,187 @@
+"""The teacher's knowledge of the whole training split, extracted by Ray actors.
+
+Each actor takes blocks of samples and writes their shards itself; the driver only
+counts. The result does not depend on how many actors there are, or which took
+what. Not here: what is asked of the teacher (block.py), signatures and versions
+(publish.py).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cloud.extraction.worker import BLOCK_SAMPLES, Extractor
+from cloud.training.teacher_files import WEIGHTS
+from common.config import Content, RunConfig
+from common.data.datasets import load_dataset
+from common.durable import write_atomic
+from common.errors import ClusterError, StorageError, TaktError
+from common.release import SCHEMA, ShardInfo, samples_per_shard
+
+INDEX = "index.json"
+PROGRESS = "progress.jsonl"
+_RECIPE = "recipe.json"
+
+
+def extract_knowledge(config: RunConfig, storage: Path) -> Path:
+    """Write the knowledge of storage/teacher.safetensors to storage/knowledge.
+
+    Done at once when it is there already, of the same teacher and config.
+
+    Args:
+        config: of the run; [knowledge], [dataset], [threat] and seed decide.
+        storage: as `train.train_teacher` left it.
+
+    Returns:
+        storage/knowledge: shards, index.json (their `ShardInfo`s, the path being the
+        file's name) and progress.jsonl (samples done of how many).
+
+    Raises:
+        ClusterError: the actors failed for good, or no cluster is connected.
+        DataError: the teacher was trained on another split.
+        StorageError: the teacher is missing or damaged.
+    """
+    storage = storage.resolve()
+    folder = storage / "knowledge"
+    dataset = load_dataset(config.dataset, seed=config.seed)
+    recipe = _recipe(config, storage, dataset.train.fingerprint())
+    if (folder / INDEX).exists() and _read(folder / _RECIPE) == recipe:
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    actors = config.knowledge.num_actors
+    ranges = shard_ranges(
+        len(dataset.train),
+        config.knowledge.contents,
+        dataset.sample_shape,
+        dataset.num_classes,
+        parts=actors,
+    )
+    if config.dataset.data_dir is not None:
+        data = config.dataset.model_copy(
+            update={"data_dir": config.dataset.data_dir.resolve()}
+        )
+        config = config.model_copy(update={"dataset": data})
+    shards = _run_actors(config, storage, ranges, len(dataset.train))
+    shards.sort(key=lambda s: (s.content, s.first))
+    index = [shard.model_dump(mode="json") for shard in shards]
+    write_atomic(folder / _RECIPE, recipe.encode())
+    write_atomic(folder / INDEX, json.dumps(index, indent=1).encode())
+    return folder
+
+
+def shard_ranges(
+    num_samples: int,
+    contents: tuple[Content, ...],
+    sample_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    parts: int,
+) -> list[range]:
+    """Cut the samples into ranges: whole blocks, one shard a content each.
+
+    Args:
+        num_samples: to cover.
+        contents: each of a range must fit one shard.
+        sample_shape: (C, H, W).
+        classes: number of logits.
+        parts: at least so many ranges, where there are blocks enough.
+    """
+    fits = min(samples_per_shard(c, sample_shape, classes) for c in contents)
+    share = -(-num_samples // parts)
+    step = min(
+        -(-share // BLOCK_SAMPLES) * BLOCK_SAMPLES,
+        # Of images so large that a block is too much for a shard: what fits.
+        fits // BLOCK_SAMPLES * BLOCK_SAMPLES or fits,
+    )
+    starts = range(0, num_samples, step)
+    return [range(first, min(first + step, num_samples)) for first in starts]
+
+
+def _run_actors(
+    config: RunConfig, storage: Path, ranges: list[range], total: int
+) -> list[ShardInfo]:
+    """Hand the ranges out, one at a time to each actor, and collect the shards."""
+    import ray
+
+    if not ray.is_initialized():
+        raise ClusterError(
+            "no Ray cluster is connected; enter local_cluster() or connect() first"
+        )
+    num_actors = min(config.knowledge.num_actors, len(ranges))
+    cluster: Any = ray
+    gpus = 0.0
+    if config.teacher.use_gpu:
+        gpus = min(1.0, cluster.cluster_resources().get("GPU", 0.0) / num_actors)
+    actor: Any = ray.remote(Extractor)
+    options = {"num_cpus": 1, "num_gpus": gpus, "max_restarts": 2}
+    pool = [
+        actor.options(max_task_retries=2, **options).remote(
+            config.model_dump_json(), str(storage)
+        )
+        for _ in range(num_actors)
+    ]
+    waiting, done = list(reversed(ranges)), 0
+    busy: dict[Any, tuple[Any, range]] = {}
+    shards: list[ShardInfo] = []
+    idle = list(pool)
+    try:
+        while waiting or busy:
+            while waiting and idle:
+                worker, samples = idle.pop(), waiting.pop()
+                job = worker.extract.remote(samples.start, samples.stop)
+                busy[job] = worker, samples
+            (ready, *_), _ = ray.wait(list(busy), num_returns=1)
+            worker, samples = busy.pop(ready)
+            shards += [ShardInfo.model_validate(s) for s in ray.get(ready)]
+            idle.append(worker)
+            done += len(samples)
+            with (storage / "knowledge" / PROGRESS).open("a") as file:
+                file.write(json.dumps({"done": done, "total": total}) + "\n")
+    except ray.exceptions.RayTaskError as e:
+        if isinstance(e.cause, TaktError):
+            raise e.cause from e
+        raise ClusterError(f"extraction failed: {_last_line(e)}") from e
+    except ray.exceptions.RayError as e:
+        raise ClusterError(
+            f"extraction failed for good: {_last_line(e)}; run it again"
+        ) from e
+    finally:
+        for worker in pool:
+            ray.kill(worker)
+    return shards
+
+
+def _recipe(config: RunConfig, storage: Path, fingerprint: str) -> str:
+    """Name what decides the knowledge."""
+    path = storage / WEIGHTS
+    try:
+        weights = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as e:
+        raise StorageError(
+            f"cannot read {path}: {e.strerror}; train the teacher first"
+        ) from e
+    tree = {
+        "schema": SCHEMA,
+        "teacher": weights,
+        "split": fingerprint,
+        "eps": config.threat.eps,
+        "knowledge": config.knowledge.model_dump(
+            mode="json",
+            exclude={"num_actors", "temperature"},  # logits are shipped as they are
+        ),
+        "seed": config.seed,
+    }
+    return json.dumps(tree, sort_keys=True)
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text() if os.path.exists(path) else None
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:200]

@@ -1,0 +1,105 @@
+"""What a node may claim: bounds on every field of a heartbeat and a report.
+
+Strings are cut and cleaned, numbers that cannot be true are refused. Not here: where
+claims are kept (`cloud.fleet.database`), and escaping for HTML, which is for whoever
+prints them.
+"""
+
+import math
+from collections.abc import Iterable
+
+from cloud.gateway.interceptor import BadRequestError
+from common.pb.takt_pb2 import HeartbeatRequest, ReportRequest
+
+MAX_BIGINT = 2**63 - 1  # what the database can hold
+MAX_CURVE = 10_000
+MAX_EVALUATIONS = 32
+MAX_FLAGS = 16
+MAX_CPU_S = 1e9  # some thirty years
+MAX_MEMORY_MIB = 1e8
+
+
+def checked_heartbeat(beat: HeartbeatRequest) -> HeartbeatRequest:
+    """Return a copy of bounded size.
+
+    Raises:
+        BadRequestError: a number in it cannot be true.
+    """
+    _within("version", beat.version, MAX_BIGINT)
+    _finite("progress", beat.progress)
+    return HeartbeatRequest(
+        state=clean(beat.state, 32),
+        version=beat.version,
+        progress=min(max(beat.progress, 0.0), 1.0),
+        message=clean(beat.message, 500),
+    )
+
+
+def checked_report(report: ReportRequest) -> ReportRequest:
+    """Return a copy of bounded size.
+
+    Raises:
+        BadRequestError: a number in it cannot be true, or a list is too long.
+    """
+    checked = ReportRequest()
+    checked.CopyFrom(report)
+    checked.DiscardUnknownFields()
+    for field, length in (
+        ("channel", 63),
+        ("student", 63),
+        ("architecture", 64),
+        ("method", 32),
+        ("outcome", 32),
+        ("message", 500),
+        ("weights_sha256", 64),
+    ):
+        setattr(checked, field, clean(getattr(report, field), length))
+    for field in ("version", "num_parameters", "pulled_bytes"):
+        _within(field, getattr(report, field), MAX_BIGINT)
+    _within("peak_memory_mib", report.peak_memory_mib, MAX_MEMORY_MIB)
+    _within("profile.cpus", report.profile.cpus, 1e5)
+    if report.HasField("cap"):
+        checked.cap.method = clean(report.cap.method, 64)
+    for field in ("distil", "attack", "evaluate"):
+        _within(f"cpu_s.{field}", getattr(report.cpu_s, field), MAX_CPU_S)
+    _within("clean_accuracy", report.clean_accuracy, 1)  # absent reads as 0
+    _at_most("robust", report.robust, MAX_EVALUATIONS)
+    _at_most("curve", report.curve, MAX_CURVE)
+    for evaluation in checked.robust:
+        _within("robust.accuracy", evaluation.accuracy, 1)
+        _within("robust.eps", evaluation.eps, 1)
+        _at_most("robust.flags", evaluation.flags, MAX_FLAGS)
+        for field in ("attack", "version", "norm"):
+            setattr(evaluation, field, clean(getattr(evaluation, field), 64))
+        flags = [clean(flag, 64) for flag in evaluation.flags]
+        evaluation.ClearField("flags")
+        evaluation.flags.extend(flags)
+    for point in report.curve:
+        _within("curve.cpu_s", point.cpu_s, MAX_CPU_S)
+        # Absent reads as 0, which is within.
+        _within("curve.clean_accuracy", point.clean_accuracy, 1)
+        _within("curve.robust_accuracy", point.robust_accuracy, 1)
+    return checked
+
+
+def clean(text: str, length: int) -> str:
+    """Cut a string and replace what is not printable (no terminal escapes)."""
+    cut = text if len(text) <= length else text[: length - 3] + "..."
+    return "".join(c if c.isprintable() else " " for c in cut)
+
+
+def _finite(field: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise BadRequestError(f"{field} is {value}, expected a finite number")
+
+
+def _within(field: str, value: float, most: float) -> None:
+    """Refuse what is not in [0, most]; NaN is in no range."""
+    if not 0 <= value <= most:
+        raise BadRequestError(f"{field} is {value}, expected 0 to {most:g}")
+
+
+def _at_most(field: str, values: Iterable[object], most: int) -> None:
+    num = sum(1 for _ in values)
+    if num > most:
+        raise BadRequestError(f"{field} has {num} entries, expected at most {most}")

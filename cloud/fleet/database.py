@@ -1,0 +1,247 @@
+"""What the nodes say of themselves, kept in a database (SQLAlchemy).
+
+A gateway's is a file of SQLite. A node is not believed: `cloud.fleet.bounds` has cut or
+refused every number and string before it is kept, and each node has a bounded number of
+rows. Not here: who a node is (`cloud.gateway.authorization`) and what its claims mean.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from cloud.fleet.bounds import checked_heartbeat, checked_report
+from cloud.pki.allowlist import Clock, utc_now
+from common.errors import ConfigError, StorageError
+from common.pb.takt_pb2 import HeartbeatRequest, ReportRequest
+
+KEEP_REPORTS = 200  # of each node
+
+
+class _Utc(sa.TypeDecorator[datetime]):
+    """A time in UTC, also where the database keeps no zone (SQLite)."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(
+        self, value: datetime | None, dialect: sa.Dialect
+    ) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value and not value.tzinfo else value
+
+
+_TABLES = sa.MetaData()
+_NODES = sa.Table(
+    "nodes",
+    _TABLES,
+    sa.Column("node", sa.String(63), primary_key=True),
+    sa.Column("first_seen", _Utc, nullable=False),
+    sa.Column("last_seen", _Utc, nullable=False),
+    sa.Column("state", sa.String(32), nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("progress", sa.Float, nullable=False),
+    sa.Column("message", sa.String(512), nullable=False),
+)
+_REPORTS = sa.Table(
+    "reports",
+    _TABLES,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("node", sa.String(63), nullable=False, index=True),
+    sa.Column("time", _Utc, nullable=False),
+    sa.Column("channel", sa.String(63), nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("student", sa.String(63), nullable=False),
+    sa.Column("architecture", sa.String(128), nullable=False),
+    sa.Column("method", sa.String(32), nullable=False),
+    sa.Column("outcome", sa.String(32), nullable=False),
+    sa.Column("clean_accuracy", sa.Float),  # NULL: not measured
+    sa.Column("robust_accuracy", sa.Float),  # of the report's first evaluation
+    sa.Column("cpu_s", sa.Float, nullable=False),  # distillation
+    sa.Column("pulled_bytes", sa.BigInteger, nullable=False),
+    # The whole report; the columns above are for queries.
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class NodeRow:
+    """A node's last heartbeat; times are UTC."""
+
+    node: str
+    first_seen: datetime
+    last_seen: datetime
+    state: str
+    version: int
+    progress: float
+    message: str
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    """One report as it came, after the checks."""
+
+    node: str
+    time: datetime
+    report: ReportRequest
+
+
+class Fleet:
+    """The nodes and their reports; safe to use from several threads."""
+
+    def __init__(self, url: str, *, clock: Clock = utc_now) -> None:
+        """Open the database and make its tables if they are missing.
+
+        Args:
+            url: of SQLAlchemy, e.g. "sqlite:////var/lib/takt/fleet.sqlite"; see
+                `sqlite_url`.
+            clock: the wall clock, UTC.
+
+        Raises:
+            ConfigError: the URL is not one, or its driver is not installed.
+            StorageError: the database cannot be opened.
+        """
+        self._clock = clock
+        self._name = url.rpartition("@")[2]  # without a password
+        try:
+            self._engine = sa.create_engine(url)
+        except (SQLAlchemyError, ImportError) as e:
+            raise ConfigError(
+                f"database URL for {self._name!r} does not work: {e}; expected for "
+                'instance "sqlite:////path/fleet.sqlite"'
+            ) from e
+        if self._engine.dialect.name == "sqlite":
+            sa.event.listen(self._engine, "connect", _prepare_sqlite)
+        with self._storage("open") as connection:
+            _TABLES.create_all(connection)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    def heartbeat(self, node: str, beat: HeartbeatRequest) -> None:
+        """Keep a node's newest heartbeat.
+
+        Raises:
+            BadRequestError: a number in it cannot be true.
+            StorageError: the database fails.
+        """
+        row = checked_heartbeat(beat)
+        now = self._clock()
+        values: dict[str, Any] = {
+            "last_seen": now,
+            "state": row.state,
+            "version": row.version,
+            "progress": row.progress,
+            "message": row.message,
+        }
+        with self._storage("write") as connection:
+            mine = sa.update(_NODES).where(_NODES.c.node == node)
+            if connection.execute(mine.values(**values)).rowcount == 0:
+                new = sa.insert(_NODES).values(node=node, first_seen=now, **values)
+                connection.execute(new)
+
+    def report(self, node: str, report: ReportRequest) -> None:
+        """Keep a report; the node's oldest go when it has many.
+
+        A report that is equal to the node's last is the same one sent again, its
+        answer having been lost: it is kept once.
+
+        Raises:
+            BadRequestError: a number in it cannot be true.
+            StorageError: the database fails.
+        """
+        row = checked_report(report)
+        now = self._clock()
+        with self._storage("write") as connection:
+            body = row.SerializeToString(deterministic=True)
+            newest = _REPORTS.c.id.desc()
+            last = sa.select(_REPORTS.c.body).where(_REPORTS.c.node == node)
+            if connection.scalar(last.order_by(newest).limit(1)) == body:
+                return
+            connection.execute(
+                sa.insert(_REPORTS).values(
+                    node=node,
+                    time=now,
+                    channel=row.channel,
+                    version=row.version,
+                    student=row.student,
+                    architecture=row.architecture,
+                    method=row.method,
+                    outcome=row.outcome,
+                    clean_accuracy=(
+                        row.clean_accuracy if row.HasField("clean_accuracy") else None
+                    ),
+                    robust_accuracy=row.robust[0].accuracy if row.robust else None,
+                    cpu_s=row.cpu_s.distil,
+                    pulled_bytes=row.pulled_bytes,
+                    body=body,
+                )
+            )
+            mine = sa.select(_REPORTS.c.id).where(_REPORTS.c.node == node)
+            kept = connection.scalars(mine.order_by(newest).offset(KEEP_REPORTS))
+            excess = kept.all()
+            if excess:
+                connection.execute(sa.delete(_REPORTS).where(_REPORTS.c.id.in_(excess)))
+
+    def nodes(self) -> list[NodeRow]:
+        """List the nodes by name.
+
+        Raises:
+            StorageError: the database fails.
+        """
+        with self._storage("read") as connection:
+            rows = connection.execute(sa.select(_NODES).order_by(_NODES.c.node)).all()
+        return [NodeRow(**row._mapping) for row in rows]
+
+    def reports(
+        self, *, node: str | None = None, version: int | None = None
+    ) -> list[ReportRow]:
+        """List the reports, oldest first.
+
+        Args:
+            node: only of this node.
+            version: only on this release.
+
+        Raises:
+            StorageError: the database fails.
+        """
+        query = sa.select(_REPORTS.c.node, _REPORTS.c.time, _REPORTS.c.body)
+        if node is not None:
+            query = query.where(_REPORTS.c.node == node)
+        if version is not None:
+            query = query.where(_REPORTS.c.version == version)
+        with self._storage("read") as connection:
+            rows = connection.execute(query.order_by(_REPORTS.c.id)).all()
+        return [
+            ReportRow(r.node, r.time, ReportRequest.FromString(r.body)) for r in rows
+        ]
+
+    @contextmanager
+    def _storage(self, action: str) -> Iterator[sa.Connection]:
+        """Open a transaction; the database's errors become ours."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as e:
+            cause = " ".join(str(getattr(e, "orig", None) or e).split())[:200]
+            raise StorageError(
+                f"cannot {action} the fleet's database {self._name}: {cause}; check "
+                "its disk and permissions"
+            ) from e
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL of a SQLite file."""
+    return f"sqlite:///{path.resolve()}"
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # Readers (the simulation) never wait for the gateway's writes, nor it for them.
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA busy_timeout=5000")

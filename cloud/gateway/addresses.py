@@ -1,0 +1,115 @@
+"""Where a gateway listens, and what it tells others about that.
+
+`Addresses` lives in the storage folder as gateway.json: the ports that a restarted
+gateway takes again, and what `takt edge` is pointed at. Not here: sockets that
+serve (`cloud.gateway.server`).
+"""
+
+import errno
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from common.config import GatewayConfig
+from common.durable import write_atomic
+from common.errors import AddressError
+
+FILE = "gateway.json"
+_WILDCARDS = ("0.0.0.0", "::", "")
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """A gateway's two addresses."""
+
+    address: str  # host:port of the node port, as nodes reach it
+    enroll_address: str
+    host: str  # that the sockets are bound to
+    port: int
+    enroll_port: int
+
+    @property
+    def reachable_host(self) -> str:
+        """Return a host that this machine reaches the sockets by."""
+        if self.host in _WILDCARDS:
+            return "::1" if self.host == "::" else "127.0.0.1"
+        return self.host
+
+    @classmethod
+    def load(cls, storage: Path) -> Self | None:
+        """Read gateway.json; None where it is missing or damaged."""
+        try:
+            tree = json.loads((storage / FILE).read_bytes())
+            return cls(
+                address=str(tree["address"]),
+                enroll_address=str(tree["enroll_address"]),
+                host=str(tree["host"]),
+                port=int(tree["port"]),
+                enroll_port=int(tree["enroll_port"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def save(self, storage: Path) -> None:
+        """Write gateway.json.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        tree = {**asdict(self), "pid": os.getpid()}
+        write_atomic(storage / FILE, json.dumps(tree, indent=1).encode() + b"\n")
+
+
+def advertised(config: GatewayConfig, port: int, enroll_port: int) -> Addresses:
+    """Combine the ports that were bound with the name that nodes use."""
+    name = certificate_names(config)[0]
+    return Addresses(
+        join(name, port), join(name, enroll_port), config.host, port, enroll_port
+    )
+
+
+def certificate_names(config: GatewayConfig) -> tuple[str, ...]:
+    """List what the server certificate must cover, the advertised name first."""
+    if config.names:
+        return config.names
+    if config.host in _WILDCARDS:
+        return (socket.gethostname(),)
+    return (config.host,)
+
+
+def join(host: str, port: int) -> str:
+    """Write host:port, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def why_taken(host: str, port: int) -> AddressError | None:
+    """Try to bind an address; return the error that says why not, or None."""
+    try:
+        info = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(info[0], info[1]) as probe:
+            # As gRPC does: a port whose last connections linger counts as free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(info[4])
+            probe.listen(1)
+    except OSError as e:
+        where = join(host, port)
+        if e.errno == errno.EADDRINUSE:
+            return AddressError(
+                f"port {port} on {host} is in use; stop the program that has it (ss "
+                f"-ltnp 'sport = :{port}' names it), or set gateway.port and "
+                "gateway.enroll_port to other ports or to 0 for free ones"
+            )
+        if isinstance(e, socket.gaierror) or e.errno == errno.EADDRNOTAVAIL:
+            return AddressError(
+                f"cannot listen on {where}: {e.strerror}; gateway.host must be an "
+                "address of this machine, for instance 127.0.0.1 or 0.0.0.0"
+            )
+        return AddressError(
+            f"cannot listen on {where}: {e.strerror}; ports below 1024 need root"
+        )
+    return None

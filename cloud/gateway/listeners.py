@@ -1,0 +1,162 @@
+"""The gateway's two sockets: their gRPC options, TLS and ports.
+
+Not here: what is served on them (`cloud.gateway.server`).
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from cloud.gateway.addresses import Addresses, advertised, join, why_taken
+from cloud.pki.authority import ServerCredentials
+from common.config import GatewayConfig
+from common.errors import AddressError
+
+logger = logging.getLogger(__name__)
+
+KEPT_PORT_WAIT_S = 5.0  # for a predecessor that is still letting go of its port
+MAX_CALLS = 4096  # of all nodes together
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # a batch of images is the largest
+# Of those whom nobody knows yet: a signing request is small, and soon answered.
+MAX_NEWCOMERS, MAX_NEWCOMER_BYTES = 256, 64 * 1024
+PING_INTERVAL_S = 10.0
+
+_OPTIONS = (
+    # Off (default on): two gateways on one port would share the calls by chance.
+    ("grpc.so_reuseport", 0),
+    # Nodes may ping with no call open (default: they are sent away for it).
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Milliseconds. Find nodes that vanished without closing (default: 2 hours).
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # Calls on one connection (default: no bound); the quota of a node is lower.
+    ("grpc.max_concurrent_streams", 128),
+)
+
+
+def make_server(
+    interceptor: grpc.aio.ServerInterceptor,
+    *,
+    ping_interval_s: float,
+    max_calls: int = MAX_CALLS,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+) -> grpc.aio.Server:
+    """Make a server; see `listen` for its port.
+
+    Args:
+        interceptor: around every call.
+        ping_interval_s: the shortest time between a peer's keepalive pings that is
+            put up with (gRPC's default: 300 s, then "too_many_pings").
+        max_calls: at a time; more are refused.
+        max_message_bytes: of what a peer sends.
+    """
+    ping_interval = int(ping_interval_s * 1000)
+    options: tuple[tuple[str, Any], ...] = (
+        *_OPTIONS,
+        ("grpc.http2.min_ping_interval_without_data_ms", ping_interval),
+        ("grpc.max_receive_message_length", max_message_bytes),
+    )
+    return grpc.aio.server(
+        interceptors=[interceptor], options=options, maximum_concurrent_rpcs=max_calls
+    )
+
+
+def _tls(credentials: ServerCredentials, *, nodes_only: bool) -> grpc.ServerCredentials:
+    """Make TLS credentials; with `nodes_only` every peer must show a certificate."""
+    pair = [(credentials.key, credentials.certificate)]
+    if not nodes_only:
+        return grpc.ssl_server_credentials(pair)
+    return grpc.ssl_server_credentials(
+        pair, root_certificates=credentials.ca, require_client_auth=True
+    )
+
+
+async def listen(
+    storage: Path,
+    config: GatewayConfig,
+    *,
+    credentials: ServerCredentials,
+    nodes: grpc.aio.Server,
+    newcomers: grpc.aio.Server,
+) -> Addresses:
+    """Bind and start both servers, and write down where they are.
+
+    Args:
+        storage: takes gateway.json, and may hold that of the last time: its ports
+            are taken again where the config leaves the choice.
+        config: the wanted host and ports.
+        credentials: of the gateway.
+        nodes: the server of the node port.
+        newcomers: the server of the enrolment port.
+
+    Raises:
+        AddressError: a wanted port is taken, or the host is not this machine's.
+        StorageError: gateway.json cannot be written.
+    """
+    kept = Addresses.load(storage)
+    port = await _bind(
+        nodes,
+        config.host,
+        config.port,
+        kept_port=kept.port if kept else 0,
+        credentials=_tls(credentials, nodes_only=True),
+    )
+    enroll_port = await _bind(
+        newcomers,
+        config.host,
+        config.enroll_port,
+        kept_port=kept.enroll_port if kept else 0,
+        credentials=_tls(credentials, nodes_only=False),
+    )
+    await nodes.start()
+    await newcomers.start()
+    addresses = advertised(config, port, enroll_port)
+    addresses.save(storage)
+    return addresses
+
+
+async def _bind(
+    server: grpc.aio.Server,
+    host: str,
+    port: int,
+    *,
+    kept_port: int,
+    credentials: grpc.ServerCredentials,
+) -> int:
+    """Bind the wanted port, or the kept one, or any; return which."""
+    if port:
+        return _add(server, host, port, credentials)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + KEPT_PORT_WAIT_S
+    while kept_port:
+        try:
+            return _add(server, host, kept_port, credentials)
+        except AddressError as e:
+            if loop.time() > deadline:
+                logger.warning("%s; taking a free one, as port 0 allows", e)
+                break
+        await asyncio.sleep(0.1)
+    return _add(server, host, 0, credentials)
+
+
+def _add(
+    server: grpc.aio.Server,
+    host: str,
+    port: int,
+    credentials: grpc.ServerCredentials,
+) -> int:
+    # Asked first, because gRPC's own refusal says little and logs a lot.
+    refusal = why_taken(host, port)
+    if refusal is not None:
+        raise refusal
+    try:
+        return server.add_secure_port(join(host, port), credentials)
+    except RuntimeError as e:
+        raise AddressError(
+            f"cannot listen on {join(host, port)}: {e}; set gateway.host and "
+            "gateway.port to an address of this machine that is free"
+        ) from e

@@ -1,0 +1,126 @@
+"""The teacher that answers nodes' queries: its logits, and gradients through it.
+
+`LiveTeacher` is what the gateway asks, wherever the model runs; `FileTeacher` is the
+model. Not here: the wire (`cloud.gateway.fleet_service`), batching over nodes
+(`cloud.gateway.ray_serve`).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config import RunConfig
+from common.errors import StorageError
+from common.release import needs_live_teacher
+
+Batch = NDArray[np.float32]
+
+
+class Shapes(NamedTuple):
+    """What a teacher takes and gives, without the number of images."""
+
+    sample: tuple[int, int, int]  # (C, H, W)
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class LiveTeacher:
+    """The teacher behind TeacherService.
+
+    Attributes:
+        shapes: says what it takes and gives.
+        query: x (N, C, H, W) -> logits (N, K).
+        pull_back: x (N, C, H, W), dL/dlogits (N, K) -> dL/dx (N, C, H, W).
+    """
+
+    shapes: Callable[[], Awaitable[Shapes]]
+    query: Callable[[Batch], Awaitable[Batch]]
+    pull_back: Callable[[Batch, Batch], Awaitable[Batch]]
+
+
+def is_wanted(config: RunConfig) -> bool:
+    """Say whether any student of a run asks the live teacher."""
+    return any(needs_live_teacher(s.method) for s in config.students.values())
+
+
+class FileTeacher:
+    """A teacher's safetensors file; read at the first question, and when it changes."""
+
+    def __init__(self, path: Path) -> None:
+        """Answer from `path`, which need not be there yet."""
+        self._path = path
+        self._seen: tuple[int, int] | None = None
+        self._model: Any = None
+        self._shapes = Shapes((0, 0, 0), 0)
+
+    def shapes(self) -> Shapes:
+        """Say what the teacher takes and gives.
+
+        Raises:
+            StorageError: the file is missing or damaged.
+        """
+        self._read()
+        return self._shapes
+
+    def query(self, x: Batch) -> Batch:
+        """Return logits (N, K) of x (N, C, H, W).
+
+        Raises:
+            StorageError: the file is missing or damaged.
+        """
+        import torch
+
+        model = self._read()
+        with torch.inference_mode():
+            return np.asarray(model(torch.from_numpy(x)))
+
+    def pull_back(self, x: Batch, cotangent: Batch) -> Batch:
+        """Return dL/dx for dL/dlogits (N, K) at x (N, C, H, W).
+
+        Raises:
+            StorageError: the file is missing or damaged.
+        """
+        import torch
+
+        leaf = torch.from_numpy(x).requires_grad_()
+        logits = self._read()(leaf)
+        (gradient,) = torch.autograd.grad(logits, leaf, torch.from_numpy(cotangent))
+        return np.asarray(gradient)
+
+    def _read(self) -> Any:
+        from common.models.zoo import load_model
+
+        try:
+            status = self._path.stat()
+        except OSError as e:
+            raise StorageError(
+                f"cannot read {self._path}: {e.strerror}; train the teacher first"
+            ) from e
+        found = (status.st_mtime_ns, status.st_size)
+        if found != self._seen:
+            model, card = load_model(self._path)
+            self._model = model.requires_grad_(False)
+            size = card.image_size
+            self._shapes = Shapes((card.in_channels, size, size), card.num_classes)
+            self._seen = found
+        return self._model
+
+
+def in_threads(teacher: FileTeacher) -> LiveTeacher:
+    """Let a teacher of this process answer from threads."""
+
+    async def shapes() -> Shapes:
+        return await asyncio.to_thread(teacher.shapes)
+
+    async def query(x: Batch) -> Batch:
+        return await asyncio.to_thread(teacher.query, x)
+
+    async def pull_back(x: Batch, cotangent: Batch) -> Batch:
+        return await asyncio.to_thread(teacher.pull_back, x, cotangent)
+
+    return LiveTeacher(shapes, query, pull_back)

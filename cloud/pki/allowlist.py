@@ -1,0 +1,246 @@
+"""Which nodes may join, and with which certificate: the file allow.json.
+
+One entry a node: invited (a one-time token is out), allowed (its latest
+certificate may connect) or revoked. Several processes share the file (the
+gateway, the command line): writers take a lock and replace it in one step,
+readers notice by its stat. Not here: keys and signatures (`cloud.pki.authority`), and
+TLS itself.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from common.durable import write_atomic
+from common.errors import ConfigError, IdentityError, StorageError
+
+Clock = Callable[[], datetime]
+NODE_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+TOKEN_LIFETIME = timedelta(days=7)
+
+
+def utc_now() -> datetime:
+    """Read the wall clock (certificates and metadata are dated in UTC)."""
+    return datetime.now(UTC)
+
+
+def check_node_name(node: str) -> str:
+    """Return the name if it is one.
+
+    Raises:
+        ConfigError: it is not 1 to 63 of a-z, 0-9, '-' and '_'.
+    """
+    if not NODE_PATTERN.fullmatch(node):
+        raise ConfigError(
+            f"node name {node[:80]!r}: expected 1 to 63 characters of a-z, 0-9, '-' "
+            "and '_', the first a letter or digit"
+        )
+    return node
+
+
+class Entry(BaseModel):
+    """What the list knows of one node; times are UTC."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    state: Literal["invited", "allowed", "revoked"]
+    token_sha256: str | None = None  # None: used up
+    token_expires: datetime | None = None
+    certificate_sha256: str | None = None  # of the DER form; only the latest counts
+    serial: str | None = None
+    invited: datetime | None = None
+    allowed: datetime | None = None
+    revoked: datetime | None = None
+
+
+class _Document(BaseModel):
+    nodes: dict[str, Entry] = {}
+
+
+class AllowList:
+    """The list in one file; every method sees what other processes wrote."""
+
+    def __init__(self, path: Path, *, clock: Clock = utc_now) -> None:
+        """Use the file at `path`; a missing file is an empty list."""
+        self.path = path
+        self._clock = clock
+        self._seen: tuple[int, int, int] | None = None
+        self._entries: dict[str, Entry] = {}
+
+    def entries(self) -> dict[str, Entry]:
+        """Return all entries by node, re-read when the file has changed.
+
+        Raises:
+            StorageError: the file cannot be read or is damaged.
+        """
+        try:
+            stat = self.path.stat()
+            seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            if seen != self._seen:
+                text = self.path.read_bytes()
+                self._entries = _Document.model_validate_json(text).nodes
+                self._seen = seen
+        except FileNotFoundError:
+            self._entries, self._seen = {}, None
+        except (OSError, ValidationError) as e:
+            raise StorageError(
+                f"cannot read the allow-list {self.path}: "
+                f"{' '.join(str(e).split())[:200]}; restore it from a backup or remove "
+                "it and allow the nodes again"
+            ) from e
+        return self._entries
+
+    def invite(self, node: str, *, lifetime: timedelta = TOKEN_LIFETIME) -> str:
+        """Let a node enrol once and return the token for it.
+
+        A node that is allowed stays so with its present certificate until it
+        enrols again; an older token is void.
+
+        Raises:
+            ConfigError: the name is not one.
+            StorageError: the list cannot be read or written.
+        """
+        check_node_name(node)
+        token = secrets.token_urlsafe(24)
+        now = self._clock()
+        with self._changing() as entries:
+            old = entries.get(node)
+            kept = old if old and old.state == "allowed" else Entry(state="invited")
+            entries[node] = kept.model_copy(
+                update={
+                    "token_sha256": _sha256(token),
+                    "token_expires": now + lifetime,
+                    "invited": now,
+                }
+            )
+        return token
+
+    def admit(
+        self, node: str, certificate_sha256: str, serial: int, *, token: str | None
+    ) -> None:
+        """Bind a node to a new certificate; older ones of it stop being accepted.
+
+        Args:
+            node: its name.
+            certificate_sha256: hex digest of the DER form.
+            serial: of that certificate.
+            token: the one-time token, used up by this; None for an operator who
+                signs by hand.
+
+        Raises:
+            IdentityError: the token is not the one that is out, or has expired.
+            StorageError: the list cannot be read or written.
+        """
+        with self._changing() as entries:
+            if token is not None:
+                self._check_token(node, entries.get(node), token)
+            entries[node] = Entry(
+                state="allowed",
+                certificate_sha256=certificate_sha256,
+                serial=f"{serial:x}",
+                invited=entries[node].invited if node in entries else None,
+                allowed=self._clock(),
+            )
+
+    def check_token(self, node: str, token: str) -> None:
+        """Check a token without using it up; see `admit` for what it raises."""
+        self._check_token(node, self.entries().get(node), token)
+
+    def revoke(self, node: str) -> None:
+        """Refuse a node from now on: its certificate and any token that is out.
+
+        Raises:
+            ConfigError: the list has no such node.
+            StorageError: the list cannot be read or written.
+        """
+        with self._changing() as entries:
+            if node not in entries:
+                known = ", ".join(sorted(entries)) or "none"
+                raise ConfigError(
+                    f"node '{node[:80]}' is not on the allow-list; known: {known}"
+                )
+            entries[node] = entries[node].model_copy(
+                update={
+                    "state": "revoked",
+                    "token_sha256": None,
+                    "token_expires": None,
+                    "revoked": self._clock(),
+                }
+            )
+
+    def check(self, node: str, certificate_sha256: str) -> None:
+        """Accept a node that presents this certificate, or say why not.
+
+        Raises:
+            IdentityError: unknown, revoked, or not its latest certificate.
+            StorageError: the list cannot be read.
+        """
+        entry = self.entries().get(node)
+        fix = f"run `takt pki allow {node}` at the gateway and enrol the node again"
+        if entry is None or (entry.state == "invited" and not entry.certificate_sha256):
+            raise IdentityError(f"node '{node}' is not on the allow-list; {fix}")
+        if entry.state == "revoked":
+            raise IdentityError(f"node '{node}' is revoked; to take it back, {fix}")
+        if entry.certificate_sha256 != certificate_sha256:
+            raise IdentityError(
+                f"node '{node}' presents certificate {certificate_sha256[:12]}, but "
+                f"{str(entry.certificate_sha256)[:12]} was issued to it later; two "
+                f"nodes share the name, or it kept an old certificate: {fix}"
+            )
+
+    def _check_token(self, node: str, entry: Entry | None, token: str) -> None:
+        # An unknown node gets the same words as a wrong token: no probing for names.
+        refused = IdentityError(
+            f"the token for node '{node}' is wrong or was used already; get a new one "
+            f"with `takt pki allow {node}`"
+        )
+        if entry is None or entry.token_sha256 is None or entry.token_expires is None:
+            raise refused
+        if not hmac.compare_digest(_sha256(token), entry.token_sha256):
+            raise refused
+        if self._clock() > entry.token_expires:
+            raise IdentityError(
+                f"the token for node '{node}' expired {entry.token_expires:%F %R} UTC; "
+                f"get a new one with `takt pki allow {node}`"
+            )
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[dict[str, Entry]]:
+        """Hold the writers' lock, yield a copy of the entries, write it back."""
+        with locked(self.path.with_name(f".{self.path.name}.lock")):
+            entries = dict(self.entries())
+            yield entries
+            document = _Document(nodes=dict(sorted(entries.items())))
+            data = document.model_dump_json(indent=1).encode() + b"\n"
+            write_atomic(self.path, data, point="allow", mode=0o600)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock between processes; the kernel drops it when one dies.
+
+    Raises:
+        StorageError: the lock file cannot be made.
+    """
+    try:
+        file = open(path, "ab")  # noqa: SIM115 - closed by the with below
+    except OSError as e:
+        raise StorageError(
+            f"cannot lock {path}: {e.strerror}; fix the permissions of its folder"
+        ) from e
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sha256(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,238 @@
+"""The project's own certificate authority, and who it vouches for.
+
+A folder with ca.key and ca.crt (EC P-256), server.key and server.crt for the gateway,
+and allow.json. Nodes make their own keys; the authority only ever sees signing
+requests. Not here: the allow-list's rules (`cloud.pki.allowlist`), release signing keys
+(`cloud.publishing.repository`), revocation lists: a certificate counts only while it is
+the one that the allow-list names.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from cloud.pki.allowlist import AllowList, Clock, check_node_name, locked, utc_now
+from cloud.pki.certificates import (
+    Issuer,
+    fingerprint_of,
+    general_name,
+    key_pem,
+    make_issuer,
+    make_leaf,
+    pem,
+    requested_key,
+)
+from common.durable import write_atomic
+from common.errors import ConfigError, IdentityError, StorageError
+
+ALWAYS = ("localhost", "127.0.0.1")  # names of every gateway
+
+
+@dataclass(frozen=True)
+class Lifetimes:
+    """How long what the authority signs is valid."""
+
+    authority: timedelta = timedelta(days=3650)
+    server: timedelta = timedelta(days=365)
+    node: timedelta = timedelta(days=365)
+
+
+@dataclass(frozen=True)
+class ServerCredentials:
+    """What the gateway's sockets need, in PEM."""
+
+    key: bytes
+    certificate: bytes
+    ca: bytes
+
+
+class Authority:
+    """The authority kept in one folder; see the module's docstring."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        clock: Clock = utc_now,
+        lifetimes: Lifetimes = Lifetimes(),
+    ) -> None:
+        """Use `folder`; nothing is read or made before a method needs it."""
+        self.folder = folder
+        self.allow_list = AllowList(folder / "allow.json", clock=clock)
+        self._clock = clock
+        self._lifetimes = lifetimes
+
+    def init(self) -> None:
+        """Make the authority's key and certificate, unless they are there.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as e:
+            raise StorageError(f"cannot make {self.folder}: {e.strerror}") from e
+        with locked(self.folder / ".lock"):
+            if (self.folder / "ca.crt").exists():
+                return
+            issuer = make_issuer(now=self._clock(), lifetime=self._lifetimes.authority)
+            # The certificate last: its presence says that the key is there.
+            write_atomic(self.folder / "ca.key", key_pem(issuer.key), mode=0o600)
+            write_atomic(self.folder / "ca.crt", pem(issuer.certificate))
+
+    def ca_pem(self) -> bytes:
+        """Return the authority's certificate, for nodes to check the gateway by."""
+        return self._read("ca.crt")
+
+    def server_credentials(self, hosts: Sequence[str] = ()) -> ServerCredentials:
+        """Return the gateway's key and certificate, made anew when they must be.
+
+        Args:
+            hosts: names and addresses that nodes reach the gateway by; localhost
+                and 127.0.0.1 are always added.
+
+        Raises:
+            ConfigError: a host is neither a name nor an address.
+            StorageError: the folder has no authority or cannot be written.
+        """
+        wanted = tuple(dict.fromkeys((*hosts, *ALWAYS)))
+        issuer = self._issuer()
+        with locked(self.folder / ".lock"):
+            if not self._server_certificate_serves(wanted, issuer):
+                key = ec.generate_private_key(ec.SECP256R1())
+                certificate = make_leaf(
+                    issuer,
+                    key.public_key(),
+                    name=wanted[0],
+                    alternatives=[general_name(host) for host in wanted],
+                    purpose=ExtendedKeyUsageOID.SERVER_AUTH,
+                    now=self._clock(),
+                    lifetime=self._lifetimes.server,
+                )
+                # A kill between the two leaves a pair that does not match, which
+                # the check above sees.
+                write_atomic(self.folder / "server.key", key_pem(key), mode=0o600)
+                write_atomic(self.folder / "server.crt", pem(certificate))
+            return ServerCredentials(
+                self._read("server.key"), self._read("server.crt"), self.ca_pem()
+            )
+
+    def allow(self, node: str) -> str:
+        """Let a node enrol once; return its token. See `AllowList.invite`."""
+        return self.allow_list.invite(node)
+
+    def revoke(self, node: str) -> None:
+        """Refuse a node from now on. See `AllowList.revoke`."""
+        self.allow_list.revoke(node)
+
+    def enroll(self, node: str, token: str, csr_pem: bytes) -> bytes:
+        """Trade a one-time token and a signing request for a certificate (PEM).
+
+        Raises:
+            ConfigError: the name or the request is not acceptable.
+            IdentityError: the token is wrong, used or expired.
+            StorageError: the folder cannot be read or written.
+        """
+        check_node_name(node)
+        self.allow_list.check_token(node, token)
+        return self._sign(csr_pem, node, token=token)
+
+    def sign(self, csr_pem: bytes, node: str) -> bytes:
+        """Sign a request by hand and put the node on the allow-list.
+
+        The certificate has the node's name as subject common name and as DNS name,
+        whatever the request asks for.
+
+        Raises:
+            ConfigError: the name or the request is not acceptable.
+            StorageError: the folder cannot be read or written.
+        """
+        return self._sign(csr_pem, check_node_name(node), token=None)
+
+    def check(self, certificate_pem: bytes) -> str:
+        """Return the name of the node that presents this certificate.
+
+        The signature was checked by TLS; here: its dates and the allow-list.
+
+        Raises:
+            IdentityError: it names no node, is out of date, or is not allowed.
+            StorageError: the allow-list cannot be read.
+        """
+        certificate = x509.load_pem_x509_certificate(certificate_pem)
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        try:
+            node = check_node_name(str(names[0].value) if len(names) == 1 else "")
+        except ConfigError as e:
+            raise IdentityError(f"the certificate names no node: {e}") from e
+        now, end = self._clock(), certificate.not_valid_after_utc
+        if not certificate.not_valid_before_utc <= now <= end:
+            raise IdentityError(
+                f"the certificate of node '{node}' is valid from "
+                f"{certificate.not_valid_before_utc:%F %R} to {end:%F %R} UTC, now is "
+                f"{now:%F %R}; run `takt pki allow {node}` and enrol the node again"
+            )
+        self.allow_list.check(node, fingerprint_of(certificate))
+        return node
+
+    def _sign(self, csr_pem: bytes, node: str, *, token: str | None) -> bytes:
+        certificate = make_leaf(
+            self._issuer(),
+            requested_key(csr_pem, node),
+            name=node,
+            alternatives=[x509.DNSName(node)],
+            purpose=ExtendedKeyUsageOID.CLIENT_AUTH,
+            now=self._clock(),
+            lifetime=self._lifetimes.node,
+        )
+        self.allow_list.admit(
+            node, fingerprint_of(certificate), certificate.serial_number, token=token
+        )
+        return pem(certificate)
+
+    def _server_certificate_serves(self, hosts: Sequence[str], issuer: Issuer) -> bool:
+        """Say whether the present server certificate will do."""
+        try:
+            certificate = x509.load_pem_x509_certificate(self._read("server.crt"))
+            key = serialization.load_pem_private_key(self._read("server.key"), None)
+            certificate.verify_directly_issued_by(issuer.certificate)
+            names = certificate.extensions.get_extension_for_class(
+                x509.SubjectAlternativeName
+            ).value
+        except (StorageError, ValueError, InvalidSignature, x509.ExtensionNotFound):
+            return False
+        # Renewed in the last third of its life.
+        renewal = certificate.not_valid_after_utc - self._lifetimes.server / 3
+        return (
+            certificate.public_key() == key.public_key()
+            and all(general_name(host) in names for host in hosts)
+            and self._clock() < renewal
+        )
+
+    def _issuer(self) -> Issuer:
+        try:
+            key = serialization.load_pem_private_key(self._read("ca.key"), None)
+            certificate = x509.load_pem_x509_certificate(self._read("ca.crt"))
+        except ValueError as e:
+            raise StorageError(
+                f"ca.key or ca.crt in {self.folder} is damaged: {e}; restore them from "
+                "a backup (a new authority means enrolling every node again)"
+            ) from e
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise StorageError(f"{self.folder / 'ca.key'} is not an EC private key")
+        return Issuer(certificate, key)
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError as e:
+            raise StorageError(
+                f"cannot read {self.folder / name}: {e.strerror}; make the authority "
+                "with `takt pki init` or fix its permissions"
+            ) from e

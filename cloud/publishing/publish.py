@@ -1,0 +1,130 @@
+"""Stage 1's results -> a signed release: teacher.json and knowledge/ become a manifest.
+
+Not here: making the knowledge (`cloud.extraction.job`), signatures and their files
+(`cloud.publishing.repository`).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from cloud.pki.allowlist import Clock, utc_now
+from cloud.publishing.repository import ReleaseRepository
+from cloud.training.teacher_files import CARD
+from common.config import RunConfig
+from common.data.datasets import Dataset
+from common.errors import StorageError
+from common.release import Manifest, ShardInfo, TeacherCard
+
+
+def publish_release(
+    config: RunConfig,
+    storage: Path,
+    dataset: Dataset,
+    *,
+    force: bool = False,
+    clock: Clock = utc_now,
+) -> Manifest:
+    """Publish what lies in a run's storage to the config's channel.
+
+    Args:
+        config: names the channel and holds the students' recipes.
+        storage: the folder with teacher.json, knowledge/ and the repository, which is
+            made if it is missing.
+        dataset: the one that the knowledge was extracted on.
+        force: publish a new version also when nothing is new.
+        clock: the wall clock, UTC.
+
+    Returns:
+        The manifest of the channel's newest release.
+
+    Raises:
+        StorageError: the teacher or the knowledge is missing or damaged, or the
+            disk is full.
+        TrustError: the shards do not cover the data set.
+    """
+    repository = ReleaseRepository(
+        storage / "repository", storage / "keys", clock=clock
+    )
+    repository.create()
+    draft = draft_manifest(
+        config,
+        dataset,
+        teacher=_read_teacher(storage / CARD),
+        shards=_read_index(storage / "knowledge" / "index.json"),
+    )
+    return repository.publish(draft, storage / "knowledge", force=force)
+
+
+def draft_manifest(
+    config: RunConfig,
+    dataset: Dataset,
+    *,
+    teacher: TeacherCard,
+    shards: tuple[ShardInfo, ...],
+) -> Manifest:
+    """Describe a release; its version and the shards' places are still open.
+
+    Args:
+        config: of the run.
+        dataset: sample i of the release is sample i of its training split.
+        teacher: who answers in the shards.
+        shards: their paths are plain file names.
+    """
+    return Manifest(
+        channel=config.channel,
+        version=1,
+        dataset=dataset.name,
+        fingerprint=dataset.train.fingerprint(),
+        num_samples=len(dataset.train),
+        sample_shape=dataset.sample_shape,
+        class_names=dataset.class_names,
+        norm=config.threat.norm,
+        eps=config.threat.eps,
+        temperature=teacher.choice.temperature
+        if teacher.choice
+        else config.knowledge.temperature,
+        num_views=config.knowledge.num_views,
+        shift=config.knowledge.shift,
+        flip=config.knowledge.flip,
+        seed=config.seed,
+        val_fraction=config.dataset.val_fraction,
+        limit=config.dataset.limit,
+        image_size=config.dataset.image_size,
+        teacher=teacher,
+        students=config.students,
+        node_attack_steps=config.evaluation.node_attack.steps,
+        node_attack_step_size=config.evaluation.node_attack.step_size,
+        shards=shards,
+    )
+
+
+def _read_teacher(path: Path) -> TeacherCard:
+    try:
+        return TeacherCard.model_validate(_read_json(path, "train the teacher"))
+    except ValidationError as e:
+        raise _damaged(path, e, "train the teacher") from e
+
+
+def _read_index(path: Path) -> tuple[ShardInfo, ...]:
+    step = "extract the knowledge"
+    try:
+        return tuple(ShardInfo.model_validate(s) for s in _read_json(path, step))
+    except (ValidationError, TypeError) as e:
+        raise _damaged(path, e, step) from e
+
+
+def _read_json(path: Path, step: str) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as e:
+        raise StorageError(f"cannot read {path}: {e.strerror}; {step} first") from e
+    except ValueError as e:
+        raise _damaged(path, e, step) from e
+
+
+def _damaged(path: Path, error: Exception, step: str) -> StorageError:
+    cause = " ".join(str(error).split())[:200]
+    return StorageError(f"{path} is damaged: {cause}; {step} again")

@@ -1,0 +1,236 @@
+"""The signed release repository on a filesystem: releases by channel and version.
+
+    metadata/   the TUF roles, see `cloud.publishing.tuf_metadata`
+    targets/    <channel>/<version>/<sha256>.manifest.json and the shards beside it;
+                <channel>/<sha256>.channel.json, the pointer {"version": N}
+
+Files first, signatures after them: a publish that dies leaves its release invisible or
+whole. Not here: what a manifest says (`cloud.publishing.publish`) and how files reach a
+node (`cloud.gateway.server`).
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+from tuf.api.metadata import TargetFile, Targets
+
+from cloud.pki.allowlist import Clock, locked, utc_now
+from cloud.publishing.signing_keys import RoleKeys
+from cloud.publishing.tuf_metadata import SignedMetadata
+from common.durable import write_atomic
+from common.errors import ConfigError, StorageError
+from common.release import Manifest, decode_manifest, encode_manifest
+
+KEEP_RELEASES = 8  # of each channel: a node may still be pulling an older one
+_CHANNEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+
+class ReleaseRepository:
+    """Publish releases, and read what is published; one writer at a time."""
+
+    def __init__(self, root: Path, keys: Path, *, clock: Clock = utc_now) -> None:
+        """Use the repository in `root`, signed with the keys in folder `keys`.
+
+        Reading needs no keys: the folder need not exist.
+        """
+        self.root = root
+        self.targets = root / "targets"
+        self._metadata = SignedMetadata(root / "metadata", RoleKeys(keys), clock=clock)
+
+    def create(self) -> None:
+        """Make keys and an empty repository, unless it is there.
+
+        Raises:
+            StorageError: the folders cannot be written.
+        """
+        try:
+            self._metadata.folder.mkdir(parents=True, exist_ok=True)
+            self.targets.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise StorageError(f"cannot make {self.root}: {e.strerror}") from e
+        with locked(self.root / ".lock"):
+            self._metadata.create()
+
+    def root_json(self) -> bytes:
+        """Return the newest root metadata: what a node trusts from then on.
+
+        Raises:
+            StorageError: there is no repository.
+        """
+        return self._metadata.root_json()
+
+    def versions(self) -> dict[str, int]:
+        """Return the newest release's version of each channel that has one.
+
+        Raises:
+            StorageError: there is no repository, or it is damaged.
+        """
+        return self._versions(self._metadata.load().targets.signed)
+
+    def manifest(self, channel: str, version: int | None = None) -> Manifest:
+        """Return the manifest of a release; None takes the channel's newest.
+
+        Raises:
+            ConfigError: there is no such release.
+            StorageError: there is no repository, or it is damaged.
+            TrustError: the manifest is of another takt's schema.
+        """
+        targets = self._metadata.load().targets.signed
+        if version is None:
+            version = self._versions(targets).get(channel, 0)
+        target = targets.targets.get(f"{channel}/{version}/manifest.json")
+        if target is None:
+            known = self._versions(targets) or "none"
+            raise ConfigError(
+                f"channel '{channel}' has no release {version or 'yet'}; newest of "
+                f"each channel: {known}"
+            )
+        return decode_manifest(self._read(target))
+
+    def publish(
+        self, draft: Manifest, folder: Path, *, force: bool = False
+    ) -> Manifest:
+        """Sign a release and make it its channel's newest.
+
+        Args:
+            draft: the manifest; its version is replaced by the channel's next one
+                and the shards' paths, which are file names in `folder`, by their
+                places in the repository.
+            folder: holds the shards.
+            force: publish again what is the channel's newest release already.
+
+        Returns:
+            The published manifest; the present one where nothing is new.
+
+        Raises:
+            ConfigError: the channel's name is not one.
+            StorageError: a shard is not what the draft says, the disk is full, or
+                a key is missing; the channel's newest release stays.
+            TrustError: a node would refuse the manifest: its shards have holes.
+        """
+        if not _CHANNEL.fullmatch(draft.channel):
+            raise ConfigError(
+                f"channel {draft.channel[:80]!r}: expected 1 to 63 of a-z, 0-9, - and _"
+            )
+        with locked(self.root / ".lock"):
+            state = self._metadata.load()
+            targets = state.targets.signed
+            newest = self._versions(targets).get(draft.channel, 0)
+            if newest and not force:
+                present = self.manifest(draft.channel, newest)
+                if present == _placed(draft, newest):
+                    return present
+            manifest = _placed(draft, newest + 1)
+            prefix = f"{manifest.channel}/{manifest.version}"
+            # What a publish that died left behind; nothing signed names it.
+            shutil.rmtree(self.targets / prefix, ignore_errors=True)
+            for source, shard in zip(draft.shards, manifest.shards, strict=True):
+                data = _read_shard(folder / source.path, shard.num_bytes, shard.sha256)
+                self._add(targets, shard.path, data, "publish.shard")
+            data = encode_manifest(manifest)
+            decode_manifest(data)  # never sign what every node would refuse
+            self._add(targets, f"{prefix}/manifest.json", data, "publish.manifest")
+            pointer = json.dumps({"version": manifest.version}).encode()
+            path = f"{manifest.channel}/channel.json"
+            self._add(targets, path, pointer, "publish.pointer")
+            dropped = f"{manifest.channel}/{manifest.version - KEEP_RELEASES}/"
+            for path in [p for p in targets.targets if p.startswith(dropped)]:
+                del targets.targets[path]
+            self._metadata.commit(state, "publish")
+            shutil.rmtree(self.targets / dropped, ignore_errors=True)
+            return manifest
+
+    def refresh(self, *, force: bool = False) -> bool:
+        """Sign again what is past half its life, so that clients go on trusting it.
+
+        Args:
+            force: sign the timestamp again in any case.
+
+        Returns:
+            Whether anything was signed.
+
+        Raises:
+            StorageError: there is no repository, a key is missing, the disk is full.
+        """
+        with locked(self.root / ".lock"):
+            return self._metadata.refresh(force=force)
+
+    def rotate(self, role: str) -> None:
+        """Give a role (root, targets, snapshot or timestamp) a new key.
+
+        Nodes follow through the chain of roots, however long they were away.
+
+        Raises:
+            ConfigError: there is no such role.
+            StorageError: there is no repository, a key is missing, the disk is full.
+        """
+        with locked(self.root / ".lock"):
+            self._metadata.rotate(role)
+
+    def _versions(self, targets: Targets) -> dict[str, int]:
+        pointers = {
+            path.removesuffix("/channel.json"): target
+            for path, target in targets.targets.items()
+            if path.endswith("/channel.json")
+        }
+        return {
+            channel: int(json.loads(self._read(target))["version"])
+            for channel, target in pointers.items()
+        }
+
+    def _add(self, targets: Targets, path: str, data: bytes, point: str) -> None:
+        """Write a target file under its consistent-snapshot name and list it."""
+        target = TargetFile.from_data(path, data, ["sha256"])
+        place = self._place(target)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise StorageError(f"cannot make {place.parent}: {e.strerror}") from e
+        write_atomic(place, data, point=point)
+        targets.targets[path] = target
+
+    def _place(self, target: TargetFile) -> Path:
+        folder, _, name = target.path.rpartition("/")
+        return self.targets / folder / f"{target.hashes['sha256']}.{name}"
+
+    def _read(self, target: TargetFile) -> bytes:
+        place = self._place(target)
+        try:
+            return place.read_bytes()
+        except OSError as e:
+            raise StorageError(
+                f"cannot read {place}: {e.strerror}; restore the repository from a "
+                "backup or publish again"
+            ) from e
+
+
+def _placed(draft: Manifest, version: int) -> Manifest:
+    """Give a draft its version and its shards their places."""
+    shards = []
+    for shard in draft.shards:
+        if not _FILE.fullmatch(shard.path):
+            raise StorageError(f"shard {shard.path[:80]!r}: expected a plain file name")
+        path = f"{draft.channel}/{version}/{shard.path}"
+        shards.append(shard.model_copy(update={"path": path}))
+    return draft.model_copy(update={"version": version, "shards": tuple(shards)})
+
+
+def _read_shard(path: Path, num_bytes: int, sha256: str) -> bytes:
+    """Read a shard that must be what extraction declared."""
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise StorageError(
+            f"cannot read shard {path}: {e.strerror}; extract the knowledge again"
+        ) from e
+    found = hashlib.sha256(data).hexdigest()
+    if len(data) != num_bytes or found != sha256:
+        raise StorageError(
+            f"shard {path} has {len(data)} bytes and digest {found[:12]}, expected "
+            f"{num_bytes} and {sha256[:12]}; extract the knowledge again"
+        )
+    return data

@@ -1,0 +1,242 @@
+"""The signed metadata of the release repository: one folder of TUF roles.
+
+Holds N.root.json, N.targets.json, N.snapshot.json and timestamp.json. The timestamp is
+written last and by rename, and every change starts from what it refers to: a change
+that dies is invisible or whole. Not here: target files and releases
+(`cloud.publishing.repository`), locking (the caller's), and the client's checks, which
+are python-tuf's own. See https://theupdateframework.github.io/specification/latest/.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from securesystemslib.signer import CryptoSigner
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import (
+    Metadata,
+    MetaFile,
+    Root,
+    Snapshot,
+    Targets,
+    Timestamp,
+)
+from tuf.api.serialization import DeserializationError
+from tuf.api.serialization.json import JSONSerializer
+
+from cloud.pki.allowlist import Clock
+from cloud.publishing.signing_keys import ROLES, RoleKeys
+from common.durable import write_atomic
+from common.errors import ConfigError, StorageError
+
+LIFETIMES = {
+    "root": timedelta(days=365),
+    "targets": timedelta(days=30),
+    "snapshot": timedelta(days=30),
+    "timestamp": timedelta(days=1),
+}
+KEEP_VERSIONS = 32  # of targets and snapshot: a client may be between two requests
+
+
+@dataclass(frozen=True)
+class State:
+    """The roles that the present timestamp refers to; edit and commit them."""
+
+    root: Metadata[Root]
+    timestamp: Metadata[Timestamp]
+    snapshot: Metadata[Snapshot]
+    targets: Metadata[Targets]
+
+
+class SignedMetadata:
+    """Load, change and sign the roles in one folder."""
+
+    def __init__(self, folder: Path, keys: RoleKeys, *, clock: Clock) -> None:
+        """Use `folder`; reading needs no keys."""
+        self.folder = folder
+        self._keys = keys
+        self._clock = clock
+
+    def create(self) -> None:
+        """Make keys and empty roles, unless they are there.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        # Nobody can have seen metadata without a timestamp: else start afresh.
+        if (self.folder / "timestamp.json").exists():
+            return
+        root = Root(version=1, expires=self._expiry("root"), consistent_snapshot=True)
+        for role in ROLES:
+            root.add_key(self._keys.make(role).public_key, role)
+        expires = self._clock()  # replaced by the commit
+        # Each version is one less than what the commit then writes.
+        timestamp, snapshot, targets = (
+            Timestamp(version=1, expires=expires),
+            Snapshot(version=1, expires=expires),
+            Targets(version=1, expires=expires),
+        )
+        state = State(
+            Metadata(root), Metadata(timestamp), Metadata(snapshot), Metadata(targets)
+        )
+        self._write(state, state.root, "1.root.json", "create.root")
+        self.commit(state, "create")
+
+    def root_json(self) -> bytes:
+        """Return the newest root, which names the keys of all roles.
+
+        Raises:
+            StorageError: there is none.
+        """
+        versions = [
+            int(path.name.partition(".")[0])
+            for path in self.folder.glob("*.root.json")
+            if path.name.partition(".")[0].isdecimal()
+        ]
+        return self._read(f"{max(versions, default=1)}.root.json")
+
+    def load(self) -> State:
+        """Read the roles that the timestamp refers to.
+
+        Raises:
+            StorageError: they are missing or damaged.
+        """
+        try:
+            timestamp = Metadata[Timestamp].from_bytes(self._read("timestamp.json"))
+            version = timestamp.signed.snapshot_meta.version
+            snapshot = Metadata[Snapshot].from_bytes(
+                self._read(f"{version}.snapshot.json")
+            )
+            version = snapshot.signed.meta["targets.json"].version
+            targets = Metadata[Targets].from_bytes(
+                self._read(f"{version}.targets.json")
+            )
+            root = Metadata[Root].from_bytes(self.root_json())
+        except (DeserializationError, KeyError) as e:
+            raise StorageError(
+                f"release metadata in {self.folder} is damaged: {e}; restore the "
+                "folder from a backup"
+            ) from e
+        return State(root, timestamp, snapshot, targets)
+
+    def commit(self, state: State, point: str) -> None:
+        """Sign and write targets, snapshot and, last, the timestamp.
+
+        Raises:
+            StorageError: a key is missing or the disk is full; what was committed
+                before stays.
+        """
+        targets, snapshot = state.targets.signed, state.snapshot.signed
+        targets.version += 1
+        name = f"{targets.version}.targets.json"
+        data = self._write(state, state.targets, name, f"{point}.targets")
+        snapshot.meta["targets.json"] = _describe(targets.version, data)
+        snapshot.version += 1
+        name = f"{snapshot.version}.snapshot.json"
+        self._write(state, state.snapshot, name, f"{point}.snapshot")
+        self._commit_timestamp(state, point)
+        for signed in (targets, snapshot):
+            name = f"{signed.version - KEEP_VERSIONS}.{signed.type}.json"
+            (self.folder / name).unlink(missing_ok=True)
+
+    def refresh(self, *, force: bool) -> bool:
+        """Sign again what is past half its life, or not signed by its present key.
+
+        Args:
+            force: sign the timestamp again in any case.
+
+        Returns:
+            Whether anything was signed.
+
+        Raises:
+            StorageError: see `load` and `commit`.
+        """
+        state = self.load()
+        root_is_stale = self._is_stale(state, state.root)
+        if root_is_stale:
+            state.root.signed.version += 1
+            name = f"{state.root.signed.version}.root.json"
+            self._write(state, state.root, name, "refresh.root")
+        if self._is_stale(state, state.targets) or self._is_stale(
+            state, state.snapshot
+        ):
+            self.commit(state, "refresh")
+        elif force or self._is_stale(state, state.timestamp):
+            self._commit_timestamp(state, "refresh")
+        else:
+            return root_is_stale
+        return True
+
+    def rotate(self, role: str) -> None:
+        """Give a role a new key; clients follow through the chain of roots.
+
+        Raises:
+            ConfigError: there is no such role.
+            StorageError: see `load` and `commit`.
+        """
+        if role not in ROLES:
+            raise ConfigError(f"role {role!r}: expected one of {', '.join(ROLES)}")
+        state = self.load()
+        root = state.root.signed
+        old_root = self._signer(state, "root")
+        root.revoke_key(root.roles[role].keyids[0], role)
+        root.add_key(self._keys.make(role).public_key, role)
+        root.version += 1
+        name = f"{root.version}.root.json"
+        # The old root key vouches for the new root.
+        self._write(state, state.root, name, "rotate.root", also=old_root)
+        self.commit(state, "rotate")
+
+    def _commit_timestamp(self, state: State, point: str) -> None:
+        version = state.snapshot.signed.version
+        data = self._read(f"{version}.snapshot.json")
+        state.timestamp.signed.snapshot_meta = _describe(version, data)
+        state.timestamp.signed.version += 1
+        self._write(state, state.timestamp, "timestamp.json", f"{point}.timestamp")
+
+    def _write(
+        self,
+        state: State,
+        role: Metadata[Any],
+        name: str,
+        point: str,
+        also: CryptoSigner | None = None,
+    ) -> bytes:
+        role.signed.expires = self._expiry(role.signed.type)
+        role.sign(self._signer(state, role.signed.type))
+        if also is not None:
+            role.sign(also, append=True)
+        data = role.to_bytes(JSONSerializer(compact=False))
+        write_atomic(self.folder / name, data, point=point)
+        return data
+
+    def _signer(self, state: State, role: str) -> CryptoSigner:
+        return self._keys.load(role, state.root.signed.roles[role].keyids[0])
+
+    def _is_stale(self, state: State, role: Metadata[Any]) -> bool:
+        name = role.signed.type
+        if role.signed.expires - self._clock() < LIFETIMES[name] / 2:
+            return True
+        try:
+            root = state.root.signed
+            root.verify_delegate(name, role.signed_bytes, role.signatures)
+        except RepositoryError:
+            return True  # a rotation died before this role was signed again
+        return False
+
+    def _expiry(self, role: str) -> datetime:
+        return (self._clock() + LIFETIMES[role]).replace(microsecond=0)
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError as e:
+            raise StorageError(
+                f"cannot read {self.folder / name}: {e.strerror}; publish a release "
+                "first, or restore the repository from a backup"
+            ) from e
+
+
+def _describe(version: int, data: bytes) -> MetaFile:
+    return MetaFile.from_data(version, data, ["sha256"])

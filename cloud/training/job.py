@@ -1,0 +1,221 @@
+"""Stage 1 as a Ray Train job: workers train the teacher together, and resume.
+
+The driver starts the job, waits, and moves the finished teacher into the storage
+folder; it does not import torch. The workers checkpoint every epoch, so that a
+killed worker, head or driver costs the present epoch. Not here: the training
+loop (teacher.py), what the trainer leaves out of Ray (trainer.py).
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from cloud.cluster.environment import environment
+from cloud.training.checkpoint_store import Store, local_store, open_store
+from cloud.training.teacher_files import (
+    CARD,
+    PROGRESS,
+    WEIGHTS,
+    finished_teacher,
+    recipe_digest,
+)
+from common.config import RunConfig
+from common.data.datasets import load_dataset
+from common.durable import write_atomic
+from common.errors import ClusterError, StorageError, TaktError
+from common.release import TeacherCard
+
+# Read by the trainer, which hands them on to its controller and workers.
+_SETTINGS: dict[str, str | None] = {
+    # Reports wait for the controller's next look at its workers (default: 2 s).
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
+}
+_TRIAL_EPOCHS = 2
+
+_log = logging.getLogger(__name__)
+
+
+def train_teacher(config: RunConfig, storage: Path) -> TeacherCard:
+    """Train the teacher on the Ray cluster that this process is connected to.
+
+    An unfinished training of the same config goes on; what a finished one left is
+    returned at once.
+
+    Args:
+        config: of the run; [dataset], [threat], [teacher] and seed decide.
+        storage: takes teacher.safetensors, teacher.json, progress.jsonl and
+            checkpoints/; on several machines, a folder that all of them see, or,
+            where `teacher.store` names a store for the checkpoints, one of this
+            machine: the teacher and its progress come there at the end.
+
+    Returns:
+        The teacher's card, with its PGD accuracy on test images.
+
+    Raises:
+        ClusterError: the job failed for good, or does not fit the cluster.
+        DataError: the data set is missing or damaged.
+        ConfigError: `teacher.store` is not the URL of a folder.
+        StorageError: the folder or the store cannot be written.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        raise ClusterError(
+            "no Ray cluster is connected; enter local_cluster() or connect() first"
+        )
+    storage = _writable(storage)
+    config = placed(_with_absolute_paths(config))
+    name = f"teacher-{recipe_digest(config)}"
+    url = config.teacher.store
+    store = open_store(url) if url else local_store(storage / "checkpoints")
+    progress = store.within(name) if url else local_store(storage)
+    if (card := finished_teacher(config, storage)) is not None:
+        return card
+    # Here, not in the workers: a download happens once, and errors come at once.
+    store.prepare()
+    load_dataset(config.dataset, seed=config.seed)
+    found = _fit(config, store, progress, name)
+    if url:
+        write_atomic(storage / PROGRESS, _whole(progress, PROGRESS))
+    for file in (WEIGHTS, CARD):
+        write_atomic(storage / file, _whole(found, file))
+    return TeacherCard.model_validate_json((storage / CARD).read_bytes())
+
+
+def _whole(source: Store, file: str) -> bytes:
+    """Read a file that a finished training must have left."""
+    data = source.read(file)
+    if data is None:
+        raise StorageError(
+            f"{source.url} has no {file}, though the training there is finished; "
+            "remove it and run the same command again"
+        )
+    return data
+
+
+def _fit(config: RunConfig, store: Store, progress: Store, name: str) -> Store:
+    """Run the job; return the folder of its last checkpoint."""
+    from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
+    from ray.train import RunConfig as TrainRunConfig
+
+    from cloud.training.ray_trainer import ProcessGroupConfig, Trainer, first_takt_error
+
+    teacher = config.teacher
+    workers: Any = teacher.num_workers  # Ray annotates no range here
+    if teacher.min_workers is not None:
+        workers = (teacher.min_workers, teacher.num_workers)
+    trainer = Trainer(
+        _work,
+        train_loop_config={"run": config.model_dump_json(), "progress": progress},
+        backend_config=ProcessGroupConfig("nccl" if teacher.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=teacher.use_gpu,
+            resources_per_worker={"CPU": 1} | ({"GPU": 1} if teacher.use_gpu else {}),
+            # A worker without a GPU uses all its machine's cores: one a machine, where
+            # there are machines enough.
+            placement_strategy="PACK" if teacher.use_gpu else "SPREAD",
+        ),
+        run_config=TrainRunConfig(
+            name=name,
+            storage_path=store.folder,
+            storage_filesystem=store.filesystem,
+            failure_config=FailureConfig(max_failures=teacher.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        with environment(**_SETTINGS):
+            result = trainer.fit()
+    except Exception as e:  # Ray's own errors have no common class
+        ours = first_takt_error(e)
+        if ours is not None:
+            raise ours from e
+        raise ClusterError(
+            f"training the teacher failed for good: {_last_line(e)}; the logs of the "
+            "cluster say more, and the same command resumes it"
+        ) from e
+    except BaseException:  # Ctrl-C: or the job would go on for as long as we do
+        trainer.abandon()
+        raise
+    if result.checkpoint is None:
+        raise ClusterError(
+            f"the job left no checkpoint in {store.url}; remove that folder and run "
+            "it again"
+        )
+    return Store(result.checkpoint.filesystem, result.checkpoint.path, store.url)
+
+
+def _work(job: dict[str, Any]) -> None:
+    """Be one worker; in its process, where torch may be imported."""
+    from cloud.training.worker import work
+
+    work(RunConfig.model_validate_json(job["run"]), job["progress"])
+
+
+def as_trial(config: RunConfig) -> RunConfig:
+    """Make of a GPU-sized config one of two epochs on CPUs."""
+    epochs = min(config.teacher.epochs, _TRIAL_EPOCHS)
+    trial = {"use_gpu": False, "epochs": epochs}
+    teacher = config.teacher.model_copy(update=trial)
+    return config.model_copy(update={"teacher": teacher})
+
+
+def placed(config: RunConfig) -> RunConfig:
+    """Fit a config to the connected cluster, or refuse it.
+
+    A GPU-sized config with a small `dataset.limit` is a trial: where there is no
+    GPU it runs two epochs on CPUs, and says so in the log.
+
+    Raises:
+        ClusterError: the machine has fewer CPUs or GPUs than the job's workers.
+    """
+    import ray
+
+    cluster: Any = ray  # its state functions carry no annotations
+    nodes, have = cluster.nodes(), cluster.cluster_resources()
+    teacher = config.teacher
+    if teacher.use_gpu and config.dataset.limit is not None and not have.get("GPU"):
+        config = as_trial(config)
+        teacher = config.teacher
+        _log.warning("no GPU here: a trial of %d epochs on CPUs", teacher.epochs)
+    # A cluster of several machines may grow; one machine does not.
+    needed = teacher.min_workers or teacher.num_workers
+    for kind in ("CPU", "GPU") if teacher.use_gpu else ("CPU",):
+        if len(nodes) == 1 and have.get(kind, 0) < needed:
+            key = "min_workers" if teacher.min_workers else "num_workers"
+            advice = "lower it"
+            if kind == "GPU":
+                advice = "give teacher.use_gpu = false, or --limit for a trial"
+            raise ClusterError(
+                f"teacher.{key} = {needed} needs as many {kind}s, "
+                f"this cluster has {have.get(kind, 0):g}; {advice}"
+            )
+    return config
+
+
+def _writable(storage: Path) -> Path:
+    try:
+        (storage / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise StorageError(
+            f"cannot make folder {storage}: {e.strerror}; choose one you may write"
+        ) from e
+    return storage.resolve()
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Workers run in folders of their own."""
+    if config.dataset.data_dir is None:
+        return config
+    data_dir = config.dataset.data_dir.resolve()
+    dataset = config.dataset.model_copy(update={"data_dir": data_dir})
+    return config.model_copy(update={"dataset": dataset})
+
+
+def _last_line(error: Exception) -> str:
+    if isinstance(error, TaktError):
+        return str(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:200]

@@ -1,0 +1,299 @@
+"""Stage 1's training loop: a teacher, trained adversarially, epoch by epoch.
+
+Plain PyTorch; runs alone or as one rank of several, on CPU or GPU. Every epoch
+depends on the state before it and on (seed, epoch, rank) alone, so that it can be
+repeated after a kill. The best epoch by robust accuracy on the validation images
+is kept, because robust overfitting is real (Rice et al., ICML 2020). Not here:
+Ray (train.py), objectives (losses.py), the exchange between ranks (parallel.py).
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cloud.training.augment import augmented
+from cloud.training.checkpoint import TrainingState
+from cloud.training.epoch_report import EpochReport as EpochReport
+from cloud.training.objectives import (
+    OBJECTIVES,
+    frozen,
+    perturbed_weights,
+    still_statistics,
+)
+from cloud.training.ranks import Ranks
+from cloud.training.validation import VALIDATION_IMAGES, count_correct
+from common.config import RunConfig
+from common.data.datasets import Dataset
+from common.errors import StorageError
+from common.models.forward import mixed
+from common.models.zoo import build_model
+from common.optim import SGD, schedule
+from common.robustness.attacks import Model
+
+
+class TeacherRun:
+    """The state of one training and the step from epoch to epoch.
+
+    Attributes:
+        epoch: epochs done.
+        best_epoch: the one whose weights `best_model` returns; 0 before any.
+        best_score: the highest robust accuracy so far.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        *,
+        device: torch.device | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        """Build the model from the seed, and lay out the data on the device."""
+        self.config = config.teacher
+        self.eps = config.threat.eps
+        self.seed = config.seed
+        self.ranks = ranks or Ranks()
+        self.device = device or torch.device("cpu")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model = build_model(
+                self.config.model,
+                in_channels=dataset.sample_shape[0],
+                image_size=dataset.sample_shape[1],
+                num_classes=dataset.num_classes,
+            )
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        self.averaged = copy.deepcopy(self.model) if self.config.ema_decay else None
+        self._best = copy.deepcopy(self.model)
+        self.best_epoch, self.best_score = 0, 0.0
+        self.epoch, self.cpu_s = 0, 0.0
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = SGD(
+            self._parameters,
+            learning_rate=self.config.learning_rate,
+            momentum=self.config.momentum,
+            weight_decay=self.config.weight_decay,
+        )
+        self._images = torch.from_numpy(dataset.train.images).to(self.device)
+        self._labels = torch.from_numpy(dataset.train.labels).to(self.device)
+        x, y = dataset.val.tensors()
+        self._num_validation = min(len(y), VALIDATION_IMAGES)
+        keep = slice(self.ranks.rank, VALIDATION_IMAGES, self.ranks.world_size)
+        self._validation = x[keep].to(self.device), y[keep].to(self.device)
+        net: Model = self.model
+        if self.config.compile and self.device.type == "cuda":
+            net = torch.compile(net)
+        self._net = net
+
+    @property
+    def finished(self) -> bool:
+        """Say whether all epochs are done."""
+        return self.epoch >= self.config.epochs
+
+    def run_epoch(self) -> EpochReport:
+        """Train one epoch and validate; every rank must call it."""
+        began = time.process_time()
+        shared, own = self._generators()
+        size = min(self.config.batch_size, len(self._labels))
+        order = torch.randperm(len(self._labels), generator=shared)
+        # A ragged last batch is dropped: its images come back in other epochs.
+        batches = torch.split(order[: len(order) // size * size], size)
+        total = torch.zeros(2, device=self.device)
+        for i, batch in enumerate(batches):
+            done = self.epoch + i / len(batches)
+            chosen = self.ranks.share(batch).to(self.device)
+            loss = self._step(chosen, done, own)
+            total += torch.stack([loss * len(chosen), loss.new_tensor(len(chosen))])
+        self.epoch += 1
+        summed = self.ranks.total(total)
+        clean, robust = self._validate()
+        self._keep_best(robust)
+        self.cpu_s += time.process_time() - began
+        return EpochReport(
+            epoch=self.epoch,
+            epochs=self.config.epochs,
+            loss=float(summed[0] / summed[1]),
+            clean_accuracy=clean,
+            robust_accuracy=robust,
+            cpu_s=round(self.cpu_s, 3),
+            num_workers=self.ranks.world_size,
+        )
+
+    def best_model(self) -> nn.Module:
+        """Return a copy of the best epoch's model, in eval mode on the CPU."""
+        best: nn.Module = copy.deepcopy(self._best)
+        return best.cpu().eval()
+
+    def state(self) -> TrainingState:
+        """Gather everything that the next epoch depends on."""
+        models = {"model": self.model, "best": self._best}
+        if self.averaged is not None:
+            models["ema"] = self.averaged
+        tensors = {
+            f"{part}.{name}": value
+            for part, model in models.items()
+            for name, value in model.state_dict().items()
+        }
+        momenta = self.optimizer.state_dict()
+        tensors |= {f"optimizer.{name}": value for name, value in momenta.items()}
+        return TrainingState(
+            self.epoch, self.best_epoch, self.best_score, self.cpu_s, tensors
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        """Continue from what `state` gathered for the same config.
+
+        Raises:
+            StorageError: it is the state of another teacher.
+        """
+        try:
+            self.model.load_state_dict(state.part("model"))
+            self._best.load_state_dict(state.part("best"))
+            if self.averaged is not None:
+                self.averaged.load_state_dict(state.part("ema"))
+            self.optimizer.load_state_dict(state.part("optimizer"))
+        except (KeyError, RuntimeError) as e:
+            reason = " ".join(str(e).split())[:160]
+            raise StorageError(
+                f"the checkpoint is of another teacher: {reason}; remove the "
+                "checkpoints folder to start again"
+            ) from e
+        self.epoch, self.best_epoch = state.epoch, state.best_epoch
+        self.best_score, self.cpu_s = state.best_score, state.cpu_s
+
+    def _step(self, chosen: Tensor, done: float, own: torch.Generator) -> Tensor:
+        """Move the weights once; `done` is the epochs done, fraction included."""
+        config, objective = self.config, OBJECTIVES[self.config.objective]
+        x = self._images[chosen].float().div_(255)
+        y = self._labels[chosen]
+        x = augmented(x, shift=config.shift, flip=config.flip, generator=own)
+        x = x.contiguous(memory_format=torch.channels_last)
+        warmup = min(config.eps_warmup_epochs, config.epochs // 2)
+        eps = self.eps * min(1.0, (done + 1) / (warmup + 1))
+        self.model.eval()  # BatchNorm statistics must not see half-made examples
+        with frozen(self._parameters):
+            x_adv = objective.craft(
+                self._forward, x, y, eps=eps, attack=config.attack, generator=own
+            )
+        self.model.train()
+
+        def loss() -> Tensor:
+            return objective.loss(self._forward, x, x_adv, y, config)
+
+        def look_uphill() -> Tensor:
+            with still_statistics(self.model):
+                return loss()
+
+        def average(gradients: Sequence[Tensor]) -> list[Tensor]:
+            return self.ranks.average(gradients, len(chosen))
+
+        gamma = config.awp_gamma
+        with perturbed_weights(self._parameters, look_uphill, gamma, average):
+            value = loss()
+            gradients = torch.autograd.grad(value, self._parameters)
+        factor = schedule(config.schedule)(done / config.epochs)
+        self.optimizer.learning_rate = config.learning_rate * factor
+        self.optimizer.step(average(gradients))
+        self._average_weights()
+        return value.detach()
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return mixed(self._net, self.device)(x)
+
+    def _average_weights(self) -> None:
+        """Follow the weights slowly (EMA; Izmailov et al., UAI 2018, for SWA)."""
+        if self.averaged is None:
+            return
+        slow, kept = _values(self.averaged)
+        fast, live = _values(self.model)
+        with torch.no_grad():  # lists at once: a GPU waits for launches here
+            torch._foreach_lerp_(slow, fast, 1 - self.config.ema_decay)
+            if kept:
+                torch._foreach_copy_(kept, live)
+
+    def _served(self) -> nn.Module:
+        served: nn.Module = self.averaged or self.model
+        return served
+
+    def _validate(self) -> tuple[float, float]:
+        """Measure clean and PGD accuracy on the validation images of all ranks."""
+        model = self._served().eval()
+        # BatchNorm statistics are each rank's own until here. Both models', because
+        # the next epoch's attack sees them, and a resumed one rank 0's.
+        for each in filter(None, (self.model, self.averaged)):
+            self.ranks.agree(b for b in each.buffers() if b.is_floating_point())
+        counts = count_correct(
+            model,
+            *self._validation,
+            eps=self.eps,
+            attack=self.config.attack,
+            generator=torch.Generator(self.device).manual_seed(self.seed),
+        )
+        clean, robust, seen = self.ranks.total(counts).tolist()
+        return clean / max(seen, 1), robust / max(seen, 1)
+
+    def _keep_best(self, robust: float) -> None:
+        """Keep this epoch unless it is worse than the best by more than chance.
+
+        Of epochs within one standard error the latest: on a few validation images
+        the best figure is mostly luck, and a falling learning rate favours the end.
+        """
+        self.best_score = max(self.best_score, robust)
+        best = self.best_score
+        chance = math.sqrt(best * (1 - best) / self._num_validation)
+        if robust >= best - chance:
+            self.best_epoch = self.epoch
+            self._best.load_state_dict(self._served().state_dict())
+
+    def _generators(self) -> tuple[torch.Generator, torch.Generator]:
+        """Seed this epoch: one generator alike on all ranks, one of this rank."""
+        base = (self.seed * 1_000_003 + self.epoch) * 4096
+        shared = torch.Generator().manual_seed(base % 2**63)
+        own = torch.Generator(self.device)
+        return shared, own.manual_seed((base + 1 + self.ranks.rank) % 2**63)
+
+
+def _values(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """List weights and statistics, and apart from them the counters."""
+    values = [*model.parameters(), *model.buffers()]
+    floating = [value for value in values if value.is_floating_point()]
+    return floating, [value for value in values if not value.is_floating_point()]
+
+
+def fit_teacher(
+    config: RunConfig,
+    dataset: Dataset,
+    *,
+    device: torch.device | None = None,
+    ranks: Ranks | None = None,
+    resume_from: TrainingState | None = None,
+    after_epoch: Callable[[TeacherRun, EpochReport], None] | None = None,
+) -> nn.Module:
+    """Train a teacher and return the best epoch's model.
+
+    Args:
+        config: of the run; [teacher], [threat] and seed are used.
+        dataset: train and validation images.
+        device: CPU unless told otherwise.
+        ranks: this process among several whose torch.distributed group is up.
+        resume_from: an earlier `TeacherRun.state`; None starts afresh.
+        after_epoch: called after every epoch, for checkpoints and progress.
+
+    Returns:
+        The model, in eval mode on the CPU.
+
+    Raises:
+        StorageError: `resume_from` is the state of another teacher.
+    """
+    run = TeacherRun(config, dataset, device=device, ranks=ranks)
+    if resume_from is not None:
+        run.restore(resume_from)
+    while not run.finished:
+        report = run.run_epoch()
+        if after_epoch is not None:
+            after_epoch(run, report)
+    return run.best_model()

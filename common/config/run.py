@@ -1,0 +1,247 @@
+"""The frozen, validated models of one takt run's config file.
+
+Owns the words of the file and their bounds. It does not read data, build models or
+talk to anything. Fractions may be written as strings: ``eps = "8/255"``. Not here:
+reading the file, and saying what is wrong with it (config_file.py).
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from common.config.choice import ChoiceConfig
+from common.config.sections import Content, Name, Pixels, Section
+
+
+class DatasetConfig(Section):
+    """Which images, and how many of them."""
+
+    name: Literal["digits", "mnist", "fashion-mnist", "cifar10", "folder"] = "digits"
+    data_dir: Path | None = None
+    limit: int | None = Field(default=None, ge=20)  # training images, stratified
+    val_fraction: float = Field(default=0.1, gt=0, lt=0.5)  # of the training images
+    image_size: int | None = Field(default=None, ge=8, le=256)  # folder only
+
+
+class ThreatConfig(Section):
+    """The threat model: which perturbations count."""
+
+    norm: Literal["Linf"] = "Linf"
+    eps: Pixels = 0.15
+
+
+class AttackConfig(Section):
+    """An iterated gradient attack (Madry et al., ICLR 2018)."""
+
+    steps: int = Field(default=10, ge=1, le=1000)
+    step_size: Pixels  # pixel scale, like eps
+    random_start: bool = True
+    restarts: int = Field(default=1, ge=1)  # runs; the worst of each image counts
+
+
+class TeacherConfig(Section):
+    """Stage 1: the teacher and its adversarial training."""
+
+    model: str
+    objective: Literal["pgd_at", "trades", "mart"] = "trades"
+    beta: float = Field(default=6.0, ge=0)  # weight of the robust term
+    attack: AttackConfig
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(default=128, ge=2)  # over all workers
+    learning_rate: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    eps_warmup_epochs: int = Field(default=2, ge=0)  # half of the epochs at most
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0: no weight averaging
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    awp_gamma: float = Field(default=0.0, ge=0)  # 0: no weight perturbation
+    schedule: Literal["one_cycle", "cosine"] = "one_cycle"  # of the learning rate
+    shift: int = Field(default=0, ge=0)  # random translation, pixels each way
+    flip: bool = False  # random left-right mirroring
+    compile: bool = False  # torch.compile, on a GPU only
+    all_images: bool = False  # learns from all; nodes hold dataset.limit of them
+    num_workers: int = Field(default=2, ge=1)
+    min_workers: int | None = Field(default=None, ge=1)  # fewer will do, see README
+    use_gpu: bool = False
+    max_failures: int = Field(default=3, ge=0)  # killed workers before giving up
+    store: str | None = None  # s3://..., gs://..., file://...: of its checkpoints
+
+    @model_validator(mode="after")
+    def _workers_agree(self) -> "TeacherConfig":
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(
+                f"min_workers = {self.min_workers} is more than num_workers = "
+                f"{self.num_workers}; lower it, or leave it out"
+            )
+        return self
+
+
+def count_views(shift: int, flip: bool) -> int:
+    """Count the different views of an image: crops, and mirrored ones."""
+    return (2 * shift + 1) ** 2 * (1 + flip)
+
+
+class KnowledgeConfig(Section):
+    """What is extracted from the teacher, and how."""
+
+    # Everything else for who asks: the ablation in the README found nothing that
+    # deltas, boundary points or margins bring takt. Method bss reads the second.
+    contents: tuple[Content, ...] = ("soft_labels",)
+    temperature: float = Field(default=1.0, gt=0)
+    attack: AttackConfig
+    boundary_steps: int = Field(default=10, ge=1)
+    boundary_step_size: float = Field(default=0.3, gt=0)  # L2, see Heo et al. 2019
+    num_actors: int = Field(default=2, ge=1)
+    # Views of each image. A key at its default is left out of dumps, so that they are
+    # what they were before there were views.
+    num_views: int = Field(  # of each image that get soft labels; 1: itself alone
+        default=1, ge=1, exclude_if=lambda n: n == 1
+    )
+    shift: int = Field(  # of the views: random translation, pixels each way
+        default=0, ge=0, le=32, exclude_if=lambda n: n == 0
+    )
+    flip: bool = Field(  # half of the views are mirrored, left-right
+        default=False, exclude_if=lambda on: not on
+    )
+
+    @model_validator(mode="after")
+    def _views_are_there(self) -> "KnowledgeConfig":
+        there = count_views(self.shift, self.flip)
+        if self.num_views > there:
+            raise ValueError(
+                f"num_views = {self.num_views}, but an image has only {there} "
+                f"different views; raise shift ({self.shift}) or set flip"
+            )
+        return self
+
+
+class StudentConfig(Section):
+    """A distillation recipe; it travels inside the release's manifest."""
+
+    model: str
+    method: Literal[
+        "natural",
+        "pgd_at",
+        "trades",
+        "warm_at",
+        "kd",
+        "ard",
+        "rslad",
+        "absld",
+        "bss",
+        "adaad",
+        "takt",
+    ] = "takt"
+    attack: AttackConfig
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(default=64, ge=2)
+    learning_rate: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    eps_warmup_epochs: int = Field(default=2, ge=0)  # half of the epochs at most
+    noise: float = Field(default=1.0, ge=0)  # uniform, in units of eps (method takt)
+    beta: float = Field(default=6.0, ge=0)  # weight of the robust term (trades)
+    label_weight: float = Field(default=0.0, ge=0, le=1)  # of the true label (takt)
+    boundary_weight: float = Field(default=0.0, ge=0)  # methods bss and takt
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0: no weight averaging
+    schedule: Literal["one_cycle", "cosine"] = "one_cycle"  # of the learning rate
+    max_gradient_norm: float = Field(default=1.0, ge=0)  # 0: no clipping
+    num_views: int = Field(  # of each image, by turns; [knowledge] says which
+        default=1, ge=1, exclude_if=lambda n: n == 1
+    )
+
+
+class EvaluationConfig(Section):
+    """How many images each robust accuracy is measured on, and with what."""
+
+    autoattack_images: int = Field(default=500, ge=1)  # per student; capped by the set
+    teacher_images: int = Field(default=200, ge=1)
+    node_attack: AttackConfig  # the node's own check before it promotes
+
+
+class CutConfig(Section):
+    """An outage of a node's network, held by its own link; times are the daemon's."""
+
+    after_s: float = Field(ge=0)  # from the daemon's start
+    for_s: float = Field(gt=0)
+
+
+class ProfileConfig(Section):
+    """The hard caps of one node, and its network."""
+
+    cpus: float = Field(gt=0)  # cores
+    memory_mib: int = Field(ge=1)
+    bandwidth_kib_s: int = Field(ge=1)
+    delay_ms: int = Field(default=0, ge=0)  # added to each call
+    cuts: tuple[CutConfig, ...] = ()  # outages of its network
+
+
+class NodeConfig(Section):
+    """One simulated edge node."""
+
+    name: Name
+    student: Name  # a key of [students]
+    profile: ProfileConfig
+
+
+class GatewayConfig(Section):
+    """Where the gateway listens; port 0 takes a free one."""
+
+    host: str = "127.0.0.1"
+    names: tuple[str, ...] = ()  # that nodes reach it by; the first is told to them
+    port: int = Field(default=0, ge=0, le=65535)
+    enroll_port: int = Field(default=0, ge=0, le=65535)
+    max_streams_per_node: int = Field(default=8, ge=1)
+
+
+class RunConfig(Section):
+    """A whole run: the cloud job, its recipes and the simulated nodes."""
+
+    channel: Name
+    seed: int = Field(default=0, ge=0)
+    dataset: DatasetConfig
+    threat: ThreatConfig
+    teacher: TeacherConfig
+    knowledge: KnowledgeConfig
+    choice: ChoiceConfig | None = None  # left out: one teacher, as [teacher] says
+    students: dict[Name, StudentConfig] = Field(min_length=1)
+    nodes: tuple[NodeConfig, ...] = ()
+    num_nodes: int | None = Field(
+        default=None, ge=1, le=1000
+    )  # None: as listed; beyond that the list once more: sensor-2, ...
+    gateway: GatewayConfig = GatewayConfig()
+    evaluation: EvaluationConfig
+
+    @model_validator(mode="after")
+    def _as_many_nodes_as_wanted(self) -> "RunConfig":
+        if self.num_nodes is None or self.num_nodes == len(self.nodes):
+            return self
+        if not self.nodes:
+            raise ValueError("num_nodes is set, but there are no [[nodes]] to repeat")
+        nodes = []
+        for index in range(self.num_nodes):
+            turn, place = divmod(index, len(self.nodes))
+            node = self.nodes[place]
+            name = f"{node.name}-{turn + 1}" if turn else node.name
+            nodes.append(node.model_copy(update={"name": name}))
+        return self.model_copy(update={"nodes": tuple(nodes)})
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> "RunConfig":
+        names = [node.name for node in self.nodes]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two nodes are called '{name}'; names must differ")
+        if self.choice is not None and self.choice.student not in self.students:
+            raise ValueError(
+                f"choice.student = '{self.choice.student}', but [students] has only "
+                f"{sorted(self.students)}"
+            )
+        for node in self.nodes:
+            if node.student not in self.students:
+                raise ValueError(
+                    f"node '{node.name}' wants student '{node.student}', but "
+                    f"[students] has only {sorted(self.students)}"
+                )
+        return self

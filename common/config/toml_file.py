@@ -1,0 +1,99 @@
+"""Reading a TOML file into a frozen model, or one line that says what is wrong.
+
+The line names the key, what was expected and what was found. Not here: the keys and
+their bounds (config.py), and options on top of a file (deploy.runtime.settings).
+"""
+
+import difflib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from common.errors import ConfigError
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def load_config(path: Path, model: type[ModelT]) -> ModelT:
+    """Read a TOML file into a frozen model.
+
+    Args:
+        path: the file.
+        model: the class that the whole file must match.
+
+    Raises:
+        ConfigError: the file is missing or unreadable, is not TOML, or a key or
+            value in it is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"cannot read config {path}: {e}; give a TOML file") from e
+    return parse_config(text, model, source=str(path))
+
+
+def parse_config(text: str, model: type[ModelT], *, source: str) -> ModelT:
+    """Parse TOML text; see `load_config`. `source` names it in messages."""
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise ConfigError(f"{source} is not valid TOML: {e}") from e
+    try:
+        # Through JSON: strict types, yet lists become tuples and strings paths.
+        return model.model_validate_json(json.dumps(tree, default=str))
+    except ValidationError as e:
+        raise ConfigError(f"{source}: {_explain(e, model)}") from e
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Say the first of a validation's errors in one line, with the fix."""
+    # A misspelt key also makes another one missing: the misspelling is the cause.
+    errors = error.errors(include_url=False)
+    first = min(errors, key=lambda e: e["type"] != "extra_forbidden")
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(model, first["loc"][:-1])
+        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+        return f"unknown key '{where}'; {hint}{more}"
+    if first["type"] == "missing":
+        return f"key '{where}' is missing; add it{more}"
+    if first["loc"][-1:] in [("eps",), ("step_size",)]:
+        return (
+            f"{where} = {first['input']!r}: expected pixel scale, above 0 and at most "
+            f'1, for instance "8/255" or 0.15{more}'
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{where}: {message}{more}"
+    return f"{where} = {first['input']!r}: {message}{more}"
+
+
+def _known_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    """List the keys that are valid at a location of the config tree."""
+    current: Any = model
+    for part in loc:
+        if not (isinstance(current, type) and issubclass(current, BaseModel)):
+            break
+        field = current.model_fields.get(str(part))
+        if field is None:  # an index of a list or a key of a dict
+            continue
+        current = _inner_model(field.annotation)
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        return list(current.model_fields)
+    return []
+
+
+def _inner_model(annotation: Any) -> Any:
+    """Find the model class inside ``tuple[M, ...]``, ``dict[str, M]`` or ``M``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _inner_model(argument)
+        if found is not None:
+            return found
+    return None

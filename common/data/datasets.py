@@ -1,0 +1,212 @@
+"""Data sets as three splits of uint8 images, the same on every machine.
+
+digits (bundled), MNIST, FashionMNIST, CIFAR-10 and any class-folder tree. The
+splits depend on the files, the config and the seed alone, so that a node can
+rebuild the training split of a release and prove it by its fingerprint.
+Not here: augmentation, batching, file formats (`idx.py`, `image_folder.py`),
+where files lie and downloads (`sources.py`).
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config import DatasetConfig
+from common.errors import DataError
+from common.data.sources import Download, Source, Sources, download_public, open_sources
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled images in a fixed order.
+
+    Attributes:
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,).
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.labels)
+
+    def tensors(self) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Copy to torch: x float32 (N, C, H, W) in [0, 1] and y int64 (N,)."""
+        import torch
+
+        images = self.images
+        if not images.flags.writeable:  # as Ray hands them out; torch would warn
+            images = images.copy()
+        x = torch.from_numpy(images).float().div_(255)
+        return x, torch.from_numpy(self.labels.copy())
+
+    def fingerprint(self) -> str:
+        """Hash shape, pixels and labels in order: sha256, hex."""
+        digest = hashlib.sha256(repr(self.images.shape).encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(self.labels, "<i8").data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A named data set; sample i of a release is sample i of `train`."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    val: Split
+    test: Split
+    notes: tuple[str, ...] = ()  # what a user should know, one line each
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """State the shape (C, H, W) of one image."""
+        _, channels, height, width = self.train.images.shape
+        return channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        """Count the classes."""
+        return len(self.class_names)
+
+
+def load_dataset(
+    config: DatasetConfig, *, seed: int, download: Download | None = download_public
+) -> Dataset:
+    """Load a data set and cut validation images from its training images.
+
+    Args:
+        config: name, folder, `limit` (a stratified subset of the training images,
+            taken first) and `val_fraction` (stratified, of what remains).
+        seed: decides which images are taken; same seed, same splits.
+        download: fetches a public data set that is missing; None never does.
+
+    Raises:
+        DataError: files are missing, damaged or unreadable, or there are too few
+            classes or images.
+    """
+    source = open_sources(config, download)
+    train, test = source.train, source.test
+    notes: tuple[str, ...] = ()
+    cut = _cut(source, config, seed)
+    if test is None:
+        test = train.subset(cut.test)
+        notes = (
+            f"no separate test images: {len(cut.test)} of {len(train.labels)}, "
+            "stratified, were set aside as the test split",
+        )
+    counts = len(cut.val), len(test.labels)
+    for split, num_images in zip(("validation", "test"), counts, strict=True):
+        if num_images == 0:
+            raise DataError(
+                f"data set '{config.name}' leaves no {split} image out of "
+                f"{len(train.labels)}; add images or raise dataset.val_fraction"
+            )
+    return Dataset(
+        name=config.name,
+        class_names=source.class_names,
+        train=_read(train, cut.train),
+        val=_read(train, cut.val),
+        test=_read(test, np.arange(len(test.labels))),
+        notes=notes,
+    )
+
+
+def load_all_training_images(
+    config: DatasetConfig, *, seed: int, download: Download | None = download_public
+) -> Split:
+    """Load what `load_dataset` makes its training split of, as if without `limit`.
+
+    All training images but those that are its validation or test images.
+
+    Raises:
+        DataError: as `load_dataset`.
+    """
+    source = open_sources(config, download)
+    cut = _cut(source, config, seed)
+    return _read(source.train, np.union1d(cut.train, cut.left))
+
+
+class _Cut(NamedTuple):
+    """Which of a source's training images go where: positions, ascending."""
+
+    train: NDArray[np.int64]
+    val: NDArray[np.int64]
+    test: NDArray[np.int64]  # empty: the source has test images of its own
+    left: NDArray[np.int64]  # out by `limit`
+
+
+def _cut(source: Sources, config: DatasetConfig, seed: int) -> _Cut:
+    """Decide it."""
+    labels = source.train.labels
+    everything, test = np.arange(len(labels)), np.empty(0, np.int64)
+    if source.test is None:
+        test = stratified(labels, source.test_fraction, seed=0)
+    there = np.setdiff1d(everything, test)
+    _check_classes(labels[there], len(source.class_names), config)
+    chosen = there
+    if config.limit is not None and config.limit < len(there):
+        fraction = config.limit / len(there)
+        chosen = there[stratified(labels[there], fraction, seed=seed)]
+    val = chosen[stratified(labels[chosen], config.val_fraction, seed=seed + 1)]
+    return _Cut(
+        train=np.setdiff1d(chosen, val),
+        val=val,
+        test=test,
+        left=np.setdiff1d(there, chosen),
+    )
+
+
+def stratified(
+    labels: NDArray[np.int64], fraction: float, *, seed: int
+) -> NDArray[np.int64]:
+    """Choose round(fraction * N) positions with each class at its own share.
+
+    Largest remainders decide where shares are not whole; a class keeps at least
+    one image on the other side. Returned in ascending order.
+    """
+    # RandomState, not Generator: its streams are frozen across numpy versions,
+    # and cloud and node must choose the same images.
+    random = np.random.RandomState(seed % 2**32)
+    counts = np.bincount(labels)
+    shares = counts * fraction
+    take = np.floor(shares).astype(np.int64)
+    missing = round(float(shares.sum())) - int(take.sum())
+    take[np.argsort(take - shares, kind="stable")[:missing]] += 1
+    take = np.minimum(take, np.maximum(counts - 1, 0))
+    chosen = [
+        random.permutation(np.flatnonzero(labels == label))[: take[label]]
+        for label in range(len(counts))
+    ]
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def _read(source: Source, positions: NDArray[np.int64]) -> Split:
+    return Split(source.read(positions), source.labels[positions])
+
+
+def _check_classes(
+    labels: NDArray[np.int64], num_classes: int, config: DatasetConfig
+) -> None:
+    """Refuse a data set that cannot be learnt or split."""
+    counts = np.bincount(labels, minlength=num_classes)
+    present = int((counts > 0).sum())
+    if present < 2:
+        raise DataError(
+            f"data set '{config.name}' has images of {present} class(es) only, "
+            "expected at least 2"
+        )
+    if config.limit is not None and config.limit < 2 * present:
+        raise DataError(
+            f"dataset.limit = {config.limit} is too small for {present} classes; "
+            f"expected at least {2 * present}"
+        )

@@ -1,0 +1,215 @@
+"""Where each data set's files lie, and how to fetch the public ones.
+
+A `Source` knows all labels and reads only the images asked for. Layouts under
+`data_dir` are torchvision's (``MNIST/raw``, ``FashionMNIST/raw``,
+``cifar-10-batches-py``) or class folders (``cifar10/{train,test}/CLASS``; for
+`folder`: ``{train,test}/CLASS``). torchvision is imported only where one of its
+own formats or downloads is needed. Not here: splits and limits.
+"""
+
+import contextlib
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config import DatasetConfig
+from common.errors import DataError
+from common.data.idx import read_digits, read_idx
+from common.data.image_folder import Form, Tree, common_form, read_images, scan_tree
+
+Download = Callable[[str, Path], None]
+
+_TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
+_CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
+_CIFAR10 = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
+CLASS_NAMES = {
+    "digits": tuple("0123456789"),
+    "mnist": tuple("0123456789"),
+    "fashion-mnist": tuple(_CLOTHES.split(",")),
+    "cifar10": tuple(_CIFAR10.split(",")),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labels, and a reader of the images at given positions."""
+
+    labels: NDArray[np.int64]
+    read: Callable[[NDArray[np.int64]], NDArray[np.uint8]]
+
+    def subset(self, positions: NDArray[np.int64]) -> "Source":
+        """View only `positions` of this source."""
+        return Source(self.labels[positions], lambda i: self.read(positions[i]))
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The training images of one data set, and its test images if it has them."""
+
+    class_names: tuple[str, ...]
+    train: Source
+    test: Source | None  # None: to be cut from the training images,
+    test_fraction: float = 0.0  # this part of them
+
+
+def default_data_dir() -> Path:
+    """Say where data sets lie when the config names no folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache, "takt", "data")
+
+
+def download_public(name: str, data_dir: Path) -> None:
+    """Fetch a public data set through torchvision, in torchvision's layout.
+
+    Raises:
+        OSError, RuntimeError: as torchvision reports a failed download.
+    """
+    import torchvision.datasets
+
+    with contextlib.redirect_stdout(io.StringIO()):  # a line per failed mirror
+        getattr(torchvision.datasets, _TORCHVISION[name])(str(data_dir), download=True)
+
+
+def open_sources(config: DatasetConfig, download: Download | None) -> Sources:
+    """Find the files of a data set, fetching them where that is possible.
+
+    Raises:
+        DataError: missing and not fetched, or damaged.
+    """
+    if config.name == "digits":
+        return _digits()
+    if config.name == "folder":
+        if config.data_dir is None:
+            raise DataError(
+                "data set 'folder' needs dataset.data_dir (--data-dir): a folder with "
+                "train/CLASS/IMAGE and, if there is one, test/CLASS/IMAGE"
+            )
+        return _folder(config.data_dir.expanduser(), None, config.image_size)
+    data_dir = (config.data_dir or default_data_dir()).expanduser()
+    opened = _open_public(config.name, data_dir)
+    if opened is not None:
+        return opened
+    reason = "downloads are off"
+    if download is not None:
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            download(config.name, data_dir)
+        except (OSError, RuntimeError) as e:
+            reason = f"the download failed ({' '.join(str(e).split())[:100]})"
+        else:
+            reason = "the download left no such files"
+            opened = _open_public(config.name, data_dir)
+            if opened is not None:
+                return opened
+    raise DataError(
+        f"data set '{config.name}' is not at {_expected(config.name, data_dir)} and "
+        f"{reason}; go online, or give --data-dir DIR with these files"
+    )
+
+
+def _expected(name: str, data_dir: Path) -> str:
+    if name == "cifar10":
+        return f"{data_dir}/cifar-10-batches-py or {data_dir}/cifar10/train/CLASS"
+    return f"{data_dir}/{_TORCHVISION[name]}/raw/train-images-idx3-ubyte[.gz]"
+
+
+def _open_public(name: str, data_dir: Path) -> Sources | None:
+    if name != "cifar10":
+        return _mnist(name, data_dir / _TORCHVISION[name] / "raw")
+    # os.path and not Path: no permission means "not here", rather than a traceback
+    if os.path.isdir(data_dir / "cifar10" / "train"):
+        return _folder(data_dir / "cifar10", CLASS_NAMES[name], Form("RGB", 32))
+    if os.path.isdir(data_dir / "cifar-10-batches-py"):
+        return _cifar_batches(data_dir)
+    return None
+
+
+def _digits() -> Sources:
+    images, labels = read_digits()
+    everything = _in_memory(images, labels)
+    return Sources(CLASS_NAMES["digits"], everything, None, 360 / 1797)
+
+
+def _mnist(name: str, raw: Path) -> Sources | None:
+    parts = []
+    for part in ("train", "t10k"):
+        found = []
+        for stem, ndim in (("images-idx3", 3), ("labels-idx1", 1)):
+            path = raw / f"{part}-{stem}-ubyte"
+            if not os.path.exists(path):
+                path = path.with_name(path.name + ".gz")
+            if not os.path.exists(path):
+                return None
+            found.append((path, read_idx(path, ndim=ndim)))
+        (image_path, images), (label_path, labels) = found
+        if len(images) != len(labels):
+            raise DataError(
+                f"{image_path} holds {len(images)} images and {label_path.name} "
+                f"{len(labels)} labels, expected the same; fetch both again"
+            )
+        if labels.size and labels.max() > 9:
+            raise DataError(
+                f"{label_path} has label {labels.max()}, expected at most 9; "
+                "fetch it again"
+            )
+        parts.append(_in_memory(images[:, None], labels))
+    return Sources(CLASS_NAMES[name], parts[0], parts[1])
+
+
+def _cifar_batches(data_dir: Path) -> Sources:
+    import torchvision.datasets
+
+    parts = []
+    for train in (True, False):
+        try:
+            # torchvision checks the MD5 of each batch before it unpickles it.
+            part = torchvision.datasets.CIFAR10(str(data_dir), train=train)
+        except (OSError, RuntimeError) as e:
+            raise DataError(
+                f"{data_dir}/cifar-10-batches-py is incomplete or damaged; delete it "
+                "and fetch it again"
+            ) from e
+        images = np.asarray(part.data, np.uint8).transpose(0, 3, 1, 2)
+        parts.append(_in_memory(images, np.asarray(part.targets)))
+    return Sources(CLASS_NAMES["cifar10"], parts[0], parts[1])
+
+
+def _folder(
+    root: Path, class_names: tuple[str, ...] | None, form: Form | int | None
+) -> Sources:
+    tree = scan_tree(root / "train", class_names)
+    missing = [
+        name for k, name in enumerate(tree.class_names) if not (tree.labels == k).any()
+    ]
+    if missing:
+        raise DataError(
+            f"{root / 'train'} lacks the class folder(s) {', '.join(missing)}; "
+            "unpack it again"
+        )
+    if not isinstance(form, Form):
+        form = common_form(tree.paths, form)
+    train = _files(tree, form)
+    if not os.path.isdir(root / "test"):
+        return Sources(tree.class_names, train, None, 0.2)
+    test = scan_tree(root / "test", tree.class_names)
+    return Sources(tree.class_names, train, _files(test, form))
+
+
+def _files(tree: Tree, form: Form) -> Source:
+    """Offer a tree's images in one fixed mixed order.
+
+    The first n of them stand for all, as with the public sets; in the order of the
+    folders they would be of one class.
+    """
+    files = Source(tree.labels, lambda i: read_images([tree.paths[k] for k in i], form))
+    # RandomState: frozen across numpy versions, cloud and node must agree.
+    return files.subset(np.random.RandomState(0).permutation(len(tree.paths)))
+
+
+def _in_memory(images: NDArray[np.uint8], labels: NDArray[np.integer]) -> Source:
+    return Source(labels.astype(np.int64), lambda i: images[i])

@@ -1,0 +1,88 @@
+"""How the daemon's log looks on stderr: text for people, logfmt or JSON for programs.
+
+One line a record, whatever is in its message. Times are UTC with milliseconds.
+Not here: what is logged, and where stderr goes (a terminal, a file, the journal).
+"""
+
+import json
+import logging
+import time
+from datetime import UTC, datetime
+from typing import IO, Literal
+
+LogFormat = Literal["text", "logfmt", "json"]
+
+
+def log_to(stream: IO[str], log_format: LogFormat, *, node: str) -> None:
+    """Send this process's log records to a stream, from now on and there only.
+
+    Args:
+        stream: usually stderr.
+        log_format: of each line.
+        node: named in every record that a program reads.
+    """
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_FORMATS[log_format](node))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+class _Text(logging.Formatter):
+    """``2026-01-31 12:00:00,000Z INFO edge.daemon.status: idle``."""
+
+    default_msec_format = "%s,%03dZ"
+
+    def __init__(self, node: str) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self.converter = time.gmtime  # rather than local time
+
+
+class _Fields(logging.Formatter):
+    """Collects what both formats for programs say."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__()
+        self._node = node
+
+    def fields(self, record: logging.LogRecord) -> dict[str, str]:
+        """List a record's fields, in the order in which they are written."""
+        at = datetime.fromtimestamp(record.created, UTC)
+        found = {
+            "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "node": self._node,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            found["error"] = self.formatException(record.exc_info)
+        return found
+
+
+class _Logfmt(_Fields):
+    """``time=2026-01-31T12:00:00.000Z level=info message="a b"``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one line."""
+        fields = self.fields(record)
+        return " ".join(f"{key}={_quoted(value)}" for key, value in fields.items())
+
+
+class _Json(_Fields):
+    """``{"time": "2026-01-31T12:00:00.000Z", "level": "info", ...}``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one line."""
+        return json.dumps(self.fields(record))
+
+
+_FORMATS: dict[LogFormat, type[_Text] | type[_Logfmt] | type[_Json]] = {
+    "text": _Text,
+    "logfmt": _Logfmt,
+    "json": _Json,
+}
+
+
+def _quoted(value: str) -> str:
+    """Quote a value of logfmt where it would not stay one word."""
+    plain = value and value.isprintable() and not set(value) & set(' "=\\')
+    return value if plain else json.dumps(value)

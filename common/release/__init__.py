@@ -1,0 +1,69 @@
+"""What a release holds: the names that cloud and node share.
+
+A release is a manifest (JSON) and shards (safetensors, at most 4 MiB each).
+This is the one place to import them from; the parts live in `manifest.py`
+(records and their checks), `shards.py` (the codec) and `quantize.py` (numbers).
+
+Not covered: signatures and trust (the TUF metadata around it), the images
+themselves, and torch (numpy only, so that the daemon can use it).
+"""
+
+from common.release.manifest import (
+    MAX_SHARD_BYTES,
+    OPTIONAL,
+    SCHEMA,
+    CandidateScore,
+    Evaluation,
+    Manifest,
+    ShardInfo,
+    TeacherCard,
+    TeacherChoice,
+    check_contents,
+    check_views,
+    contents_for,
+    decode_manifest,
+    encode_manifest,
+    needs_live_teacher,
+    recipe_of,
+)
+from common.release.quantize import (
+    dequantize_rows,
+    pack_signs,
+    quantize_rows,
+    unpack_signs,
+)
+from common.release.shards import (
+    Arrays,
+    decode_shard,
+    encode_shard,
+    samples_per_shard,
+    shard_layout,
+)
+
+__all__ = [
+    "MAX_SHARD_BYTES",
+    "OPTIONAL",
+    "SCHEMA",
+    "Arrays",
+    "CandidateScore",
+    "Evaluation",
+    "Manifest",
+    "ShardInfo",
+    "TeacherCard",
+    "TeacherChoice",
+    "check_contents",
+    "check_views",
+    "contents_for",
+    "decode_manifest",
+    "decode_shard",
+    "dequantize_rows",
+    "encode_manifest",
+    "encode_shard",
+    "needs_live_teacher",
+    "pack_signs",
+    "quantize_rows",
+    "recipe_of",
+    "samples_per_shard",
+    "shard_layout",
+    "unpack_signs",
+]

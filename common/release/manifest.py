@@ -1,0 +1,295 @@
+"""The manifest of a release: its signed table of contents, and its checks.
+
+Not here: what the shards' bytes look like (`shards.py`), signatures and trust
+(the TUF metadata around the manifest), and the images themselves (a node brings
+its own; `Manifest.fingerprint` ties the two). Torch-free.
+"""
+
+import json
+import re
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from common.config import Content, KnowledgeConfig, StudentConfig, count_views
+from common.errors import ConfigError, TrustError
+
+MAX_SHARD_BYTES = 4 * 1024 * 1024
+SCHEMA = 2  # 1: deltas held adv_labels, and there were no views
+_READ = (1, SCHEMA)
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+
+class Record(BaseModel):
+    """One object of the manifest: frozen, without the fields of later takts."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Evaluation(Record):
+    """A robust accuracy with everything that gives it meaning (design, section 8)."""
+
+    attack: str
+    version: str
+    norm: str
+    eps: float
+    num_images: int
+    accuracy: float = Field(ge=0, le=1)
+    seed: int
+    flags: tuple[str, ...] = ()
+
+
+class CandidateScore(Record):
+    """A candidate's own PGD accuracy and its student's, on validation images."""
+
+    candidate: str
+    teacher_robust_accuracy: float
+    student_robust_accuracy: float  # the mean over seeds
+
+
+class TeacherChoice(Record):
+    """Why this teacher, of several."""
+
+    candidate: str
+    student: str  # whose robust accuracy decided
+    temperature: float  # of the soft labels, chosen as well
+    num_images: int
+    scores: tuple[CandidateScore, ...]
+
+
+class TeacherCard(Record):
+    """Who the teacher is and how good it was found to be."""
+
+    architecture: str
+    num_parameters: int
+    weights_sha256: str
+    clean_accuracy: float
+    robust: tuple[Evaluation, ...]
+    choice: TeacherChoice | None = None  # None: it was the only one
+
+
+class ShardInfo(Record):
+    """One shard of a release: samples [first, first + num_samples)."""
+
+    path: str  # of the TUF target, "<channel>/<version>/<file>"
+    content: Content
+    view: int = Field(default=0, ge=0, exclude_if=lambda v: v == 0)  # of its samples
+    first: int = Field(ge=0)
+    num_samples: int = Field(ge=1)
+    num_bytes: int = Field(ge=1, le=MAX_SHARD_BYTES)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Manifest(Record):
+    """The signed table of contents of one release."""
+
+    schema_version: int = SCHEMA
+    channel: str
+    version: int = Field(ge=1)
+    dataset: str
+    fingerprint: str  # of the training split: pixels, labels and their order
+    num_samples: int = Field(ge=1)
+    sample_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    class_names: tuple[str, ...] = Field(min_length=2)
+    norm: Literal["Linf"]
+    eps: float = Field(gt=0, le=1)
+    temperature: float = Field(gt=0)
+    # Views of each sample that have soft labels, and what views there are; `seed`
+    # decides which (common.data.views). Releases from before there were views have one.
+    num_views: int = Field(default=1, ge=1, exclude_if=lambda n: n == 1)
+    shift: int = Field(default=0, ge=0, le=32, exclude_if=lambda n: n == 0)
+    flip: bool = Field(default=False, exclude_if=lambda on: not on)
+    seed: int
+    val_fraction: float
+    limit: int | None
+    image_size: int | None
+    teacher: TeacherCard
+    students: dict[str, StudentConfig]
+    node_attack_steps: int = Field(ge=1)
+    node_attack_step_size: float = Field(gt=0)
+    shards: tuple[ShardInfo, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Count the classes."""
+        return len(self.class_names)
+
+    def shards_for(
+        self, contents: frozenset[Content], num_views: int = 1
+    ) -> tuple[ShardInfo, ...]:
+        """List the shards that hold any of `contents` of the first `num_views`."""
+        return tuple(
+            s for s in self.shards if s.content in contents and s.view < num_views
+        )
+
+    def bytes_per_sample(self) -> dict[str, float]:
+        """Measure what each content costs, all views and shard headers included."""
+        totals: dict[str, float] = {}
+        for shard in self.shards:
+            totals[shard.content] = totals.get(shard.content, 0) + shard.num_bytes
+        return {content: num / self.num_samples for content, num in totals.items()}
+
+
+# What `takt` reads where a release has it: without shipped deltas it begins at noise.
+OPTIONAL: frozenset[Content] = frozenset({"deltas"})
+
+
+def contents_for(method: str, boundary_weight: float) -> frozenset[Content]:
+    """Say which contents a student's method reads; nothing else is pulled.
+
+    A release need not have those in `OPTIONAL`.
+    """
+    needs: dict[str, set[Content]] = {
+        "natural": set(),
+        "pgd_at": set(),
+        "trades": set(),
+        "warm_at": set(),
+        "kd": {"soft_labels"},
+        "ard": {"soft_labels"},
+        "rslad": {"soft_labels"},
+        "absld": {"soft_labels"},
+        "bss": {"soft_labels", "boundary_points"},
+        "adaad": set(),  # it asks the live teacher instead
+        "takt": {"soft_labels", "deltas"},
+    }
+    contents = set(needs[method])
+    if method == "takt" and boundary_weight > 0:
+        contents.add("boundary_points")
+    return frozenset(contents)
+
+
+def needs_live_teacher(method: str) -> bool:
+    """Say whether a student's method asks the gateway's teacher while it trains."""
+    return method == "adaad"
+
+
+def recipe_of(manifest: Manifest, student: str) -> StudentConfig:
+    """Look up a student's recipe.
+
+    Raises:
+        ConfigError: the release has none of that name.
+    """
+    recipe = manifest.students.get(student)
+    if recipe is None:
+        raise ConfigError(
+            f"release {manifest.channel} {manifest.version} has no student "
+            f"'{student}', it has {', '.join(sorted(manifest.students))}; set "
+            "`student` in edge.toml"
+        )
+    return recipe
+
+
+def check_contents(recipe: StudentConfig, there: KnowledgeConfig) -> None:
+    """Check that a release will hold what a recipe reads.
+
+    Raises:
+        ConfigError: it leaves something out.
+    """
+    needed = contents_for(recipe.method, recipe.boundary_weight) - OPTIONAL
+    missing = needed - {*there.contents}
+    if missing:
+        what = " and ".join(sorted(missing))
+        raise ConfigError(
+            f"a student ({recipe.model}, {recipe.method}) reads {what}, which "
+            "knowledge.contents leaves out; add it there, or change the method"
+        )
+
+
+def check_views(recipe: StudentConfig, there: KnowledgeConfig | Manifest) -> None:
+    """Check that there are as many views as a recipe trains on.
+
+    Raises:
+        ConfigError: there are less, or less with soft labels where it reads these.
+    """
+    count, which = count_views(there.shift, there.flip), "different views of an image"
+    if "soft_labels" in contents_for(recipe.method, recipe.boundary_weight):
+        count, which = there.num_views, "views with soft labels (knowledge.num_views)"
+    if recipe.num_views > count:
+        raise ConfigError(
+            f"num_views = {recipe.num_views} of a student ({recipe.model}, "
+            f"{recipe.method}), but there are {count} {which}; lower it, or raise "
+            "num_views, shift or flip of [knowledge]"
+        )
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Serialise a manifest as JSON."""
+    return manifest.model_dump_json(indent=1).encode()
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Parse a manifest.
+
+    Raises:
+        TrustError: it is not a manifest, of a schema this takt does not read, its
+            shards lie outside its folder or do not cover the samples it declares.
+    """
+    try:
+        tree = json.loads(data)
+        found = tree.get("schema_version") if isinstance(tree, dict) else None
+        if found not in _READ:
+            raise TrustError(
+                f"release manifest has schema {found!r}, this takt reads {SCHEMA}; "
+                "update takt on this node or publish with the same version"
+            )
+        manifest = Manifest.model_validate(tree)
+    except (ValueError, ValidationError, RecursionError) as e:
+        raise TrustError(f"release manifest is malformed: {one_line(e)}") from e
+    _check_paths(manifest)
+    _check_coverage(manifest)
+    return manifest
+
+
+def _check_paths(manifest: Manifest) -> None:
+    """Refuse shards outside the release's own folder, and shards of equal name."""
+    folder = f"{manifest.channel}/{manifest.version}/"
+    seen: set[str] = set()
+    for shard in manifest.shards:
+        name = shard.path.removeprefix(folder)
+        if shard.path == name or not _FILE_NAME.fullmatch(name):
+            raise TrustError(
+                f"release manifest: shard path {shard.path[:80]!r}, expected a file "
+                f"directly in {folder}"
+            )
+        if name.lower() in seen:  # some nodes' file systems fold case
+            raise TrustError(f"release manifest: shard path {shard.path} occurs twice")
+        seen.add(name.lower())
+
+
+def _check_coverage(manifest: Manifest) -> None:
+    """Refuse shards that overlap, leave holes or reach beyond samples and views."""
+    found: dict[tuple[Content, int], list[ShardInfo]] = {}
+    for shard in manifest.shards:
+        found.setdefault((shard.content, shard.view), []).append(shard)
+    for (content, view), shards in found.items():
+        name = f"{content} of view {view}" if view else content
+        expected = 0
+        for shard in sorted(shards, key=lambda s: s.first):
+            if shard.first != expected:
+                raise TrustError(
+                    f"release manifest: shards of {name} continue at sample "
+                    f"{shard.first}, expected {expected}"
+                )
+            expected += shard.num_samples
+        if expected != manifest.num_samples:
+            raise TrustError(
+                f"release manifest: shards of {name} hold {expected} samples, "
+                f"expected {manifest.num_samples}"
+            )
+    if manifest.num_views > count_views(manifest.shift, manifest.flip):
+        raise TrustError(
+            f"release manifest: {manifest.num_views} views with shift "
+            f"{manifest.shift}, flip {manifest.flip}, which has less"
+        )
+    views = {view for content, view in found if content == "soft_labels"}
+    if views and views != set(range(manifest.num_views)):
+        raise TrustError(
+            f"release manifest: soft_labels of views {sorted(views)}, expected 0 to "
+            f"{manifest.num_views - 1}"
+        )
+
+
+def one_line(error: Exception) -> str:
+    """Shorten a library's message for the inside of ours."""
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,238 @@
+"""The `takt` command: the composition root, where every part is put together.
+
+Each verb imports what it needs when it runs, so that `takt --help` answers at
+once and `takt edge` never loads Ray or torch. How a process ends (exit codes,
+signals, bugs) is `deploy/runtime/exits.py`. Not here: any work.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.cli.cloud import Assign, Config, DataDir, Limit, Seed, overrides_of
+from deploy.cli.cloud import app as cloud_app
+from deploy.cli.edge import app as edge_app
+from deploy.cli.pki import app as pki_app
+
+app = typer.Typer(
+    name="takt",
+    help="Robust students for edge nodes, distilled from a cloud teacher.",
+    epilog="Exit codes: takt exit-codes. Start with: takt simulate",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(cloud_app, name="cloud")
+app.add_typer(edge_app, name="edge")
+app.add_typer(pki_app, name="pki")
+
+
+@app.command()
+def simulate(
+    config: Config = "digits",
+    data_dir: DataDir = None,
+    limit: Limit = None,
+    seed: Seed = None,
+    assign: Assign = None,
+    runs_dir: Annotated[
+        Path, typer.Option(help="Where the run's folder is made.")
+    ] = Path("runs"),
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Train PGD-AT baselines as well.")
+    ] = False,
+) -> int:
+    """Run the whole system on this machine: teacher, release, capped nodes."""
+    from deploy.runtime.settings import load_run_config
+
+    overrides = overrides_of(data_dir, limit, seed, assign)
+    settings, text = load_run_config(config, overrides)
+    from deploy.simulation.simulate import (
+        run_simulation,  # after what costs less to refuse
+    )
+
+    return run_simulation(settings, text, runs_dir=runs_dir, compare=compare)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A .safetensors file of takt.")],
+    attack: Annotated[str, typer.Option(help="autoattack or pgd.")] = "autoattack",
+    images: Annotated[
+        int, typer.Option(min=1, help="How many test images are attacked.")
+    ] = 500,
+    eps: Annotated[
+        str | None, typer.Option(help='Such as "8/255"; default: what it trained on.')
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the data lies.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the attack.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure clean and robust accuracy of a saved teacher or student."""
+    from deploy.evaluation.single import evaluate_model, parse_eps
+
+    evaluate_model(
+        model,
+        attack=attack,
+        num_images=images,
+        eps=None if eps is None else parse_eps(eps),
+        data_dir=data_dir,
+        seed=seed,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def fit(
+    memory_mib: Annotated[int, typer.Option(min=1, help="The node's memory cap.")],
+    cpu_s: Annotated[
+        float, typer.Option(help="CPU-seconds that the training may take.")
+    ],
+    config: Config = "digits",
+    release: Annotated[
+        Path | None,
+        typer.Option(help="A pulled release's folder, in the place of a config."),
+    ] = None,
+    data_dir: DataDir = None,
+    limit: Limit = None,
+    assign: Assign = None,
+    cpus: Annotated[float, typer.Option(help="The node's CPU cap, in cores.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Pick the largest student whose training fits a node, by measuring steps."""
+    from rich.console import Console
+
+    from common.config import ProfileConfig
+    from common.errors import ConfigError
+    from deploy.runtime.settings import load_run_config
+    from deploy.runtime.terminal import make_console
+    from deploy.selection.student import run_fit, subject_of_config, subject_of_release
+
+    for option, value in (("--cpu-s", cpu_s), ("--cpus", cpus)):
+        if not value > 0:
+            raise ConfigError(f"{option} {value:g}: expected a number above 0")
+    if release is not None:
+        subject = subject_of_release(release.absolute(), data_dir)
+    else:
+        overrides = overrides_of(data_dir, limit, None, assign)
+        subject = subject_of_config(load_run_config(config, overrides)[0])
+    run_fit(
+        subject,
+        ProfileConfig(cpus=cpus, memory_mib=memory_mib, bandwidth_kib_s=1),
+        cpu_s=cpu_s,
+        as_json=as_json,
+        console=make_console(),
+        progress=Console(stderr=True),
+    )
+
+
+@app.command()
+def compare(
+    full: Annotated[
+        bool, typer.Option("--full", help="The whole grid: hours, not minutes.")
+    ] = False,
+    grid: Annotated[
+        str | None, typer.Option(help="A grid of your own, TOML; see deploy/grids.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The file of rows (.json); goes on from it.")
+    ] = None,
+    work: Annotated[
+        Path, typer.Option(help="Keeps teachers and knowledge between compares.")
+    ] = Path("runs/compare/work"),
+    data_dir: DataDir = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="Only this one; may be repeated.")
+    ] = None,
+    student: Annotated[
+        list[str] | None, typer.Option(help="Only this one; may be repeated.")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Only this one; may be repeated.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Rows at a time; default: the cores.")
+    ] = None,
+) -> None:
+    """Train students by several methods for equal CPU-seconds and attack them."""
+    from deploy.compare.grid import which_grid
+    from deploy.compare.run import Choice, run_compare
+    from deploy.runtime.machine import num_cores
+
+    name = which_grid(grid, full=full)
+    run_compare(
+        name,
+        out=out or Path("runs/compare") / f"{Path(name).stem}.json",
+        work=work,
+        data_dir=None if data_dir is None else data_dir.absolute(),
+        choice=Choice(dataset or (), student or (), method or ()),
+        num_workers=workers or num_cores(),
+    )
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's folder, see runs/.")],
+) -> None:
+    """Make a run's report.html again and print its table, from its result.json."""
+    from deploy.report.page import write_report
+    from deploy.report.table import print_result
+    from deploy.runtime.terminal import make_console
+
+    result = write_report(run)
+    print_result(result, make_console(), run if run.is_dir() else run.parent)
+
+
+@app.command()
+def doctor(
+    config: Config = "digits",
+    data_dir: DataDir = None,
+    assign: Assign = None,
+    runs_dir: Annotated[Path, typer.Option(help="Where runs are made.")] = Path("runs"),
+    pki: Annotated[
+        Path | None, typer.Option(help="A folder of certificates, to check the clock.")
+    ] = None,
+) -> int:
+    """Check whether this machine can run takt; one line each, with the fix."""
+    from deploy.doctor import run_doctor
+    from deploy.runtime.settings import load_run_config
+
+    settings, _ = load_run_config(config, overrides_of(data_dir, None, None, assign))
+    return run_doctor(settings, runs_dir=runs_dir, pki_dir=pki)
+
+
+@app.command("exit-codes")
+def exit_codes() -> None:
+    """List every exit code of takt and what it means."""
+    from deploy.runtime.exits import exit_codes
+
+    for code, name, meaning in exit_codes():
+        typer.echo(f"{code:4}  {name:14}  {meaning}")
+
+
+def main() -> None:
+    """Run the command line; the entry point of `takt`."""
+    from deploy.runtime.exits import run
+
+    sys.exit(run(lambda: invoke(sys.argv[1:])))
+
+
+def invoke(arguments: list[str]) -> int:
+    """Run one command line; return the verb's exit code.
+
+    Not by calling `app`, which would turn an interrupt into an exit code before
+    `deploy.runtime.exits` can see which signal it was.
+    """
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("takt", arguments) as context:
+            code = command.invoke(context)
+    except typer.Exit as e:  # of --help
+        return e.exit_code
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    main()

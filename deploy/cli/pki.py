@@ -1,0 +1,162 @@
+"""`takt pki`: the project's certificate authority, its allow-list, its signing keys.
+
+The verbs work on the gateway's storage folder, also while the gateway runs: it sees a
+change within a second. Not here: the rules (`cloud.pki.allowlist`), the certificates
+(`cloud.pki.authority`) and signatures (`cloud.publishing.tuf_metadata`); a node's own
+key, which `takt edge enroll` makes.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cloud.pki.authority import Authority
+
+app = typer.Typer(
+    name="pki",
+    help="Make the project's authority, and say which nodes may join.",
+    no_args_is_help=True,
+)
+
+Storage = Annotated[
+    Path, typer.Option("--storage", "-s", help="The gateway's storage folder.")
+]
+Node = Annotated[str, typer.Argument(help="The node's name.")]
+DEFAULT_STORAGE = Path("cloud-storage")
+
+
+@app.command()
+def init(
+    storage: Storage = DEFAULT_STORAGE,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name or address that nodes reach the gateway by."),
+    ] = None,
+) -> None:
+    """Make the authority and the gateway's certificate, unless they are there."""
+    authority = _authority(storage)
+    authority.init()
+    authority.server_credentials(tuple(host or ()))
+    typer.echo(
+        f"authority in {authority.folder}; nodes trust {authority.folder}/ca.crt"
+    )
+
+
+@app.command()
+def allow(node: Node, storage: Storage = DEFAULT_STORAGE) -> None:
+    """Let a node enrol once and print its token."""
+    from cloud.pki.allowlist import TOKEN_LIFETIME
+
+    authority = _authority(storage)
+    authority.ca_pem()  # a token is of no use without an authority
+    token = authority.allow(node)
+    typer.echo(token)
+    typer.echo(f"valid once, for {TOKEN_LIFETIME.days} days", err=True)
+
+
+@app.command()
+def invite(
+    config: Annotated[str, typer.Option("--config", "-c", help="The run's config.")],
+    out: Annotated[Path, typer.Option(help="Takes one folder for each node.")],
+    gateway: Annotated[str, typer.Option(help="host:port of the node port.")],
+    enroll: Annotated[str, typer.Option(help="host:port of the enrolment port.")],
+    storage: Storage = DEFAULT_STORAGE,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the config."),
+    ] = None,
+    home: Annotated[Path, typer.Option(help="Where a node finds its folder.")] = Path(
+        "/etc/takt"
+    ),
+    state: Annotated[Path, typer.Option(help="Where a node keeps its state.")] = Path(
+        "/var/lib/takt"
+    ),
+) -> None:
+    """Write what each node of a config needs to join: config, CA, one-time token."""
+    from deploy.cli.invite import CA, invite_nodes
+    from deploy.runtime.settings import load_run_config, parse_assignments
+
+    settings = load_run_config(config, parse_assignments(assign or []))[0]
+    authority = _authority(storage)
+    authority.init()
+    invited = invite_nodes(
+        settings,
+        authority,
+        out,
+        gateway=gateway,
+        enroll=enroll,
+        ca=home / CA,
+        state_dir=state,
+    )
+    typer.echo(
+        f"{len(settings.nodes)} nodes in {out}; invited: {', '.join(invited) or 'none'}"
+    )
+
+
+@app.command()
+def sign(
+    node: Node,
+    request: Annotated[Path, typer.Argument(help="The node's signing request, PEM.")],
+    storage: Storage = DEFAULT_STORAGE,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the certificate goes; else printed.")
+    ] = None,
+) -> None:
+    """Sign a node's request by hand, for nodes that enrol without a network."""
+    from common.durable import write_atomic
+    from common.errors import ConfigError
+
+    try:
+        csr_pem = request.read_bytes()
+    except OSError as e:
+        raise ConfigError(f"cannot read request {request}: {e.strerror}") from e
+    certificate = _authority(storage).sign(csr_pem, node)
+    if out is None:
+        typer.echo(certificate.decode(), nl=False)
+    else:
+        write_atomic(out, certificate)
+
+
+@app.command()
+def revoke(node: Node, storage: Storage = DEFAULT_STORAGE) -> None:
+    """Refuse a node from now on; its open calls end within about a second."""
+    _authority(storage).revoke(node)
+    typer.echo(f"{node} is revoked")
+
+
+@app.command("list")
+def list_nodes(storage: Storage = DEFAULT_STORAGE) -> None:
+    """List the nodes: state, certificate, and when that changed last."""
+    entries = _authority(storage).allow_list.entries()
+    if not entries:
+        typer.echo("no nodes; let one join with: takt pki allow NODE")
+    width = max(map(len, entries), default=0)
+    for node, entry in entries.items():
+        times = (entry.invited, entry.allowed, entry.revoked)
+        last = max(time for time in times if time is not None)
+        certificate = (entry.certificate_sha256 or "-")[:12]
+        invited = "  token out" if entry.token_sha256 else ""
+        typer.echo(
+            f"{node:{width}}  {entry.state:8}  {certificate:12}  "
+            f"{last:%Y-%m-%d %H:%M} UTC{invited}"
+        )
+
+
+@app.command()
+def rotate(
+    role: Annotated[str, typer.Argument(help="root, targets, snapshot or timestamp.")],
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Give a role that signs releases a new key; nodes follow by themselves."""
+    from cloud.publishing.repository import ReleaseRepository
+
+    ReleaseRepository(storage / "repository", storage / "keys").rotate(role)
+    typer.echo(f"role {role} signs with a new key, and the old one counts no more")
+
+
+def _authority(storage: Path) -> "Authority":
+    from cloud.pki.authority import Authority
+
+    return Authority(storage / "pki")

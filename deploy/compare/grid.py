@@ -1,0 +1,262 @@
+"""What `takt compare` trains: a grid of methods, students and seeds, as a plan.
+
+A grid (TOML, deploy/grids) names configs of runs, whose students and schedules it
+takes over; a method changes their attack, and further keys of the recipe where it
+says so, and a data set may give it a learning rate of its own, found on validation
+images (tests/bench/tune.py). Each `Entry` of the plan is one student to train, for
+the CPU-seconds that all methods get. Not here: training it (compare_worker.py), what
+came of it (compare_rows.py).
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from pydantic import Field
+
+from cloud.training.teacher_files import recipe_digest
+from common.config import AttackConfig, Name, RunConfig, Section, StudentConfig
+from common.config.toml_file import parse_config
+from common.errors import ConfigError
+from common.release import (
+    check_contents,
+    check_views,
+    contents_for,
+    needs_live_teacher,
+)
+from deploy.runtime.settings import load_run_config, read_shipped
+
+METHODS: tuple[str, ...] = get_args(StudentConfig.model_fields["method"].annotation)
+# What `MethodGrid.recipe` may change; the rest makes rows incomparable or is elsewhere.
+_OWN = frozenset(
+    {"learning_rate", "momentum", "weight_decay", "schedule"}
+    | {"eps_warmup_epochs", "ema_decay", "max_gradient_norm"}
+)
+
+
+class MethodGrid(Section):
+    """How a method differs from the config's own recipe; empty: in its name alone."""
+
+    steps: int | None = Field(default=None, ge=1)  # of the attack
+    step: float = Field(default=0.25, gt=0, le=1)  # of the attack, in units of eps
+    temperature: float | None = Field(default=None, gt=0)  # of the soft labels
+    num_views: int | None = Field(default=None, ge=1)  # None: as the config's recipe
+    shares: tuple[float, ...] = (1.0,)  # of the CPU budget: a student for each
+    # Keys of [students] that it has values of its own for, as ema_decay = 0.0.
+    recipe: dict[str, int | float | str] = Field(default={})
+
+
+class DatasetGrid(Section):
+    """One data set: its students, with their budgets, and its seeds."""
+
+    config: str  # of a run: a shipped name or a path
+    num_images: int = Field(ge=1)  # test images under AutoAttack
+    seeds: tuple[int, ...] = Field(min_length=1)
+    cpu_budget_s: dict[Name, float] = Field(min_length=1)  # by the config's students
+    # By method, then student; where it says nothing, the config's.
+    learning_rate: dict[str, dict[Name, float]] = Field(default={})
+
+
+class Grid(Section):
+    """The whole grid."""
+
+    methods: dict[str, MethodGrid] = Field(min_length=1)
+    datasets: tuple[DatasetGrid, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One student to train and measure."""
+
+    config: RunConfig
+    name: str  # of the student in its config
+    method: str
+    seed: int
+    recipe: StudentConfig
+    temperature: float
+    cpu_budget_s: float
+    num_images: int
+
+    @property
+    def student(self) -> str:
+        """Name the student's architecture, as rows do."""
+        return self.recipe.model
+
+    @property
+    def identity(self) -> str:
+        """Digest all that decides the row, where the data lies left out."""
+        parts: dict[str, object] = {
+            "dataset": self.config.dataset.model_dump(
+                mode="json", exclude={"data_dir"}
+            ),
+            "split_seed": self.config.seed,
+            "threat": self.config.threat.model_dump(mode="json"),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "seed": self.seed,
+            "cpu_budget_s": self.cpu_budget_s,
+            "num_images": self.num_images,
+        }
+        own = self.config.knowledge
+        if self.recipe.num_views > 1:
+            parts["views"] = [own.shift, own.flip]
+        if needs_live_teacher(self.method):
+            parts |= {
+                "teacher": recipe_digest(self.config),
+                "temperature": self.temperature,
+            }
+        reads = contents_for(self.method, self.recipe.boundary_weight)
+        if reads:
+            unread = {"num_actors", "contents", "temperature"}
+            unread |= {"num_views", "shift", "flip"}
+            knowledge = own.model_dump(mode="json", exclude=unread)
+            parts |= {
+                "teacher": recipe_digest(self.config),
+                "knowledge": knowledge,
+                "temperature": self.temperature,
+            }
+            if left_out := reads - {*own.contents}:
+                parts["without"] = sorted(left_out)
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def group(self) -> str:
+        """Name what it is compared with: data set, student and seed."""
+        return f"{self.config.dataset.name} {self.student} seed {self.seed}"
+
+    def __str__(self) -> str:
+        """Name it for people."""
+        name, budget = self.config.dataset.name, f"{self.cpu_budget_s:g} CPU-s"
+        return f"{name} {self.student} {self.method} seed {self.seed}, {budget}"
+
+
+def which_grid(name: str | None, *, full: bool) -> str:
+    """Say which grid the options mean.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
+    if name is not None and full:
+        raise ConfigError("--full and --grid: expected one of them, not both")
+    return name or ("full" if full else "quick")
+
+
+def load_grid(name: str) -> Grid:
+    """Read a grid: a shipped one's name ("quick", "full") or a path.
+
+    Raises:
+        ConfigError: there is no such file, or a key or value is wrong.
+    """
+    source, text = read_shipped(name, "grids")
+    return parse_config(text, Grid, source=source)
+
+
+def make_plan(grid: Grid, overrides: Mapping[str, object]) -> list[Entry]:
+    """List the students to train: all of a seed before the next seed's.
+
+    Args:
+        grid: of methods, students and seeds.
+        overrides: on top of each config, by dotted key.
+
+    Raises:
+        ConfigError: the grid names a method, student or config that is not there.
+    """
+    plan: list[Entry] = []
+    for part in grid.datasets:
+        config, _ = load_run_config(part.config, overrides)
+        _check_names(part.cpu_budget_s, config.students, f"students of {part.config}")
+        _check_names(part.learning_rate, METHODS, "methods")
+        for rates in part.learning_rate.values():
+            _check_names(rates, part.cpu_budget_s, f"students of {part.config} here")
+        _check_names(grid.methods, METHODS, "methods")
+        recipes = {
+            (student, method): _recipe(
+                config, part, student, method, changes, overrides
+            )
+            for student in part.cpu_budget_s
+            for method, changes in grid.methods.items()
+        }
+        plan += [
+            Entry(
+                config=config,
+                name=student,
+                method=method,
+                seed=seed,
+                recipe=recipe,
+                temperature=changes.temperature or config.knowledge.temperature,
+                cpu_budget_s=round(share * part.cpu_budget_s[student], 3),
+                num_images=part.num_images,
+            )
+            for seed in part.seeds
+            for (student, method), recipe in recipes.items()
+            for changes in [grid.methods[method]]
+            for share in changes.shares
+        ]
+    return plan
+
+
+def chosen(
+    plan: Sequence[Entry],
+    *,
+    datasets: Collection[str] = (),
+    students: Collection[str] = (),
+    methods: Collection[str] = (),
+) -> list[Entry]:
+    """Keep what the options name; an empty one names all.
+
+    A student goes by its name in the config or by its architecture, as in the rows.
+
+    Raises:
+        ConfigError: an option names what the plan does not have.
+    """
+    _check_names(datasets, {e.config.dataset.name for e in plan}, "data sets here")
+    both = {e.student for e in plan} | {e.name for e in plan}
+    _check_names(students, both, "students here")
+    _check_names(methods, {e.method for e in plan}, "methods here")
+    return [
+        e
+        for e in plan
+        if (not datasets or e.config.dataset.name in datasets)
+        and (not students or e.student in students or e.name in students)
+        and (not methods or e.method in methods)
+    ]
+
+
+def _recipe(
+    config: RunConfig,
+    part: DatasetGrid,
+    student: str,
+    method: str,
+    changes: MethodGrid,
+    overrides: Mapping[str, object],
+) -> StudentConfig:
+    """Put what is the method's own over the config's recipe of a student."""
+    _check_names(changes.recipe, _OWN, f"keys of a recipe that {method} may change")
+    if changes.recipe:
+        own = {f"students.{student}.{key}": v for key, v in changes.recipe.items()}
+        config, _ = load_run_config(part.config, {**overrides, **own})
+    base, eps = config.students[student], config.threat.eps
+    rates = part.learning_rate.get(method, {})
+    attack = base.attack
+    if changes.steps is not None:
+        attack = AttackConfig(steps=changes.steps, step_size=changes.step * eps)
+    recipe = base.model_copy(
+        update={
+            "method": method,
+            "attack": attack,
+            "learning_rate": rates.get(student, base.learning_rate),
+            "num_views": changes.num_views or base.num_views,
+        }
+    )
+    check_contents(recipe, config.knowledge)
+    check_views(recipe, config.knowledge)
+    return recipe
+
+
+def _check_names(given: Collection[str], known: Collection[str], what: str) -> None:
+    for name in given:
+        if name not in known:
+            raise ConfigError(
+                f"'{name}' is not among the {what}: {', '.join(sorted(known))}"
+            )

@@ -1,0 +1,119 @@
+"""Stage 1 of `takt compare`: one teacher and its knowledge for all rows of a config.
+
+Made in this process, without Ray, and kept in the work folder: the next compare
+takes it up, and a training that was cut goes on at its last epoch. Students read
+it as they would read a pulled release. Not here: the students.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from cloud.extraction.job import shard_ranges
+from cloud.extraction.worker import Extractor
+from cloud.publishing.publish import draft_manifest
+from cloud.training.checkpoint import load_checkpoint, save_checkpoint
+from cloud.training.images import for_teacher
+from cloud.training.teacher import TeacherRun
+from cloud.training.teacher_card import leave_teacher
+from cloud.training.teacher_files import finished_teacher, recipe_digest
+from common.config import RunConfig
+from common.data.datasets import Dataset, load_dataset
+from common.durable import write_atomic
+from common.errors import StorageError
+from common.release import (
+    ShardInfo,
+    TeacherCard,
+    decode_manifest,
+    encode_manifest,
+)
+from edge.releases.sync import MANIFEST
+
+Tell = Callable[[str, float], None]  # what is done now, and which share of it
+_KNOWLEDGE = "knowledge"  # where the extractor writes
+
+
+def prepare_stage(config: RunConfig, work: Path, tell: Tell) -> Path:
+    """Train the teacher and extract its knowledge, unless they are there.
+
+    Args:
+        config: of the run; data set, threat, teacher, knowledge and seed decide.
+        work: takes a folder for each teacher.
+        tell: told how far it is.
+
+    Returns:
+        A folder like a pulled release: manifest.json and the shards.
+
+    Raises:
+        DataError: the data set is missing or damaged.
+        StorageError: the folder cannot be written.
+    """
+    folder = work / f"{config.dataset.name}-{_digest(config)}"
+    release = folder / _KNOWLEDGE
+    if (release / MANIFEST).exists():
+        decode_manifest((release / MANIFEST).read_bytes())
+        return release
+    try:
+        release.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise StorageError(f"cannot make folder {release}: {e.strerror}") from e
+    torch.set_num_threads(1)  # the same teacher, however many cores there are
+    dataset = load_dataset(config.dataset, seed=config.seed)
+    card = finished_teacher(config, folder)
+    if card is None:
+        card = _train(config, dataset, folder, tell)
+    shards = _extract(config, dataset, folder, tell)
+    manifest = draft_manifest(config, dataset, teacher=card, shards=shards)
+    write_atomic(release / MANIFEST, encode_manifest(manifest))
+    return release
+
+
+def _digest(config: RunConfig) -> str:
+    """Name what decides teacher and knowledge."""
+    knowledge = config.knowledge.model_dump(mode="json", exclude={"num_actors"})
+    parts = [recipe_digest(config), knowledge]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _train(
+    config: RunConfig, dataset: Dataset, folder: Path, tell: Tell
+) -> TeacherCard:
+    run = learn(config, for_teacher(config, dataset), folder, tell)
+    return leave_teacher(config, dataset, run, folder)
+
+
+def learn(config: RunConfig, lessons: Dataset, folder: Path, tell: Tell) -> TeacherRun:
+    """Train a teacher to its end, from the last epoch that the folder has."""
+    run = TeacherRun(config, lessons)
+    try:
+        run.restore(load_checkpoint(folder))
+    except StorageError:  # none yet, or a damaged one: that costs time only
+        run = TeacherRun(config, lessons)
+    while not run.finished:
+        tell("teacher", run.epoch / config.teacher.epochs)
+        run.run_epoch()
+        save_checkpoint(folder, run.state())
+    return run
+
+
+def _extract(
+    config: RunConfig, dataset: Dataset, folder: Path, tell: Tell
+) -> tuple[ShardInfo, ...]:
+    extractor = Extractor(config.model_dump_json(), str(folder), dataset)
+    ranges = shard_ranges(
+        len(dataset.train),
+        config.knowledge.contents,
+        dataset.sample_shape,
+        dataset.num_classes,
+        parts=8,  # as many looks at how far it is
+    )
+    shards: list[ShardInfo] = []
+    for part in ranges:
+        tell("knowledge", part.start / len(dataset.train))
+        for tree in extractor.extract(part.start, part.stop):
+            path = f"{config.channel}/1/{tree['path']}"
+            shards.append(ShardInfo.model_validate(tree | {"path": path}))
+    return tuple(shards)

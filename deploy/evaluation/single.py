@@ -1,0 +1,112 @@
+"""`takt evaluate`: clean and robust accuracy of one saved model, in this process.
+
+The model's card says which data set and which threat it belongs to. Not here:
+the evaluation of a whole run (`deploy/evaluation/pool.py`), the attacks themselves.
+"""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+from common.config import AttackConfig, DatasetConfig
+from common.errors import ConfigError, DataError, StorageError
+from deploy.report.wording import describe, percent
+
+ATTACKS = ("autoattack", "pgd")
+
+
+def parse_eps(text: str) -> float:
+    """Read a radius such as ``8/255`` or ``0.15``.
+
+    Raises:
+        ConfigError: it is no number above 0 and at most 1.
+    """
+    try:
+        eps = float(Fraction(text))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        eps = 0.0
+    if not 0 < eps <= 1:
+        raise ConfigError(
+            f"--eps {text}: expected pixel scale, above 0 and at most 1, for instance "
+            "8/255 or 0.15"
+        )
+    return eps
+
+
+def evaluate_model(
+    path: Path,
+    *,
+    attack: str,
+    num_images: int,
+    eps: float | None,
+    data_dir: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Measure a model on the test split of its data set and print the figures.
+
+    Args:
+        path: safetensors with takt's model card.
+        attack: one of `ATTACKS`.
+        num_images: attacked; the first of the test split.
+        eps: radius in pixel scale; None: the one of the card.
+        data_dir: where the data set lies; None: embedded or takt's usual place.
+        seed: of the attack.
+        as_json: print a JSON object instead of two lines.
+
+    Raises:
+        ConfigError: the attack is unknown.
+        DataError: the data set is missing, or is not the model's.
+        StorageError: the model cannot be read.
+    """
+    if attack not in ATTACKS:
+        raise ConfigError(f"--attack {attack}: expected one of {', '.join(ATTACKS)}")
+    if not path.is_file():  # said before torch is imported
+        raise StorageError(f"no model at {path}; give a .safetensors file of takt")
+    from common.data.datasets import load_dataset
+    from common.models.zoo import load_model
+    from common.robustness.evaluate import (
+        autoattack,
+        clean_accuracy,
+        robust_accuracy_pgd,
+    )
+
+    model, card = load_model(path)
+    settings = DatasetConfig.model_validate(
+        {
+            "name": card.dataset,
+            "data_dir": data_dir,
+            "limit": card.limit,
+            "val_fraction": card.val_fraction,
+            "image_size": card.image_size if card.dataset == "folder" else None,
+        }
+    )
+    dataset = load_dataset(settings, seed=card.seed)
+    found = dataset.train.fingerprint()
+    if found != card.fingerprint:
+        raise DataError(
+            f"{card.dataset} here has fingerprint {found[:12]}, the model was trained "
+            f"on {card.fingerprint[:12]}; give the same data with --data-dir"
+        )
+    x, y = dataset.test.tensors()
+    clean = clean_accuracy(model, x, y)
+    x, y = x[:num_images], y[:num_images]
+    radius = card.eps if eps is None else eps
+    if attack == "autoattack":
+        robust = autoattack(model, x, y, eps=radius, seed=seed)
+    else:
+        steps = AttackConfig(steps=40, step_size=min(radius / 8, 1.0), restarts=2)
+        robust = robust_accuracy_pgd(model, x, y, attack=steps, eps=radius, seed=seed)
+    if as_json:
+        tree = {
+            "architecture": card.architecture,
+            "dataset": card.dataset,
+            "clean_accuracy": clean,
+            "num_test": len(dataset.test),
+            "robust": [robust.model_dump(mode="json")],
+        }
+        print(json.dumps(tree, indent=1))
+        return
+    print(f"clean accuracy  {percent(clean)} % (all {len(dataset.test)} test images)")
+    flags = f"; flags: {', '.join(robust.flags)}" if robust.flags else ""
+    print(f"robust accuracy {percent(robust.accuracy)} % ({describe(robust)}{flags})")

@@ -1,0 +1,237 @@
+"""result.json, the public record of a run: its models, its reader, its writer.
+
+The schema is an interface: other programs read it, and the terminal table and
+`report.html` show nothing that is not in it. Accuracies are fractions. What was
+not measured is absent from the file, never 0. It does not measure anything and
+does not decide what a good result is, except for the one-sentence verdict in
+`deploy/report/wording.py`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.durable import write_atomic
+from common.errors import StorageError
+from common.release import Evaluation
+
+SCHEMA = 1
+RESULT_NAME = "result.json"
+
+Fraction = float | None
+
+
+class Part(BaseModel):
+    """One object of result.json: frozen; unknown fields of later takts are kept out."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Failure(Part):
+    """Why a run failed: takt's exit code and the line that the user saw."""
+
+    code: int
+    message: str
+
+
+class DatasetFacts(Part):
+    """Which images; `num_train` is what the students learn from."""
+
+    name: str
+    fingerprint: str
+    num_train: int
+    num_test: int
+
+
+class Threat(Part):
+    """The threat model of the run."""
+
+    norm: str
+    eps: float
+
+
+class TeacherResult(Part):
+    """The teacher: clean accuracy on the test split, robust ones as flagged."""
+
+    architecture: str
+    num_parameters: int
+    clean_accuracy: Fraction = None
+    robust: tuple[Evaluation, ...] = ()
+
+
+class ReleaseFacts(Part):
+    """The published release; `bytes` counts its shards, headers included."""
+
+    channel: str
+    version: int
+    bytes: int
+    num_samples: int
+    bytes_per_sample: dict[str, float]
+
+
+class Profile(Part):
+    """The caps that a node was given."""
+
+    cpus: float
+    memory_mib: int
+    bandwidth_kib_s: int
+
+
+class Cap(Part):
+    """How the caps were held; `hard` is false for the watchdog's fallback."""
+
+    method: str
+    hard: bool
+
+
+class Student(Part):
+    """A promoted student; `path` is relative to the run's folder."""
+
+    architecture: str
+    num_parameters: int
+    path: str | None = None
+
+
+class CpuSeconds(Part):
+    """CPU-seconds spent at the node; `attack` is a part of `distil`."""
+
+    distil: float | None = None
+    attack: float | None = None
+    evaluate: float | None = None
+
+
+class CurvePoint(Part):
+    """The student after an epoch, on the node's validation split."""
+
+    epoch: int
+    cpu_s: float
+    clean_accuracy: Fraction = None
+    robust_accuracy: Fraction = None
+
+
+class NodeResult(Part):
+    """One node's student, or a baseline trained in the place of one.
+
+    `clean_accuracy` and AutoAttack's figure are of the test split; an evaluation
+    flagged "validation_split" is the node's own. `state` is "promoted", "kept",
+    "refused", "failed", or the last state of a node that never reported.
+    """
+
+    name: str
+    profile: Profile
+    cap: Cap | None = None
+    student: Student | None = None
+    method: str
+    seed: int
+    clean_accuracy: Fraction = None
+    robust: tuple[Evaluation, ...] = ()
+    cpu_s: CpuSeconds = CpuSeconds()
+    peak_memory_mib: float | None = None
+    pulled_bytes: int | None = None
+    state: str
+    curve: tuple[CurvePoint, ...] = ()
+
+    @property
+    def autoattack(self) -> Evaluation | None:
+        """Give AutoAttack's figure, or None where it was not measured."""
+        return find_autoattack(self.robust)
+
+
+class Machine(Part):
+    """What the run ran on; versions of parts that were not there are absent."""
+
+    cores: int
+    memory_mib: int
+    gpu: str | None = None
+    python: str
+    torch: str | None = None
+    ray: str | None = None
+
+
+class RunResult(Part):
+    """The whole of result.json; see the design, section 8."""
+
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    run_id: str
+    takt_version: str
+    status: Literal["ok", "failed"]
+    verdict: str
+    error: Failure | None = None
+    dataset: DatasetFacts | None = None
+    threat: Threat
+    teacher: TeacherResult | None = None
+    release: ReleaseFacts | None = None
+    nodes: tuple[NodeResult, ...] = ()
+    baselines: tuple[NodeResult, ...] | None = None  # only with --compare
+    timings_s: dict[str, float] = {}
+    machine: Machine
+
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True
+    )
+
+
+def find_autoattack(robust: tuple[Evaluation, ...]) -> Evaluation | None:
+    """Pick AutoAttack's evaluation out of several."""
+    return next((e for e in robust if e.attack == "autoattack"), None)
+
+
+def to_json(result: RunResult) -> str:
+    """Serialise: absent for what was not measured; `error` is always there."""
+    tree: dict[str, Any] = result.model_dump(
+        mode="json", by_alias=True, exclude_none=True
+    )
+    tree.setdefault("error", None)
+    order = ["schema", "run_id", "takt_version", "status", "verdict", "error"]
+    head = {key: tree.pop(key) for key in order}
+    return json.dumps({**head, **tree}, indent=1, allow_nan=False) + "\n"
+
+
+def write_result(result: RunResult, run_dir: Path) -> Path:
+    """Write `run_dir`/result.json by rename, so that readers see all or nothing.
+
+    Raises:
+        StorageError: the folder cannot be written to.
+    """
+    path = run_dir / RESULT_NAME
+    write_atomic(path, to_json(result).encode())
+    return path
+
+
+def read_result(run_dir: Path) -> RunResult:
+    """Read a run's result.
+
+    Args:
+        run_dir: the run's folder, or the result.json in it.
+
+    Raises:
+        StorageError: there is none, or it is damaged or of another schema.
+    """
+    path = run_dir / RESULT_NAME if run_dir.is_dir() else run_dir
+    try:
+        tree = json.loads(path.read_bytes())
+    except OSError as e:
+        raise StorageError(
+            f"no result at {path}: {e.strerror}; expected a run's folder, for "
+            "instance runs/digits-20260101-120000"
+        ) from e
+    except ValueError as e:
+        raise StorageError(
+            f"{path} is damaged: {e}; expected JSON; run the simulation again"
+        ) from e
+    found = tree.get("schema") if isinstance(tree, dict) else None
+    if found != SCHEMA:
+        raise StorageError(
+            f"{path} has schema {found!r}, this takt reads {SCHEMA}; use the takt "
+            "that wrote it"
+        )
+    try:
+        return RunResult.model_validate(tree)
+    except ValidationError as e:
+        first = e.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StorageError(
+            f"{path} is damaged: {where}: {first['msg']}; run the simulation again"
+        ) from e

@@ -1,0 +1,156 @@
+"""The terminal table of a run: teacher, students, baselines, verdict, paths.
+
+Shows result.json and nothing else. A narrower terminal gets fewer columns, a very
+narrow one a short block for each row. Not here: the live view, the HTML page.
+"""
+
+from pathlib import Path
+
+from rich.console import Console, JustifyMethod
+from rich.markup import escape
+from rich.table import Table
+
+from common.release import Evaluation
+from deploy.report.result import NodeResult, RunResult, find_autoattack
+from deploy.report.wording import describe, percent
+
+COLUMNS = (
+    "node",
+    "student",
+    "clean %",
+    "robust %",
+    "pulled",
+    "CPU-s",
+    "peak/cap MiB",
+    "caps held by",
+    "state",
+)
+NUMERIC = {"clean %", "robust %", "pulled", "CPU-s", "peak/cap MiB"}
+SPARED_FIRST = {"pulled", "caps held by"}
+MISSING = "-"
+
+
+def print_result(result: RunResult, console: Console, run_dir: Path) -> None:
+    """Print table, verdict and paths of a run; of one without a release its paths."""
+    rows = _rows(result) if result.release is not None else []
+    console.print()
+    if rows:
+        tables = (_table(rows, set(COLUMNS)), _table(rows, set(COLUMNS) - SPARED_FIRST))
+        endless = console.options.update(width=1000)
+        widths = [console.measure(t, options=endless).maximum for t in tables]
+        fitting = [
+            table
+            for table, width in zip(tables, widths, strict=True)
+            if width <= console.width + 1  # the last column's padding may hang over
+        ]
+        if fitting:
+            console.print(fitting[0])
+        else:
+            _print_blocks(rows, console)
+        console.print(f"[dim]{escape(caption(result))}[/dim]", highlight=False)
+        console.print()
+        style = "bold" if result.status == "ok" else "bold red"
+        console.print(escape(result.verdict), style=style, highlight=False)
+    for label, name in (
+        ("report", "report.html"),
+        ("result", "result.json"),
+        ("students", "students"),
+        ("logs", "logs"),
+    ):
+        if (run_dir / name).exists():
+            line = f"{label:9} {escape(str(run_dir / name))}"
+            console.print(line, highlight=False, soft_wrap=True)
+
+
+def caption(result: RunResult) -> str:
+    """Say what the figures of the table mean."""
+    found = [node.autoattack for node in result.nodes if node.autoattack is not None]
+    teacher = find_autoattack(result.teacher.robust) if result.teacher else None
+    notes = []
+    if found:
+        notes.append(f"robust: {describe(found[0])} a student")
+        if any(e.num_images != found[0].num_images for e in found):
+            images = ", ".join(str(e.num_images) for e in found)
+            notes[-1] = f"robust: {describe(found[0])} (by node: {images})"
+    if teacher is not None:
+        notes.append(f"teacher: {describe(teacher)}")
+    notes.append("clean: the whole test split")
+    soft = [node for node in result.nodes if node.cap is not None and not node.cap.hard]
+    if soft:
+        notes.append("caps held softly: " + ", ".join(node.name for node in soft))
+    return "; ".join(notes)
+
+
+def _rows(result: RunResult) -> list[tuple[str, ...]]:
+    rows = []
+    if result.teacher is not None:
+        teacher = result.teacher
+        rows.append(
+            (
+                "teacher",
+                f"{teacher.architecture} ({teacher.num_parameters:,})",
+                percent(teacher.clean_accuracy),
+                _robust(find_autoattack(teacher.robust)),
+                *[MISSING] * 4,
+                "published",
+            )
+        )
+    rows += [_node_row(node, node.name) for node in result.nodes]
+    for baseline in result.baselines or ():
+        rows.append(_node_row(baseline, f"{baseline.name} {baseline.method}"))
+    return rows
+
+
+def _node_row(node: NodeResult, label: str) -> tuple[str, ...]:
+    student = node.student
+    peak = MISSING if node.peak_memory_mib is None else f"{node.peak_memory_mib:.0f}"
+    cap = MISSING
+    if node.cap is not None:
+        cap = node.cap.method + ("" if node.cap.hard else " (soft)")
+    return (
+        label,
+        MISSING
+        if student is None
+        else f"{student.architecture} ({student.num_parameters:,})",
+        percent(node.clean_accuracy),
+        _robust(node.autoattack),
+        human_bytes(node.pulled_bytes),
+        MISSING if node.cpu_s.distil is None else f"{node.cpu_s.distil:.1f}",
+        f"{peak}/{node.profile.memory_mib}",
+        cap,
+        node.state,
+    )
+
+
+def _robust(evaluation: Evaluation | None) -> str:
+    return MISSING if evaluation is None else percent(evaluation.accuracy)
+
+
+def human_bytes(count: float | None) -> str:
+    """Print a number of bytes with a binary unit."""
+    if count is None:
+        return MISSING
+    for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def _table(rows: list[tuple[str, ...]], columns: set[str]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    kept = [index for index, name in enumerate(COLUMNS) if name in columns]
+    for index in kept:
+        name = COLUMNS[index]
+        justify: JustifyMethod = "right" if name in NUMERIC else "left"
+        table.add_column(name, justify=justify, no_wrap=True)
+    for row in rows:
+        table.add_row(*[escape(row[index]) for index in kept])
+    return table
+
+
+def _print_blocks(rows: list[tuple[str, ...]], console: Console) -> None:
+    for row in rows:
+        console.print(escape(f"{row[0]}: {row[-1]}"), style="bold", highlight=False)
+        for column, cell in zip(COLUMNS[1:-1], row[1:-1], strict=True):
+            if cell != MISSING:
+                console.print(escape(f"  {column:15} {cell}"), highlight=False)

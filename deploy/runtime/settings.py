@@ -1,0 +1,132 @@
+"""Which config a command means: shipped name or path, and options on top of it.
+
+Options of the command line are the same keys as the file's, so a run can write
+down the one config that it really used. Not here: the keys and their bounds
+(common.config).
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from datetime import date, time
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from common.config import RunConfig
+from common.config.toml import to_toml
+from common.config.toml_file import parse_config
+from common.errors import ConfigError
+from common.release import check_contents, check_views
+
+
+def load_run_config(
+    name: str, overrides: Mapping[str, object] | None = None
+) -> tuple[RunConfig, str]:
+    """Read a run's config and put options on top.
+
+    Args:
+        name: of a shipped config, for instance "digits", or a path to a file.
+        overrides: values by dotted key, for instance {"dataset.limit": 500}.
+
+    Returns:
+        The config, and the same as TOML text: the file's own words where no
+        option changed them.
+
+    Raises:
+        ConfigError: there is no such file, or a key or value is wrong.
+    """
+    source, text = read_shipped(name, "configs")
+    if overrides:
+        try:
+            tree = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as e:
+            raise ConfigError(f"{source} is not valid TOML: {e}") from e
+        for key, value in overrides.items():
+            _put(tree, key, value)
+        text = to_toml(tree)
+    config = parse_config(text, RunConfig, source=source)
+    for recipe in config.students.values():
+        check_contents(recipe, config.knowledge)
+        check_views(recipe, config.knowledge)
+    return config, text
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, object]:
+    """Read ``key=value`` options; values are TOML, bare words are strings.
+
+    Raises:
+        ConfigError: there is no "=" or no key.
+    """
+    found: dict[str, object] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(
+                f"--set {assignment}: expected key=value, for instance "
+                "--set teacher.epochs=5"
+            )
+        try:
+            read = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            read = value.strip()
+        if isinstance(read, date | time):  # no key has such values, a name may look so
+            read = value.strip()
+        found[key.strip()] = read
+    return found
+
+
+def read_shipped(name: str, folder: str) -> tuple[str, str]:
+    """Read a TOML file: one that comes with takt, by its name, or one at a path.
+
+    Args:
+        name: for instance "digits", or a path; a file of that name comes first.
+        folder: of deploy, where takt's own lie: "configs" or "grids".
+
+    Returns:
+        What messages call it, and its text.
+
+    Raises:
+        ConfigError: there is no such file, or it is no text.
+    """
+    path = Path(name)
+    if not path.is_file() and name in shipped(folder):
+        entry = files("deploy").joinpath(folder, f"{name}.toml")
+        return f"{name}.toml", entry.read_text(encoding="utf-8")
+    try:
+        return name, path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "not UTF-8 text"
+        raise ConfigError(
+            f"cannot read {folder.removesuffix('s')} {name}: {reason}; give a TOML "
+            f"file or one of {', '.join(shipped(folder))}"
+        ) from e
+
+
+def shipped(folder: str) -> list[str]:
+    """List the names of what comes with takt in deploy's folder of TOML files."""
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in files("deploy").joinpath(folder).iterdir()
+        if entry.name.endswith(".toml")
+    )
+
+
+def _put(tree: dict[str, Any], key: str, value: object) -> None:
+    *path, last = key.split(".")
+    place: Any = tree
+    for part in path:
+        place = _inner(place, part)
+    if not isinstance(place, dict):
+        raise ConfigError(
+            f"cannot set {key}: {'.'.join(path)} is not a table; expected a key such "
+            "as teacher.epochs or nodes.sensor.profile.delay_ms"
+        )
+    place[last] = value
+
+
+def _inner(place: Any, part: str) -> Any:
+    """Step into a table, which is made, or into the one of this name in a list."""
+    if isinstance(place, dict):
+        return place.setdefault(part, {})
+    tables = place if isinstance(place, list) else []
+    return next((table for table in tables if table.get("name") == part), None)

@@ -1,0 +1,248 @@
+"""`takt fit`: the largest student whose training fits a node's caps.
+
+Candidates are the recipes of a config or of a release, and every other architecture
+for students with the recipe of the largest of these. Each is tried out for a few
+steps inside the memory cap. Not here: the trial (edge/jobs/sizing.py). Neither Ray nor
+torch is imported: this runs on a node.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from common.config import (
+    DatasetConfig,
+    KnowledgeConfig,
+    ProfileConfig,
+    RunConfig,
+    StudentConfig,
+)
+from common.errors import CapError, ConfigError, TrustError
+from common.release import decode_manifest
+from edge.jobs.sizing import Trial, try_out
+
+# By what an image costs; a teacher of 36 million parameters is no student.
+ARCHITECTURES = (
+    "cnn_tiny",
+    "cnn_small",
+    "cnn_medium",
+    "cnn_large",
+    "resnet8",
+    "resnet20",
+    "mobilenet_v2",
+    "resnet18",
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be trained on what."""
+
+    recipes: Mapping[str, StudentConfig]
+    dataset: DatasetConfig
+    seed: int
+    eps: float
+    knowledge: KnowledgeConfig | None = None  # that stands in for a release's
+    release_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A student that was tried out."""
+
+    name: str
+    recipe: StudentConfig
+    trial: Trial
+    reason: str  # why it does not fit; empty where it does
+
+    @property
+    def num_parameters(self) -> int:
+        """Count them; 0 where memory ran out before."""
+        return self.trial.cost.num_parameters if self.trial.cost else 0
+
+
+def subject_of_config(config: RunConfig) -> Subject:
+    """Take the students of a run's config."""
+    recipes, eps = config.students, config.threat.eps
+    return Subject(recipes, config.dataset, config.seed, eps, config.knowledge)
+
+
+def subject_of_release(folder: Path, data_dir: Path | None) -> Subject:
+    """Take the recipes of a pulled release.
+
+    Raises:
+        ConfigError: there is no release in the folder.
+        TrustError: its manifest is malformed.
+    """
+    try:
+        manifest = decode_manifest((folder / "manifest.json").read_bytes())
+    except OSError as e:
+        raise ConfigError(
+            f"no release in {folder}: {e.strerror or e}; give a folder with the "
+            "manifest.json and the shards of one"
+        ) from e
+    dataset = DatasetConfig(data_dir=data_dir)
+    if not manifest.students:
+        raise TrustError(f"the release in {folder} has no recipe; pull another")
+    recipes, seed, eps = manifest.students, manifest.seed, manifest.eps
+    return Subject(recipes, dataset, seed, eps, release_dir=folder)
+
+
+def candidates_of(recipes: Mapping[str, StudentConfig]) -> dict[str, StudentConfig]:
+    """Add the architectures that no recipe has, with the largest one's recipe."""
+
+    def size(recipe: StudentConfig) -> int:
+        known = recipe.model in ARCHITECTURES
+        return ARCHITECTURES.index(recipe.model) if known else len(ARCHITECTURES)
+
+    largest = max(recipes.values(), key=size)
+    taken = {recipe.model for recipe in recipes.values()}
+    others = [name for name in ARCHITECTURES if name not in taken]
+    found = dict(recipes)
+    found |= {name: largest.model_copy(update={"model": name}) for name in others}
+    return dict(sorted(found.items(), key=lambda item: size(item[1])))
+
+
+def fit_candidates(
+    subject: Subject,
+    profile: ProfileConfig,
+    cpu_s: float,
+    tell: Callable[[str], None],
+) -> list[Candidate]:
+    """Try out every candidate, the smallest first.
+
+    Raises:
+        CapError: the memory cap cannot be held, or is too small for any student.
+        TaktError: images or release are missing or wrong.
+    """
+    found = []
+    for name, recipe in candidates_of(subject.recipes).items():
+        tell(name)
+        trial = try_out(
+            recipe,
+            profile,
+            release_dir=subject.release_dir,
+            dataset=subject.dataset,
+            seed=subject.seed,
+            eps=subject.eps,
+            knowledge=subject.knowledge,
+            cpu_s=cpu_s,
+        )
+        reason = ""
+        if trial.cost is None:
+            reason = "over memory"
+        elif trial.cost.cpu_s > cpu_s:
+            reason = "over CPU-seconds"
+        found.append(Candidate(name, recipe, trial, reason))
+    return found
+
+
+def choose(candidates: list[Candidate]) -> Candidate | None:
+    """Choose the one of most parameters among those that fit."""
+    fitting = [c for c in candidates if not c.reason]
+    return max(fitting, key=lambda c: c.num_parameters, default=None)
+
+
+def run_fit(
+    subject: Subject,
+    profile: ProfileConfig,
+    *,
+    cpu_s: float,
+    as_json: bool,
+    console: Console,
+    progress: Console,
+) -> None:
+    """Try out, print the table (or JSON) and the choice.
+
+    Raises:
+        CapError: no student fits.
+        TaktError: as `fit_candidates`.
+    """
+    with progress.status("trying out students") as status:
+        candidates = fit_candidates(
+            subject, profile, cpu_s, lambda name: status.update(f"trying out {name}")
+        )
+    chosen = choose(candidates)
+    if as_json:
+        print(json.dumps(_tree(candidates, chosen, profile, cpu_s), indent=1))
+    else:
+        console.print(_table(candidates))
+    caps = f"{profile.memory_mib} MiB and {cpu_s:g} CPU-s"
+    if chosen is None:
+        first = candidates[0]
+        need = f"{first.trial.peak_memory_mib:.0f} MiB"
+        if first.trial.cost is not None:
+            need += f" and {first.trial.cost.cpu_s:.1f} CPU-s"
+        raise CapError(
+            f"no student fits {caps}: the smallest, {first.name}, took {need}; raise "
+            "the caps, or give the recipe fewer epochs"
+        )
+    if not as_json:
+        assert chosen.trial.cost is not None
+        console.print(
+            f"choice: {chosen.name} ({chosen.recipe.model}, "
+            f"{chosen.num_parameters:,} parameters), about "
+            f"{chosen.trial.cost.cpu_s:.1f} CPU-s and "
+            f"{chosen.trial.peak_memory_mib:.0f} MiB of {caps}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _table(candidates: list[Candidate]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("student", "model", "method"):
+        table.add_column(name, no_wrap=True)
+    for name in ("parameters", "MACs", "CPU-s/epoch", "epochs", "CPU-s", "peak MiB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("fits", no_wrap=True)
+    for c in candidates:
+        cost = c.trial.cost
+        at_least = "> " if cost and cost.is_bound else ""
+        table.add_row(
+            c.name,
+            c.recipe.model,
+            c.recipe.method,
+            f"{cost.num_parameters:,}" if cost else "-",
+            f"{cost.num_macs:,}" if cost else "-",
+            f"{at_least}{cost.cpu_s_per_epoch:.2f}" if cost else "-",
+            str(c.recipe.epochs),
+            f"{at_least}{cost.cpu_s:.1f}" if cost else "-",
+            f"{at_least if cost else '> '}{c.trial.peak_memory_mib:.0f}",
+            c.reason or "yes",
+        )
+    return table
+
+
+def _tree(
+    candidates: list[Candidate],
+    chosen: Candidate | None,
+    profile: ProfileConfig,
+    cpu_s: float,
+) -> dict[str, object]:
+    return {
+        "memory_mib": profile.memory_mib,
+        "cpu_s": cpu_s,
+        "cap": {
+            "method": candidates[0].trial.cap_method,
+            "hard": candidates[0].trial.hard,
+        },
+        "candidates": [
+            {
+                "student": c.name,
+                "model": c.recipe.model,
+                "method": c.recipe.method,
+                "epochs": c.recipe.epochs,
+                "peak_memory_mib": c.trial.peak_memory_mib,
+                **(c.trial.cost.model_dump() if c.trial.cost else {}),
+                "fits": not c.reason,
+                "reason": c.reason,
+            }
+            for c in candidates
+        ],
+        "choice": chosen.name if chosen else None,
+    }

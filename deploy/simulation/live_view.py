@@ -1,0 +1,176 @@
+"""What the user sees while a simulation runs.
+
+On a terminal: a line for each finished phase, and below them the phase under
+way and a progress bar for each node. Elsewhere (a pipe, a log): plain lines, one
+when a phase begins or ends and one when a node's state changes. Both show
+`Snapshot`s that the simulation hands out. Not here: measuring anything.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+
+from deploy.simulation.phases import PhaseView
+
+POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """One line of the node list; `progress` is of its state's work, in [0, 1]."""
+
+    name: str
+    state: str
+    progress: float
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What goes on at one moment: within the phase, at the nodes, and beside it."""
+
+    detail: str = ""
+    progress: float | None = None
+    nodes: tuple[NodeView, ...] = ()
+    beside: str = ""
+
+
+Look = Callable[[], Snapshot]
+
+
+@contextmanager
+def open_view(console: Console, look: Look) -> Iterator[PhaseView]:
+    """Show a run on `console`, in the way that suits it."""
+    if console.is_terminal and not console.is_dumb_terminal:
+        yield from _terminal(console, look)
+    else:
+        yield from _lines(console, look)
+
+
+def _terminal(console: Console, look: Look) -> Iterator[PhaseView]:
+    view = TerminalView(console, look)
+    with Live(
+        console=console,
+        get_renderable=view.render,
+        refresh_per_second=4,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ):
+        yield view
+
+
+def _lines(console: Console, look: Look) -> Iterator[PhaseView]:
+    view = LineView(console)
+    stop = threading.Event()
+
+    def follow() -> None:
+        while not stop.wait(POLL_S):
+            view.update(look())
+
+    thread = threading.Thread(target=follow, name="live view", daemon=True)
+    thread.start()
+    try:
+        yield view
+    finally:
+        stop.set()
+        thread.join()
+
+
+def phase_line(name: str, seconds: float, outcome: str, ok: bool) -> str:
+    """Write the line of a finished phase, with rich's markup."""
+    mark = "[green]done[/green]" if ok else "[red]stopped[/red]"
+    return f"{mark:24} {name:11} [dim]{seconds:6.1f} s[/dim]  {escape(outcome)}"
+
+
+class TerminalView:
+    """Renders the moving part below the finished lines."""
+
+    def __init__(self, console: Console, look: Look) -> None:
+        """Show on `console` what `look` sees."""
+        self._console = console
+        self._look = look
+        self._phase: tuple[str, str, float] | None = None
+
+    def phase_started(self, name: str, purpose: str) -> None:
+        """Show that a phase begins."""
+        self._phase = (name, purpose, time.monotonic())
+
+    def phase_ended(self, name: str, seconds: float, outcome: str, ok: bool) -> None:
+        """Print the finished line."""
+        self._phase = None
+        self._console.print(phase_line(name, seconds, outcome, ok), highlight=False)
+
+    def render(self) -> Group:
+        """Draw the phase under way and the nodes."""
+        snapshot = self._look()
+        rows: list[Spinner | Table | str] = []
+        if self._phase is not None:
+            name, purpose, start = self._phase
+            text = f"{name}: {purpose} [dim]{time.monotonic() - start:.0f} s[/dim]"
+            if snapshot.detail:
+                text += f"  {escape(snapshot.detail)}"
+            rows.append(Spinner("dots", text=text))
+        if snapshot.nodes:
+            rows.append(_node_bars(snapshot.nodes, self._console.width))
+        if snapshot.beside:
+            rows.append(f"  [dim]{escape(snapshot.beside)}[/dim]")
+        return Group(*rows)
+
+
+def _node_bars(nodes: tuple[NodeView, ...], width: int) -> Table:
+    table = Table.grid(padding=(0, 1))
+    for node in nodes:
+        cells = [f"  {escape(node.name)}", escape(node.state)]
+        bar = ProgressBar(total=1.0, completed=node.progress, width=20)
+        if width >= 60:
+            table.add_row(*cells, bar, f"[dim]{escape(node.detail)}[/dim]")
+        else:
+            table.add_row(*cells, bar)
+    return table
+
+
+class LineView:
+    """Prints a plain line when something changed."""
+
+    def __init__(self, console: Console) -> None:
+        """Print to `console`."""
+        self._console = console
+        self._start = time.monotonic()
+        self._states: dict[str, str] = {}
+        self._detail = ""
+
+    def phase_started(self, name: str, purpose: str) -> None:
+        """Say that a phase begins."""
+        self._say(f"{name}: {purpose}")
+
+    def phase_ended(self, name: str, seconds: float, outcome: str, ok: bool) -> None:
+        """Say what came of it."""
+        mark = "done" if ok else "stopped"
+        told = f": {outcome}" if outcome else ""
+        self._say(f"{name} {mark} in {seconds:.1f} s{told}")
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Say which nodes changed their state, and what is new in the phase."""
+        if snapshot.detail and snapshot.detail != self._detail:
+            self._detail = snapshot.detail
+            self._say(f"  {snapshot.detail}")
+        for node in snapshot.nodes:
+            if self._states.get(node.name) != node.state:
+                self._states[node.name] = node.state
+                detail = f": {node.detail}" if node.detail else ""
+                self._say(f"  {node.name} is {node.state}{detail}")
+
+    def _say(self, text: str) -> None:
+        elapsed = time.monotonic() - self._start
+        line = f"[{elapsed:6.1f} s] {text}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,183 @@
+"""The simulated nodes: real daemons, one process each, and what they tell.
+
+Each gets a folder with an edge.toml and a one-time token, and from then on is on its
+own: it makes its key, enrols, pulls, distils and reports over the wire. What counts is
+the report that reached the fleet's database; status.json is for the live view. Not
+here: the daemon (edge/daemon/node.py) and its caps (edge/limits/methods.py).
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+from common.config import NodeConfig
+from common.errors import StorageError
+from deploy.runtime.processes import die_with_me, end_trees, single_threaded
+from deploy.simulation.live_view import NodeView
+
+if TYPE_CHECKING:
+    from edge.state import Status
+
+GRACE_S = 8.0  # a daemon ends its child and writes its state in less
+
+
+class Nodes(Protocol):
+    """What a run needs to know of its nodes, wherever they are."""
+
+    def state_dir(self, name: str) -> Path:
+        """Name the folder in which a node's students are found."""
+
+    def ended(self, name: str) -> str | None:
+        """Say how a node ended for good; None: it did not."""
+
+    def status(self, name: str) -> "Status | None":
+        """Say what a node does; None: it has said nothing yet."""
+
+    def views(self) -> tuple[NodeView, ...]:
+        """Describe every node for the live view."""
+
+
+@dataclass(frozen=True)
+class NodeSite:
+    """Where a simulated node lives and whom it talks to."""
+
+    gateway: str
+    enroll: str
+    ca: Path
+    data_dir: Path | None
+    seed: int
+
+
+class SimulatedNodes:
+    """The daemons of a run; a context manager that ends them."""
+
+    def __init__(
+        self, nodes: Sequence[NodeConfig], *, folder: Path, logs: Path
+    ) -> None:
+        """Name the folders; nothing is made or started."""
+        self._nodes = tuple(nodes)
+        self._folder = folder
+        self._logs = logs
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopping = False
+
+    def __enter__(self) -> Self:
+        """Return the nodes themselves."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End every daemon, with its child."""
+        self.stop()
+
+    def start(self, site: NodeSite, new_token: Callable[[str], str]) -> None:
+        """Write each node's config, allow it to enrol once, and start its daemon.
+
+        Args:
+            site: the gateway's addresses and the nodes' data.
+            new_token: makes a node's one-time token.
+
+        Raises:
+            StorageError: a folder cannot be written.
+        """
+        from edge.config import EdgeConfig, save_edge_config
+
+        for node in self._nodes:
+            state_dir = self.state_dir(node.name)
+            try:
+                state_dir.mkdir(parents=True, exist_ok=True)
+            except OSError as e:
+                raise StorageError(f"cannot make {state_dir}: {e.strerror}") from e
+            config = EdgeConfig(
+                node=node.name,
+                student=node.student,
+                gateway=site.gateway,
+                enroll=site.enroll,
+                ca=site.ca,
+                data_dir=site.data_dir,
+                profile=node.profile,
+                seed=site.seed,
+                heartbeat_s=2.0,
+            )
+            save_edge_config(config, state_dir / "edge.toml")
+            token = new_token(node.name)
+            self._processes[node.name] = self._start_daemon(node.name, token)
+
+    def stop(self) -> None:
+        """Ask every daemon to end; insist after `GRACE_S` seconds."""
+        self._stopping = True
+        end_trees(list(self._processes.values()), grace_s=GRACE_S)
+
+    def state_dir(self, name: str) -> Path:
+        """Name a node's state folder."""
+        return self._folder / name
+
+    def exit_code(self, name: str) -> int | None:
+        """Say how a node's daemon ended; None: it runs."""
+        process = self._processes.get(name)
+        return None if process is None else process.poll()
+
+    def ended(self, name: str) -> str | None:
+        """Say how a node's daemon ended, with its last words; None: it runs."""
+        code = self.exit_code(name)
+        if code is None:
+            return None
+        return f"its daemon ended with code {code}: {self.last_words(name)}"
+
+    def status(self, name: str) -> "Status | None":
+        """Read what a node says of itself; None: nothing yet."""
+        from edge.state import read_status
+
+        try:
+            return read_status(self.state_dir(name))
+        except StorageError:
+            return None
+
+    def last_words(self, name: str) -> str:
+        """Read the last line of a node's log."""
+        try:
+            lines = (self._logs / f"{name}.log").read_bytes().splitlines()
+        except OSError:
+            return ""
+        return lines[-1].decode(errors="replace")[:300] if lines else ""
+
+    def views(self) -> tuple[NodeView, ...]:
+        """Describe every node for the live view; none any more once they stop."""
+        if self._stopping:
+            return ()
+        started = [node.name for node in self._nodes if node.name in self._processes]
+        return tuple(self._view(name) for name in started)
+
+    def _view(self, name: str) -> NodeView:
+        code = self.exit_code(name)
+        if code is not None:
+            return NodeView(name, f"ended ({code})", 1.0, self.last_words(name)[:60])
+        status = self.status(name)
+        if status is None:
+            return NodeView(name, "enrolling", 0.0)
+        detail = status.message
+        if status.state == "distilling" and status.epochs:
+            detail = f"epoch {status.epoch}/{status.epochs}, {status.cpu_s:.0f} CPU-s"
+        return NodeView(name, status.state, status.progress, detail)
+
+    def _start_daemon(self, name: str, token: str) -> "subprocess.Popen[bytes]":
+        config = self.state_dir(name) / "edge.toml"
+        argv = [sys.executable, "-m", "deploy.cli.main", "edge", "run"]
+        with (self._logs / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                die_with_me([*argv, "--config", str(config)]),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**single_threaded(os.environ), "TAKT_TOKEN": token},
+            )

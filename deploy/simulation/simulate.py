@@ -1,0 +1,180 @@
+"""`takt simulate`: the whole system on one machine, and the record of it.
+
+Every part is the real one: a local Ray, the Ray Train job, the gateway under Ray
+Serve, and one daemon process a node. This module puts them in order, so that
+cores are busy: nodes enrol while the teacher trains and wait for the release;
+AutoAttack takes what cores the nodes leave. Whatever happens, everything that was
+started is ended and result.json says what came of it. Not here: the parts.
+"""
+
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+
+from cloud.cluster.local import local_cluster
+from cloud.extraction.job import extract_knowledge
+from cloud.gateway.live_teacher import is_wanted
+from cloud.gateway.ray_serve import check_ports, start_gateway, stop_gateway
+from cloud.pki.authority import Authority
+from cloud.publishing.publish import publish_release
+from cloud.training.teacher_files import WEIGHTS
+from common.config import RunConfig
+from common.data.datasets import Dataset, load_dataset
+from deploy.evaluation.pool import EvaluationPool
+from deploy.runtime.exits import arm_signals
+from deploy.runtime.machine import num_cores
+from deploy.selection.teacher import make_teacher
+from deploy.simulation.lifecycle import conduct_run
+from deploy.simulation.live_view import open_view
+from deploy.simulation.node_reports import harvest, train_baselines
+from deploy.simulation.nodes import NodeSite, SimulatedNodes
+from deploy.simulation.phases import Phases
+from deploy.simulation.run_folder import RunFolder
+from deploy.simulation.run_state import Findings
+
+MOST_WORKERS = 8  # of the evaluation; each holds torch and a data set
+
+
+def run_simulation(
+    config: RunConfig, config_text: str, *, runs_dir: Path, compare: bool
+) -> int:
+    """Run the whole system; print the table; leave the run's folder.
+
+    Args:
+        config: of the run.
+        config_text: the same as TOML, for the run's folder.
+        runs_dir: where the run's folder is made.
+        compare: train the PGD-AT baselines as well.
+
+    Raises:
+        TaktError: a part failed; result.json says the same.
+        KeyboardInterrupt: the run was stopped; result.json says so.
+    """
+
+    def body(run: RunFolder, findings: Findings, console: Console) -> None:
+        _simulate(config, run, findings, console, compare=compare)
+
+    return conduct_run(config, config_text, body, runs_dir=runs_dir)
+
+
+def _simulate(
+    config: RunConfig,
+    run: RunFolder,
+    findings: Findings,
+    console: Console,
+    *,
+    compare: bool,
+) -> None:
+    """Do all phases; what is found goes into `findings` at once."""
+    with ExitStack() as stack:
+        view = stack.enter_context(open_view(console, findings.look))
+        phases = Phases(view, time.monotonic)
+        findings.phases = phases
+        with phases.phase("data", f"read {config.dataset.name}") as phase:
+            dataset = load_dataset(config.dataset, seed=config.seed)
+            findings.set_dataset(dataset)
+            phase.outcome = (
+                f"{dataset.name}: {len(dataset.train):,} images to learn from, "
+                f"{len(dataset.val):,} to validate, {len(dataset.test):,} to test"
+            )
+        check_ports(config.gateway)  # rather than after the teacher's training
+        # One thread for the run's whole length: its children end when it does.
+        beside = stack.enter_context(ThreadPoolExecutor(1, "gateway"))
+        nodes = SimulatedNodes(config.nodes, folder=run.nodes, logs=run.logs)
+        findings.nodes = stack.enter_context(nodes)
+        cloud = stack.enter_context(ExitStack())
+        with phases.phase("cluster", "start a local Ray") as phase:
+            phase.outcome = _start_cluster(config, run, cloud)
+        gateway = beside.submit(_start_gateway, config, run, nodes)
+        cloud.callback(stop_gateway)
+        cloud.callback(wait, [gateway])  # Ray must not go while Serve starts on it
+        pool = _train_and_publish(config, run, dataset, findings, phases, stack)
+        with phases.phase("gateway", "releases over mutual TLS") as phase:
+            phase.outcome = gateway.result()
+        with phases.phase("nodes", "pull, distil, evaluate, promote") as phase:
+            harvest(config, run, findings, pool, nodes)
+            phase.outcome = findings.describe_nodes()
+        with phases.phase("evaluation", "AutoAttack on the test images") as phase:
+            nodes.stop()
+            cloud.close()
+            if compare:
+                train_baselines(config, run, findings, pool)
+            findings.collect()
+            phase.outcome = findings.describe_evaluation()
+
+
+def _start_cluster(config: RunConfig, run: RunFolder, cloud: ExitStack) -> str:
+    """Start the run's own Ray; `cloud` ends it."""
+    cloud.callback(arm_signals)  # Ray drops all handlers when it ends
+    slots = max(config.teacher.num_workers, config.knowledge.num_actors)
+    cluster = cloud.enter_context(
+        local_cluster(run.logs / "ray", num_cpus=max(slots, num_cores()))
+    )
+    arm_signals()
+    return f"Ray at {cluster.address}"
+
+
+def _start_gateway(config: RunConfig, run: RunFolder, nodes: SimulatedNodes) -> str:
+    """Start the gateway, then the nodes, which wait for a release.
+
+    Runs beside the teacher's training: both spend most of their start waiting.
+    """
+    addresses = start_gateway(
+        config.gateway,
+        run.cloud,
+        channel=config.channel,
+        live_teacher=is_wanted(config),
+    )
+    authority = Authority(run.cloud / "pki")
+    data_dir = config.dataset.data_dir
+    site = NodeSite(
+        gateway=addresses.address,
+        enroll=addresses.enroll_address,
+        ca=run.cloud / "pki" / "ca.crt",
+        data_dir=None if data_dir is None else data_dir.absolute(),
+        seed=config.seed,
+    )
+    nodes.start(site, authority.allow)
+    return f"at {addresses.address}"
+
+
+def _train_and_publish(
+    config: RunConfig,
+    run: RunFolder,
+    dataset: Dataset,
+    findings: Findings,
+    phases: Phases,
+    stack: ExitStack,
+) -> EvaluationPool:
+    """Do stage 1; return the evaluation, which has begun with the teacher."""
+    with phases.phase("teacher", "adversarial training with Ray Train") as phase:
+        try:
+            findings.teacher = make_teacher(config, run.cloud)
+        finally:
+            arm_signals()  # Ray Train has handlers of its own
+        phase.outcome = findings.describe_teacher()
+    pool = stack.enter_context(open_pool(config, run, dataset))
+    teacher = run.cloud / WEIGHTS
+    findings.measure_teacher(pool.submit(teacher, config.evaluation.teacher_images))
+    with phases.phase("knowledge", "extract it with Ray actors") as phase:
+        extract_knowledge(config, run.cloud)
+        phase.outcome = ", ".join(config.knowledge.contents)
+    with phases.phase("publish", f"sign a release to '{config.channel}'") as phase:
+        findings.manifest = publish_release(config, run.cloud, dataset)
+        phase.outcome = findings.describe_release()
+    return pool
+
+
+def open_pool(config: RunConfig, run: RunFolder, dataset: Dataset) -> EvaluationPool:
+    """Prepare the evaluation of a run's models."""
+    return EvaluationPool(
+        dataset=config.dataset,
+        seed=config.seed,
+        num_test=len(dataset.test),
+        eps=config.threat.eps,
+        num_workers=min(num_cores(), MOST_WORKERS),
+        log=run.log("evaluation"),
+    )

@@ -1,0 +1,67 @@
+"""Joining a fleet: a one-time token becomes this node's certificate.
+
+The server is verified with the project CA that the operator gives; the private
+key stays here. Enrolling again keeps the key. The offline way is `make_request`,
+`takt pki sign`, then node.crt, ca.crt and root.json put into the folder. Not
+here: the files and their checks (edge/credentials.py).
+"""
+
+import contextlib
+import threading
+
+from common.errors import IdentityError
+from edge.config import EdgeConfig
+from edge.credentials import (
+    CA,
+    Identity,
+    load_identity,
+    make_request,
+    store_certificate,
+)
+from edge.link.channel import Certificates
+from edge.link.client import Link
+from edge.state import StateDir
+
+__all__ = ["Identity", "enroll", "load_identity", "make_request", "store_certificate"]
+
+
+def enroll(
+    config: EdgeConfig, token: str, *, stop: threading.Event | None = None
+) -> Identity:
+    """Enrol the node of `config` and store its identity.
+
+    Raises:
+        IdentityError: no CA or address is configured, the token was refused, or
+            the answer does not fit the key, the name or the CA.
+        LinkError: the enrolment port cannot be reached within the deadline.
+        StorageError: the state folder cannot be written.
+    """
+    folder = StateDir(config.state_dir).identity
+    ca_file = config.ca or folder / CA
+    if not ca_file.is_file():
+        raise IdentityError(
+            f"project CA {ca_file} is missing; copy ca.crt from the gateway's machine "
+            "and set `ca` in edge.toml"
+        )
+    if config.enroll is None:
+        raise IdentityError(
+            'no enrolment address; set `enroll = "host:port"` in edge.toml'
+        )
+    request = make_request(folder, config.node)
+    link = Link(
+        config.enroll,
+        Certificates(ca_file),
+        deadline_s=config.deadline_s,
+        stall_s=config.stall_s,
+        stop=stop,
+    )
+    with contextlib.closing(link):
+        response = link.enroll(config.node, token, request)
+    return store_certificate(
+        folder,
+        node=config.node,
+        certificate_pem=response.certificate_pem,
+        ca_pem=response.ca_pem,
+        root_json=response.root_json,
+        channel=response.channel or None,
+    )

@@ -1,0 +1,90 @@
+"""What a child is told to do, and the work folder that belongs to it.
+
+Not here: starting the child (edge/jobs/runner.py), what a job says (edge/jobs/job.py).
+"""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from common.config import DatasetConfig
+from common.durable import write_atomic
+from common.errors import ConfigError
+from common.release import Manifest, needs_live_teacher, recipe_of
+from edge.config import EdgeConfig
+from edge.jobs.job import DistilJob, LiveLink
+from edge.limits import num_threads
+from edge.releases.sync import Release
+from edge.state import StateDir, storage_error
+
+_MARKER = "for"  # in a work folder: which release and job it belongs to
+
+
+def make_job(
+    config: EdgeConfig, manifest: Manifest, *, folder: Path, work: Path
+) -> DistilJob:
+    """State what the child is to do with a pulled release.
+
+    Raises:
+        ConfigError: the release is of a data set that this takt does not know, or
+            has no such student.
+    """
+    try:
+        dataset = DatasetConfig.model_validate(
+            {"name": manifest.dataset, "data_dir": config.data_dir}
+        )
+    except ValidationError as e:
+        raise ConfigError(
+            f"the release is of data set '{manifest.dataset}', unknown to this takt; "
+            "update takt on this node"
+        ) from e
+    return DistilJob(
+        release_dir=folder,
+        student=config.student,
+        dataset=dataset,
+        work_dir=work,
+        seed=config.seed,
+        threads=num_threads(config.profile),
+        cpu_budget_s=config.cpu_budget_s,
+        live=_live_link(config, manifest),
+    )
+
+
+def _live_link(config: EdgeConfig, manifest: Manifest) -> LiveLink | None:
+    """Let the child ask the gateway's teacher, if its method does."""
+    if not needs_live_teacher(recipe_of(manifest, config.student).method):
+        return None
+    return LiveLink(
+        gateway=config.gateway,
+        identity_dir=StateDir(config.state_dir).identity,
+        profile=config.profile,
+        deadline_s=config.deadline_s,
+        stall_s=config.stall_s,
+    )
+
+
+def claim(release: Release, job: DistilJob) -> None:
+    """Make the work folder this release's and job's; another's is emptied.
+
+    Raises:
+        StorageError: the disk is full or not writable.
+    """
+    owner = f"{release.manifest_sha256} {job.model_dump_json()}"
+    marker = job.work_dir / _MARKER
+    with storing(job.work_dir):
+        if not marker.exists() or marker.read_text() != owner:
+            shutil.rmtree(job.work_dir, ignore_errors=True)
+            job.work_dir.mkdir()
+            write_atomic(marker, owner.encode())
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn what the disk says about `path` into a `StorageError`."""
+    try:
+        yield
+    except OSError as e:
+        raise storage_error(e, path) from e

@@ -1,0 +1,293 @@
+"""The node's daemon: watch, pull, distil, evaluate, promote, report.
+
+It stays small and never imports torch: each distillation is a child process in
+its own cage. A kill at any point leaves the old or the new, and the last good
+student serves until a better one is promoted. The states:
+
+    enrolled -> pulling -> verifying -> distilling -> evaluating -> promoting -> idle
+    backing-off: something outside is wrong (gateway, disk, trust); it tries again
+    stopped: it was asked to, or it cannot go on
+
+Not here: what is done with a release (edge/daemon/release_handler.py), the two threads
+that talk and listen meanwhile (edge/daemon/heartbeat.py).
+"""
+
+import contextlib
+import logging
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from common.errors import (
+    CapError,
+    ConfigError,
+    IdentityError,
+    Interrupted,
+    LinkError,
+    StorageError,
+    TaktError,
+    TrustError,
+)
+from edge.config import EdgeConfig
+from edge.credentials import Identity, load_identity
+from edge.daemon.heartbeat import Herald, Watcher
+from edge.daemon.release_handler import ReleaseHandler
+from edge.daemon.reports import Outbox
+from edge.daemon.sd_notify import Notifier
+from edge.daemon.status import StatusBoard, in_a_line
+from edge.limits import open_cage
+from edge.link.channel import Certificates
+from edge.link.client import Link
+from edge.link.retry import full_jitter
+from edge.records import CapStatus, Current, Status
+from edge.releases.sync import ReleaseSync
+from edge.state import StateDir
+
+logger = logging.getLogger(__name__)
+
+_FIRST_S, _MAX_S = 2.0, 60.0  # pauses of backing-off
+_LOOK_S = 5.0  # between looks for a channel's first release
+_OUTSIDE = (LinkError, TrustError, StorageError, IdentityError)  # may mend itself
+
+
+class NodeDaemon:
+    """One node; call `once` or `run` a single time, from the main thread."""
+
+    def __init__(
+        self,
+        config: EdgeConfig,
+        *,
+        rng: random.Random | None = None,
+        notifier: Notifier | None = None,
+    ) -> None:
+        """Prepare; nothing is read or sent before `once` or `run`."""
+        self._config = config
+        self._rng = rng or random.Random()
+        self._notifier = notifier or Notifier({})
+        self._state = StateDir(config.state_dir)
+        self._outbox = Outbox(self._state)
+        status = Status(node=config.node, student=config.student)
+        self._board = StatusBoard(self._state, status)
+        self._board.on_word = self._notifier.beat
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+
+    def stop(self) -> None:
+        """Ask the daemon to end, from any thread; it takes a few seconds at most."""
+        self._notifier.stopping()
+        self._stop.set()
+        self._wake.set()
+
+    def once(self, *, wait: bool = False) -> Current:
+        """Handle the channel's present release, deliver the report, and return.
+
+        Args:
+            wait: for a first release, if the channel has none yet.
+
+        Returns:
+            What current.json says now.
+
+        Raises:
+            TaktError: whatever stood in the way; nothing is lost, call it again.
+        """
+        with self._working() as (link, sync, handler):
+            while (release := sync.check()) is None:
+                if not wait:
+                    raise LinkError(
+                        f"channel '{sync.channel}' has no release yet; publish one, or "
+                        "wait for it with `takt edge run`"
+                    )
+                self._pause("idle", "waiting for the channel's first release", _LOOK_S)
+            failure = None
+            if not handler.is_handled(release):
+                failure = handler.handle(release, link, sync)
+            self._outbox.flush(link)
+            self._board.say("idle", progress=1.0, message=handler.current.message)
+            if failure is not None:
+                raise failure
+            return handler.current
+
+    def run(self) -> None:
+        """Follow the channel until `stop`; troubles from outside are waited out.
+
+        Raises:
+            ConfigError: at the start, without a channel or with too short a watchdog.
+            IdentityError: at the start, for want of a valid certificate.
+            CapError: at the start, when the caps cannot be held or are too small.
+            StorageError: at the start, when the state folder cannot be used.
+        """
+        self._notifier.expect_patience(self._config)
+        with contextlib.suppress(Interrupted), self._working() as (link, sync, handler):
+            self._notifier.ready()
+            failures = 0
+            while True:
+                try:
+                    self._outbox.flush(link)
+                    release = sync.check()
+                    if release is not None and not handler.is_handled(release):
+                        handler.handle(release, link, sync)
+                        self._outbox.flush(link)
+                except _OUTSIDE as e:
+                    failures += 1
+                    logger.warning("%s", e)
+                    if isinstance(e, IdentityError):  # perhaps enrolled again by now
+                        with contextlib.suppress(IdentityError):
+                            link.reopen()
+                    pause_s = full_jitter(
+                        failures, self._rng, first_s=_FIRST_S, max_s=_MAX_S
+                    )
+                    self._pause("backing-off", str(e), pause_s)
+                    continue
+                failures = 0
+                if release is None:
+                    message = "waiting for the channel's first release"
+                    self._pause("idle", message, _LOOK_S)
+                else:
+                    message = handler.current.message
+                    self._pause("idle", message, self._config.poll_s)
+
+    def _pause(self, state: str, message: str, pause_s: float) -> None:
+        """Say why nothing happens, and wait for news, a stop or the time to pass."""
+        self._board.say(state, message=message)
+        end = time.monotonic() + pause_s
+        while (rest_s := end - time.monotonic()) > 0:
+            if self._wake.wait(min(rest_s, self._notifier.interval_s)):
+                break
+            self._notifier.beat()
+        if self._stop.is_set():
+            raise Interrupted("asked to stop")
+        self._wake.clear()
+
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[tuple[Link, ReleaseSync, ReleaseHandler]]:
+        """Hold the state folder, the link and the threads while the daemon works."""
+        config, state = self._config, self._state
+        with state.lock():
+            state.create()
+            try:
+                identity = load_identity(state.identity, node=config.node)
+                handler = ReleaseHandler(
+                    config, state, self._board, self._outbox, stop=self._stop
+                )
+                self._board.say("enrolled")
+                with self._connected(identity, handler) as (link, sync):
+                    self._board.say(cap=self._prove_caps())
+                    yield link, sync, handler
+            except TaktError as e:  # Interrupted is one
+                self._board.say("stopped", message=str(e))
+                raise
+            else:
+                self._board.say("stopped", message=handler.current.message)
+            finally:
+                self._notifier.stopping()
+
+    @contextlib.contextmanager
+    def _connected(
+        self, identity: Identity, handler: ReleaseHandler
+    ) -> Iterator[tuple[Link, ReleaseSync]]:
+        """Open the link, and have the two threads talk and listen on it."""
+        config, state = self._config, self._state
+        channel = config.channel or identity.channel
+        if channel is None:
+            raise ConfigError("no channel to follow; set `channel` in edge.toml")
+        link = Link(
+            config.gateway,
+            Certificates.of(state.identity),
+            profile=config.profile,
+            deadline_s=config.deadline_s,
+            stall_s=config.stall_s,
+            stop=self._stop,
+            rng=self._rng,
+            on_wait=self._waiting,
+        )
+        herald = Herald(link, interval_s=config.heartbeat_s)
+        watcher = Watcher(
+            link,
+            channel=channel,
+            known_version=lambda: handler.current.version,
+            on_news=self._wake.set,
+            stop=self._stop,
+            rng=random.Random(self._rng.random()),
+        )
+
+        def tell(status: Status) -> None:
+            herald.tell(status)
+            self._notifier.status(in_a_line(status))
+
+        self._board.on_change = tell
+        tell(self._board.status)
+        herald.start()
+        watcher.start()
+        try:
+            yield (
+                link,
+                ReleaseSync(link, state, channel=channel, root_json=identity.root_json),
+            )
+        finally:
+            herald.close()
+            self._stop.set()
+            watcher.close()
+            link.close()
+
+    def _prove_caps(self) -> CapStatus:
+        """Refuse caps that are too small before anything is pulled."""
+        config = self._config
+        try:
+            with open_cage(
+                config.profile, name=config.node, method=config.cap_method
+            ) as cage:
+                for note in cage.notes:
+                    logger.warning("%s, and gets no more", note)
+                return CapStatus(method=cage.method, hard=cage.hard)
+        except CapError as e:  # said while the gateway still hears it
+            self._board.say("stopped", message=str(e))
+            raise
+
+    def _waiting(self, error: TaktError, pause_s: float) -> None:
+        message = f"{error}; next try in {pause_s:.1f} s"
+        self._board.say("backing-off", message=message)
+
+
+def run_daemon(config: EdgeConfig, *, once: bool, wait: bool = False) -> int:
+    """Run a node until it is done or told to stop by SIGTERM or SIGINT.
+
+    Args:
+        config: of the node.
+        once: handle the present release and return, instead of following.
+        wait: with `once`, for a first release.
+
+    Returns:
+        The exit code: 0 when done, or when `run` was told to stop; 130 or 143
+        when `once` was.
+
+    Raises:
+        TaktError: whatever stands in the way, with its own exit code.
+    """
+    # Only a daemon that stays is a service; the variables go in either case.
+    notifier = Notifier(os.environ)
+    daemon = NodeDaemon(config, notifier=None if once else notifier)
+    received: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        # Not from here: this code may have interrupted a wait on that very event.
+        threading.Thread(target=daemon.stop, daemon=True).start()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, on_signal) for number in numbers}
+    try:
+        if once:
+            daemon.once(wait=wait)
+        else:
+            daemon.run()
+    except Interrupted:
+        return 128 + (received[0] if received else signal.SIGINT)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        notifier.close()
+    return 0

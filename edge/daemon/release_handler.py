@@ -1,0 +1,235 @@
+"""One release, from its announcement to its outcome.
+
+Pull, distil in the capped child, decide, promote, write the report: each step is
+durable and is skipped when a restart finds it done. current.json is flipped once,
+when everything that it names is in place. Not here: when to do this, and what to
+do about an outage (edge/daemon/node.py).
+"""
+
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import (
+    ConfigError,
+    IdentityError,
+    Interrupted,
+    LinkError,
+    StorageError,
+    StudentError,
+    TaktError,
+    TrustError,
+)
+from common.release import Manifest, decode_manifest, recipe_of
+from edge.config import EdgeConfig
+from edge.daemon.job_setup import claim, make_job, storing
+from edge.daemon.promotion import decide, prune_students, robust_accuracy, store_student
+from edge.daemon.reports import Outbox, make_report
+from edge.daemon.status import StatusBoard
+from edge.jobs.job import CurvePoint, DistilOutcome
+from edge.jobs.runner import JOB, ChildUsage, Distillation
+from edge.link.client import Link
+from edge.records import Current, Promoted
+from edge.releases.sync import MANIFEST, Release, ReleaseSync
+from edge.state import StateDir
+
+
+class ReleaseHandler:
+    """Brings releases to their outcomes, one after the other."""
+
+    def __init__(
+        self,
+        config: EdgeConfig,
+        state: StateDir,
+        board: StatusBoard,
+        outbox: Outbox,
+        *,
+        stop: threading.Event,
+    ) -> None:
+        """Take up what current.json says.
+
+        Raises:
+            StorageError: the disk is broken.
+        """
+        self._config = config
+        self._state = state
+        self._board = board
+        self._outbox = outbox
+        self._stop = stop
+        self._tried: set[Release] = set()  # since this daemon started
+        self._usage: ChildUsage | None = None  # of the distillation under way
+        self.current = state.read_current()
+        outbox.release(self.current)
+        self._show_current()
+
+    def is_handled(self, release: Release) -> bool:
+        """Say whether nothing is left to do; a failure counts until a restart."""
+        current = self.current
+        found = (current.channel, current.version, current.manifest_sha256)
+        if found != tuple(release) or current.student != self._config.student:
+            return False
+        return current.outcome != "failed" or release in self._tried
+
+    def handle(
+        self, release: Release, link: Link, sync: ReleaseSync
+    ) -> TaktError | None:
+        """Bring a release to its outcome: promoted, kept, refused or failed.
+
+        Returns:
+            Why nothing came of it, if so; the report says it as well.
+
+        Raises:
+            LinkError: the gateway could not be reached within the deadline.
+            TrustError: the release is not what was signed.
+            IdentityError: the certificate or the allow-list says no.
+            StorageError: the disk is full or broken; nothing is lost.
+            Interrupted: `stop` was set; the checkpoint is kept.
+        """
+        self._board.say("pulling", version=release.version, epoch=0, epochs=0)
+        work = self._state.work / str(release.version)
+        ending = self._attempt(release, work, link, sync)
+        self._board.say("promoting")
+        current = Current(
+            channel=release.channel,
+            version=release.version,
+            manifest_sha256=release.manifest_sha256,
+            student=self._config.student,
+            outcome=ending.verdict,
+            message=ending.why,
+            promoted=ending.promoted or self.current.promoted,
+        )
+        report = make_report(
+            current,
+            profile=self._config.profile,
+            outcome=ending.outcome,
+            usage=self._usage,
+            seed=self._config.seed,
+            pulled_bytes=link.pulled_bytes,
+        )
+        with storing(work):
+            work.mkdir(exist_ok=True)
+        self._outbox.draft(work, report)
+        self._state.write_current(current)
+        self.current = current
+        self._tried.add(release)
+        self._outbox.release(current)
+        self._tidy(release, sync)
+        self._show_current()
+        return ending.failure
+
+    def _attempt(
+        self, release: Release, work: Path, link: Link, sync: ReleaseSync
+    ) -> "_Ending":
+        """Pull, distil and decide; what is final comes back, what may mend raises."""
+        self._usage = None
+
+        def pulling(state: str, progress: float) -> None:
+            num_bytes = link.pulled_bytes
+            self._board.say(state, progress=progress, pulled_bytes=num_bytes)
+
+        try:
+            folder = sync.pull(release, self._config.student, pulling)
+        except ConfigError as e:  # no such recipe
+            return _Ending("failed", str(e), failure=e)
+        with storing(folder):
+            manifest = decode_manifest((folder / MANIFEST).read_bytes())
+        try:
+            outcome = self._distil(release, manifest, folder, work)
+        except (Interrupted, StorageError, LinkError, IdentityError):
+            raise  # the last two: of a child that asks the live teacher
+        except TrustError as e:
+            return _Ending("refused", str(e), failure=e)
+        except TaktError as e:
+            return _Ending("failed", str(e), failure=e)
+        verdict, why = decide(outcome, manifest, self.current.promoted)
+        if self._usage is not None and self._usage.halved_to is not None:
+            recipe = recipe_of(manifest, self._config.student)
+            halved = f"from {recipe.batch_size} to {self._usage.halved_to}"
+            why = f"OOM-capped: batch halved {halved}; {why}"
+        if verdict == "promoted":
+            self._board.say("promoting")
+            promoted = store_student(self._state, work, outcome, manifest)
+            return _Ending(verdict, why, outcome=outcome, promoted=promoted)
+        failure = StudentError(why) if verdict == "refused" else None
+        return _Ending(verdict, why, outcome=outcome, failure=failure)
+
+    def _distil(
+        self, release: Release, manifest: Manifest, folder: Path, work: Path
+    ) -> DistilOutcome:
+        """Run the child to its end, or find that it got there before."""
+        config = self._config
+        job = make_job(config, manifest, folder=folder, work=work)
+        claim(release, job)
+        distillation = Distillation(
+            config.profile,
+            node=config.node,
+            cap_method=config.cap_method,
+            stop=self._stop,
+            on_progress=self._distilling,
+        )
+        recipe = recipe_of(manifest, config.student)
+        outcome, self._usage = distillation.run(
+            job, default_batch_size=recipe.batch_size
+        )
+        return outcome
+
+    def _distilling(self, last: CurvePoint | None, usage: ChildUsage) -> None:
+        """Show the child's last epoch."""
+        self._usage = usage
+        shown = {"cap": usage.cap, "peak_memory_mib": usage.peak_memory_mib}
+        if last is None:
+            self._board.say("distilling", **shown)
+            return
+        if last.clean_accuracy is not None:
+            shown["clean_accuracy"] = last.clean_accuracy
+        if last.robust_accuracy is not None:
+            shown["robust_accuracy"] = last.robust_accuracy
+        self._board.say(
+            "evaluating" if last.epoch >= last.epochs else "distilling",
+            progress=min(1.0, last.epoch / last.epochs),
+            epoch=last.epoch,
+            epochs=last.epochs,
+            cpu_s=last.cpu_s,
+            **shown,
+        )
+
+    def _show_current(self) -> None:
+        """Put the student that serves, and the last outcome, into the status."""
+        current, promoted = self.current, self.current.promoted
+        self._board.say(
+            version=current.version,
+            outcome=current.outcome,
+            clean_accuracy=promoted.clean_accuracy if promoted else None,
+            robust_accuracy=robust_accuracy(promoted) if promoted else None,
+        )
+
+    def _tidy(self, release: Release, sync: ReleaseSync) -> None:
+        """Forget what neither this release nor the student before it needs."""
+        promoted = self.current.promoted
+        served = {promoted.version} if promoted else set()
+        earlier = {
+            int(folder.name)
+            for folder in self._state.releases.iterdir()
+            if folder.name.isdecimal() and int(folder.name) < release.version
+        }
+        keep = {release.version, *served, *sorted(earlier)[-1:]}
+        sync.prune(keep)
+        for folder in self._state.work.iterdir():
+            if folder.name != str(release.version):
+                shutil.rmtree(folder, ignore_errors=True)
+        if self.current.outcome == "failed":  # a restart tries with the whole batch
+            (self._state.work / str(release.version) / JOB).unlink(missing_ok=True)
+        if promoted and promoted.version == release.version:
+            prune_students(self._state, promoted)
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """How a release ended on this node."""
+
+    verdict: str
+    why: str
+    outcome: DistilOutcome | None = None
+    promoted: Promoted | None = None
+    failure: TaktError | None = None

@@ -1,0 +1,156 @@
+"""Reports that survive the node: written before the deed counts, sent until taken.
+
+A report is first written into the work folder of its release; only when
+current.json says that the release was handled is it moved to the outbox, in one
+rename. What is in the outbox is sent, and removed once the gateway took it. So a
+kill loses no report and sends none twice (save between the gateway's answer and
+the removal, where a second copy is the lesser evil). Not here: what is reported
+to whom live (edge/daemon/heartbeat.py).
+"""
+
+import contextlib
+import os
+from pathlib import Path
+
+from google.protobuf import json_format
+
+from common import faults
+from common.config import ProfileConfig
+from common.durable import fsync_folder, write_atomic
+from common.pb import takt_pb2
+from edge.jobs.job import DistilOutcome
+from edge.jobs.runner import ChildUsage
+from edge.link.channel import RefusedError
+from edge.link.client import Link
+from edge.records import Current
+from edge.state import StateDir, storage_error
+
+REPORT = "report.json"
+
+
+def make_report(
+    current: Current,
+    *,
+    profile: ProfileConfig,
+    outcome: DistilOutcome | None,
+    usage: ChildUsage | None,
+    seed: int,
+    pulled_bytes: int,
+) -> takt_pb2.ReportRequest:
+    """State what came of a release.
+
+    Args:
+        current: what current.json is going to say.
+        profile: the node's caps.
+        outcome: of the distillation; None when it failed.
+        usage: what it used; None when it never started.
+        seed: of the distillation.
+        pulled_bytes: payload, since the daemon started.
+    """
+    report = takt_pb2.ReportRequest(
+        channel=current.channel,
+        version=current.version,
+        student=current.student,
+        seed=seed,
+        profile=takt_pb2.Profile(
+            cpus=profile.cpus,
+            memory_mib=profile.memory_mib,
+            bandwidth_kib_s=profile.bandwidth_kib_s,
+        ),
+        pulled_bytes=pulled_bytes,
+        outcome=current.outcome,
+        message=current.message,
+    )
+    if usage is not None:
+        report.cap.method = usage.cap.method
+        report.cap.hard = usage.cap.hard
+        report.peak_memory_mib = usage.peak_memory_mib
+    if outcome is not None:
+        _add_outcome(report, outcome)
+    return report
+
+
+def _add_outcome(report: takt_pb2.ReportRequest, outcome: DistilOutcome) -> None:
+    report.architecture = outcome.architecture
+    report.num_parameters = outcome.num_parameters
+    report.method = outcome.method
+    report.seed = outcome.seed
+    report.cpu_s.distil = outcome.cpu_s.distil
+    report.cpu_s.attack = outcome.cpu_s.attack
+    report.cpu_s.evaluate = outcome.cpu_s.evaluate
+    report.clean_accuracy = outcome.clean_accuracy
+    report.weights_sha256 = outcome.weights_sha256
+    report.live_bytes = outcome.live_bytes
+    for each in outcome.robust:
+        report.robust.add(**each.model_dump())
+    for point in outcome.curve:
+        report.curve.add(**point.model_dump(exclude={"epochs"}, exclude_none=True))
+
+
+class Outbox:
+    """The reports of one state folder."""
+
+    def __init__(self, state: StateDir) -> None:
+        """Use an existing folder."""
+        self._state = state
+
+    def draft(self, work: Path, report: takt_pb2.ReportRequest) -> None:
+        """Write a report where it waits for its release to be handled.
+
+        Raises:
+            StorageError: the disk is full or not writable.
+        """
+        data = json_format.MessageToJson(report, preserving_proto_field_name=True)
+        write_atomic(work / REPORT, data.encode(), point="edge.report")
+
+    def release(self, current: Current) -> None:
+        """Move the draft of the release that current.json names to the outbox.
+
+        Raises:
+            StorageError: the disk is broken.
+        """
+        draft = self._state.work / str(current.version) / REPORT
+        name = f"{current.channel}-{current.version}-{current.student}.json"
+        try:
+            if not draft.exists():
+                return
+            faults.point("edge.outbox.before_rename")
+            os.replace(draft, self._state.outbox / name)
+            fsync_folder(self._state.outbox)
+            faults.point("edge.outbox.after_rename")
+        except OSError as e:
+            raise storage_error(e, self._state.outbox) from e
+
+    def flush(self, link: Link) -> int:
+        """Send what waits; return how many reports the gateway took.
+
+        A report that cannot be read or that the gateway will never take is set
+        aside as ``*.refused``.
+
+        Raises:
+            LinkError: the gateway could not be reached; the reports stay.
+            IdentityError: the certificate or the allow-list says no; they stay.
+            Interrupted: the daemon is to stop; they stay.
+        """
+        sent = 0
+        for path in sorted(self._state.outbox.glob("*.json")):
+            report = takt_pb2.ReportRequest()
+            try:
+                json_format.Parse(path.read_bytes(), report, ignore_unknown_fields=True)
+            except (json_format.ParseError, OSError, ValueError):
+                with contextlib.suppress(OSError):
+                    os.replace(path, path.with_suffix(".refused"))
+                continue
+            try:
+                link.report(report)
+            except RefusedError:
+                os.replace(path, path.with_suffix(".refused"))
+                continue
+            faults.point("edge.sent.before_unlink")
+            try:
+                path.unlink()
+                fsync_folder(self._state.outbox)
+            except OSError as e:
+                raise storage_error(e, path) from e
+            sent += 1
+        return sent

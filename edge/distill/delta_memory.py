@@ -1,0 +1,121 @@
+"""The last delta of each training sample, one bit a pixel.
+
+A warm-started attack goes on from these. Signs are enough: an attack with fresh
+noise ends at +-eps almost everywhere, and a data set of n pixels costs n / 8
+bytes. Where a student sees crops and mirrored views, the signs are kept of the
+padded image, its canvas, and move with the pixels that they belong to: what one
+view's attack found is where the next view's attack begins. Not here: the attack
+(common.robustness.attacks), how signs are packed (sign_bits.py).
+"""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edge.distill.sign_bits import pack, unpack
+
+_TIE = 1e-6
+
+
+class DeltaMemory:
+    """Signs of deltas, by sample."""
+
+    def __init__(
+        self, signs: Tensor, shape: tuple[int, int, int], margin: int = 0
+    ) -> None:
+        """Take over packed signs, uint8 (N, ceil(C*H*W / 8)).
+
+        Args:
+            signs: of canvases; they stay on their device.
+            shape: (C, H, W) of a canvas.
+            margin: pixels of it around the image.
+        """
+        self._signs = signs
+        self._shape = shape
+        self._margin = margin
+
+    @classmethod
+    def start(
+        cls,
+        x: Tensor,
+        shipped: NDArray[np.uint8] | None,
+        generator: torch.Generator,
+        *,
+        margin: int = 0,
+        device: torch.device | None = None,
+    ) -> "DeltaMemory":
+        """Begin with the teacher's deltas, or with random signs.
+
+        Args:
+            x: all images (N, C, H, W); only the shape counts.
+            shipped: packed signs, of images; copied. None draws them.
+            generator: of the random signs.
+            margin: of a canvas around its image, pixels; random signs there.
+            device: that keeps them; None: the CPU.
+        """
+        inner = (x.shape[1], x.shape[2], x.shape[3])
+        shape = (inner[0], inner[1] + 2 * margin, inner[2] + 2 * margin)
+        if shipped is not None and not margin:
+            return cls(torch.from_numpy(shipped.copy()).to(device), shape)
+        size = (len(x), math.ceil(math.prod(shape) / 8))
+        drawn = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+        memory = cls(drawn.to(device), shape, margin)
+        if shipped is not None:
+            pixels = torch.arange(shape[1] * shape[2]).view(shape[1:])
+            middle = pixels[margin:-margin, margin:-margin].flatten().to(device)
+            for part in torch.split(torch.arange(len(x)), 4096):
+                signs = unpack(torch.from_numpy(shipped[part.numpy()]), inner)
+                where = middle.expand(len(part), -1)
+                memory._put(part.to(device), signs.to(device), where)
+        return memory
+
+    def recall(
+        self, positions: Tensor, eps: float, index: Tensor | None = None
+    ) -> Tensor:
+        """Return the deltas of some samples: (n, C, H, W) of +-eps.
+
+        Args:
+            positions: of the samples (n,).
+            eps: of now, pixel scale.
+            index: (n, H*W), where their views lie, see
+                `common.data.views.canvas_index`; None: everywhere.
+        """
+        signs = unpack(self._signs[positions], self._shape).mul_(eps)
+        if index is None:
+            return signs
+        where = index[:, None].expand(-1, self._shape[0], -1)
+        channels, height, width = self._shape
+        view = (-1, channels, height - 2 * self._margin, width - 2 * self._margin)
+        return signs.flatten(2).gather(2, where).view(view)
+
+    def keep(
+        self, positions: Tensor, delta: Tensor, x: Tensor, index: Tensor | None = None
+    ) -> None:
+        """Store the deltas of some samples; `index` as in `recall`.
+
+        Where a pixel of x at 0 or 1 left no room to move, the delta is 0 and the
+        sign that pushes against that wall is kept.
+        """
+        pushed = torch.add(delta, x - 0.5, alpha=_TIE)
+        if index is None:
+            self._signs[positions] = pack(pushed)
+        else:
+            self._put(positions, pushed, index)
+
+    def tensor(self) -> Tensor:
+        """Return the packed signs, shared, for a checkpoint."""
+        return self._signs
+
+    def load(self, signs: Tensor) -> None:
+        """Take over what `tensor` returned."""
+        self._signs = signs.to(self._signs.device, copy=True)
+
+    def _put(self, positions: Tensor, values: Tensor, index: Tensor) -> None:
+        """Overwrite the signs of views with those of values (n, C, H, W)."""
+        canvas = unpack(self._signs[positions], self._shape)
+        where = index[:, None].expand(-1, self._shape[0], -1)
+        canvas.flatten(2).scatter_(2, where, values.flatten(2))
+        self._signs[positions] = pack(canvas)

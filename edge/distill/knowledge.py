@@ -1,0 +1,161 @@
+"""A pulled release as tensors: what one recipe needs of it, and no more.
+
+Reads manifest.json and the shards beside it, checks each shard against the
+manifest again (disks rot), and joins them over the samples. Deltas stay one bit
+a pixel and boundary points int8 until a batch asks for them. Not here: pulling
+and signatures (sync.py), the images (common.data.datasets).
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from common.config import Content, StudentConfig
+from common.data.views import Views
+from common.errors import TrustError
+from common.release import (
+    OPTIONAL,
+    Manifest,
+    check_views,
+    contents_for,
+    decode_manifest,
+    decode_shard,
+    dequantize_rows,
+    unpack_signs,
+)
+from edge.distill.crafting import Boundary
+
+
+@dataclass(frozen=True)
+class BoundaryPoints:
+    """The teacher's boundary points, as shipped."""
+
+    delta: NDArray[np.int8]  # (N, C, H, W)
+    scale: NDArray[np.float16]  # (N,), pixel scale
+    soft_labels: Tensor  # (N, K)
+
+    def batch(self, x: Tensor, positions: Tensor) -> Boundary:
+        """Place the points of some samples: x (n, C, H, W) are their images."""
+        i = positions.cpu().numpy()
+        delta = torch.from_numpy(dequantize_rows(self.delta[i], self.scale[i]))
+        soft_labels = self.soft_labels[i].to(x.device)
+        return Boundary((x + delta.to(x.device)).clamp_(0, 1), soft_labels)
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What the release says of each training sample; None where not needed."""
+
+    temperature: float = 1.0
+    # softmax(logits / temperature): (N, K), or (N, V, K) where there are views
+    soft_labels: Tensor | None = None
+    delta_signs: NDArray[np.uint8] | None = None  # (N, ceil(C*H*W / 8))
+    boundary: BoundaryPoints | None = None
+    views: Views | None = None  # V of each sample; None: plain images alone
+
+    def to(self, device: torch.device) -> Self:
+        """Lay the soft labels out on a device; the rest goes there by batches."""
+        soft = self.soft_labels
+        return replace(self, soft_labels=None if soft is None else soft.to(device))
+
+
+def read_manifest(release_dir: Path) -> Manifest:
+    """Read the manifest of a pulled release.
+
+    Raises:
+        TrustError: it is missing or malformed.
+    """
+    return decode_manifest(_read(release_dir / "manifest.json"))
+
+
+def read_knowledge(
+    manifest: Manifest, release_dir: Path, recipe: StudentConfig
+) -> Knowledge:
+    """Read what a recipe's method uses of a pulled release.
+
+    Raises:
+        TrustError: a shard is missing, damaged or not what the manifest declares.
+        ConfigError: the release has less views than the recipe trains on.
+    """
+    check_views(recipe, manifest)
+    contents = contents_for(recipe.method, recipe.boundary_weight)
+    contents -= OPTIONAL - {shard.content for shard in manifest.shards}
+    parts: dict[Content, dict[str, NDArray[Any]]] = {
+        content: _join(manifest, release_dir, content) for content in contents
+    }
+    soft_labels, signs, boundary, views = None, None, None, None
+    if "soft_labels" in parts:
+        soft_labels = _soften(parts["soft_labels"], "logits", manifest.temperature)
+    if recipe.num_views > 1:
+        views = Views.draw(
+            manifest.num_samples,
+            recipe.num_views,
+            shift=manifest.shift,
+            flip=manifest.flip,
+            seed=manifest.seed,
+        )
+    if soft_labels is not None and views is not None:
+        others = [
+            _join(manifest, release_dir, "soft_labels", view)
+            for view in range(1, recipe.num_views)
+        ]
+        more = [_soften(part, "logits", manifest.temperature) for part in others]
+        soft_labels = torch.stack([soft_labels, *more], 1)
+    if "deltas" in parts:
+        signs = parts["deltas"]["delta_signs"]
+    if "boundary_points" in parts:
+        part = parts["boundary_points"]
+        boundary = BoundaryPoints(
+            part["boundary_delta"],
+            part["boundary_delta_scale"],
+            _soften(part, "boundary_logits", manifest.temperature),
+        )
+    return Knowledge(manifest.temperature, soft_labels, signs, boundary, views)
+
+
+def signs_to_delta(
+    signs: NDArray[np.uint8], sample_shape: tuple[int, int, int], eps: float
+) -> Tensor:
+    """Unpack deltas of +-eps: (n, ceil(C*H*W / 8)) -> (n, C, H, W) float32."""
+    return torch.from_numpy(unpack_signs(signs, sample_shape)).mul_(eps)
+
+
+def _join(
+    manifest: Manifest, release_dir: Path, content: Content, view: int = 0
+) -> dict[str, NDArray[Any]]:
+    """Read all shards of one content and view into arrays over all samples."""
+    infos = manifest.shards_for(frozenset([content]), view + 1)
+    infos = tuple(info for info in infos if info.view == view)
+    if not infos:
+        raise TrustError(
+            f"release {manifest.channel} version {manifest.version} has no {content}, "
+            "which the student's method needs; publish with it or change the method"
+        )
+    joined: dict[str, NDArray[Any]] = {}
+    for info in infos:
+        data = _read(release_dir / Path(info.path).name)
+        for name, values in decode_shard(data, info, manifest).items():
+            if name not in joined:
+                shape = (manifest.num_samples, *values.shape[1:])
+                joined[name] = np.empty(shape, values.dtype)
+            joined[name][info.first : info.first + info.num_samples] = values
+    return joined
+
+
+def _soften(part: dict[str, NDArray[Any]], name: str, temperature: float) -> Tensor:
+    logits = torch.from_numpy(dequantize_rows(part[name], part[f"{name}_scale"]))
+    return torch.softmax(logits / temperature, 1)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise TrustError(
+            f"cannot read {path} of the release: {e.strerror or e}; pull it again"
+        ) from e

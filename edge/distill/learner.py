@@ -1,0 +1,116 @@
+"""A student's weights in motion: gradient, clipping, SGD step, weight averaging.
+
+Not here: where losses come from (losses.py), and when what happens (fit.py).
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from common.config import StudentConfig
+from common.models.forward import mixed
+from common.optim import SGD
+from common.robustness.attacks import Model
+
+
+class Learner:
+    """A model, its optimizer and the running average of its weights."""
+
+    def __init__(self, model: nn.Module, recipe: StudentConfig) -> None:
+        """Take over a model; `recipe` gives the optimizer's constants."""
+        self._device = next(model.parameters()).device
+        if self._device.type == "cuda":
+            model = model.to(memory_format=torch.channels_last)
+        self.model = model
+        self.answer: Model = mixed(model, self._device)  # as it trains: x -> logits
+        self._decay = recipe.ema_decay
+        self._max_norm = recipe.max_gradient_norm
+        self._steps = 0
+        self._sgd = SGD(
+            model.parameters(),
+            learning_rate=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+        # With the weights, the statistics of BatchNorm: those of now belong to the
+        # weights of now, not to averaged ones.
+        live = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
+        self._names, self._live = list(live), list(live.values())
+        self._average = [v.clone() for v in self._live] if self._decay else []
+        self._copy = copy.deepcopy(model)
+        # BatchNorm's statistics are of clean and adversarial batches alike in
+        # training, and must not move while an attack looks for its gradient.
+        self._has_statistics = any(True for _ in model.buffers())
+
+    def hold(self) -> None:
+        """Freeze normalisation statistics while an attack is crafted."""
+        if self._has_statistics:
+            self.model.eval()
+
+    def release(self) -> None:
+        """Let normalisation statistics move again."""
+        if self._has_statistics:
+            self.model.train()
+
+    def step(self, loss: Tensor, learning_rate: float) -> None:
+        """Move the weights once, against the gradient of a scalar loss."""
+        params = self._sgd.params
+        gradients = torch.autograd.grad(loss, params)
+        if self._max_norm:
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+            if self._device.type == "cuda":  # a look at the norm would wait for it
+                scale = (self._max_norm / norm).clamp(max=1)
+                gradients = torch._foreach_mul(gradients, scale)
+            elif norm > self._max_norm:
+                gradients = torch._foreach_mul(gradients, self._max_norm / float(norm))
+        self._sgd.learning_rate = learning_rate
+        self._sgd.step(gradients)
+        self._steps += 1
+        if self._average:
+            # Young averages are of few weights: forget the initial ones faster.
+            decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+            with torch.no_grad():
+                torch._foreach_lerp_(self._average, self._live, 1 - decay)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copy what would be handed out now: the average, if there is one."""
+        weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        if self._average:
+            for name, value in zip(self._names, self._average, strict=True):
+                weights[name].copy_(value)
+        return weights
+
+    def student(self, weights: dict[str, Tensor] | None = None) -> nn.Module:
+        """Show a copy of the model in eval mode, with `weights` or its own.
+
+        The copy is made once; each call returns it anew.
+        """
+        self._copy.load_state_dict(self.weights() if weights is None else weights)
+        return self._copy.eval()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything that `load` needs."""
+        return {
+            **{f"model.{k}": v.clone() for k, v in self.model.state_dict().items()},
+            **{f"sgd.{k}": v for k, v in self._sgd.state_dict().items()},
+            **{f"average.{i}": v.clone() for i, v in enumerate(self._average)},
+            "steps": torch.tensor(self._steps),
+        }
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Go on where `tensors` was called."""
+        self.model.load_state_dict(under("model.", tensors))
+        self._sgd.load_state_dict(under("sgd.", tensors))
+        for i, average in enumerate(self._average):
+            average.copy_(tensors[f"average.{i}"])
+        self._steps = int(tensors["steps"])
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Pick the tensors whose names begin with `prefix`, without it."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -1,0 +1,110 @@
+"""The gateway's teacher as a differentiable function of torch, for method adaad.
+
+A distilling child opens a link of its own, as the node and under the node's
+bandwidth; what crosses is images, logits, cotangents and gradients. Not here: the
+questions themselves (edge/link/teacher_stream.py), what is done with the answers
+(edge/distill/crafting.py, edge/distill/losses.py).
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edge.jobs.job import LiveLink
+from edge.link.channel import Certificates
+from edge.link.client import Link
+from edge.link.teacher_stream import TeacherStream
+
+_TICK_S = 0.1
+
+
+class LiveTeacher:
+    """x (N, C, H, W) -> logits (N, K), as a local model would be called."""
+
+    def __init__(self, stream: TeacherStream) -> None:
+        """Ask over `stream`."""
+        self._stream = stream
+
+    @property
+    def num_bytes(self) -> int:
+        """Count what crossed so far, both ways."""
+        return self._stream.num_bytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Ask for the logits; what follows may be differentiated through them.
+
+        Raises:
+            TaktError: as `TeacherStream.logits` says; `backward` likewise.
+        """
+        logits: Tensor = _Asked.apply(x, self._stream)
+        return logits
+
+
+@contextlib.contextmanager
+def live_teacher(
+    where: LiveLink, should_stop: Callable[[], bool] = lambda: False
+) -> Iterator[LiveTeacher]:
+    """Reach a gateway's teacher for the body.
+
+    Args:
+        where: the gateway, and the node's identity and caps.
+        should_stop: asked while waiting; True ends the wait with `Interrupted`.
+
+    Raises:
+        IdentityError: a certificate file cannot be read.
+    """
+    link = Link(
+        where.gateway,
+        Certificates.of(where.identity_dir),
+        profile=where.profile,
+        deadline_s=where.deadline_s,
+        stall_s=where.stall_s,
+        stop=_StopWhen(should_stop),
+    )
+    stream = TeacherStream(link)
+    try:
+        yield LiveTeacher(stream)
+    finally:
+        stream.close()
+        link.close()
+
+
+class _Asked(torch.autograd.Function):
+    """Logits from afar; so is their vector-Jacobian product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, stream: TeacherStream) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.stream = stream
+        return torch.from_numpy(stream.logits(x.detach().numpy()).copy())
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> tuple[Tensor, None]:
+        (x,), (cotangent,) = ctx.saved_tensors, cotangents
+        gradient = ctx.stream.pull_back(x.detach().numpy(), cotangent.numpy())
+        return torch.from_numpy(gradient.copy()), None
+
+
+class _StopWhen(threading.Event):
+    """An event that is set while a function says so.
+
+    A signal handler must not set an event that its own thread may be waiting on.
+    """
+
+    def __init__(self, asked: Callable[[], bool]) -> None:
+        super().__init__()
+        self._asked = asked
+
+    def is_set(self) -> bool:
+        return self._asked()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        end = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while not self.is_set() and (rest_s := end - time.monotonic()) > 0:
+            time.sleep(min(rest_s, _TICK_S))
+        return self.is_set()

@@ -1,0 +1,231 @@
+"""What a student minimises: one small function a method, and their table.
+
+Each method is two pure steps, so that their costs can be told apart: `craft`
+(crafting.py) makes a delta, `loss` turns the batch and that delta into a scalar.
+Not here: the loop and the schedules (training.py), the deltas kept between epochs
+(delta_memory.py).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.errors import ConfigError
+from common.robustness.attacks import Model
+from edge.distill.class_temperatures import at_temperature
+from edge.distill.crafting import (
+    Batch,
+    Boundary,
+    Setting,
+    craft_by_class_soft_labels,
+    craft_by_clean,
+    craft_by_labels,
+    craft_by_live_teacher,
+    craft_by_soft_labels,
+    craft_warm_by_labels,
+    craft_warm_by_soft_labels,
+    mixed_labels,
+    require_class_temperatures,
+    require_soft_labels,
+    require_teacher,
+)
+
+Craft = Callable[[Model, Batch, Setting], Tensor]
+Loss = Callable[[Model, Batch, Tensor | None, Setting], Tensor]
+
+
+class Method(NamedTuple):
+    """A way to train a student."""
+
+    craft: Craft | None  # None: no attack
+    loss: Loss
+    keeps_deltas: bool = False  # between epochs, as the next warm start
+    adapts_temperatures: bool = False  # of the classes, after each epoch
+
+
+def method(name: str) -> Method:
+    """Look up a method.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    try:
+        return METHODS[name]
+    except KeyError:
+        raise ConfigError(
+            f"method '{name}' is unknown; known: {', '.join(METHODS)}"
+        ) from None
+
+
+def natural_loss(
+    model: Model, batch: Batch, delta: Tensor | None, setting: Setting
+) -> Tensor:
+    """Fit the labels of clean images."""
+    return F.cross_entropy(model(batch.x), batch.y)
+
+
+def adversarial_loss(
+    model: Model, batch: Batch, delta: Tensor | None, setting: Setting
+) -> Tensor:
+    """Fit the labels of adversarial images (Madry et al., ICLR 2018)."""
+    return F.cross_entropy(model(batch.x + _some(delta)), batch.y)
+
+
+def trades_loss(
+    model: Model, batch: Batch, delta: Tensor | None, setting: Setting
+) -> Tensor:
+    """CE(S(x), y) + beta KL(S(x) -> S(x_adv)) (Zhang et al., ICML 2019)."""
+    clean, adversarial = _both(model, batch.x, batch.x + _some(delta))
+    robust = F.kl_div(
+        F.log_softmax(adversarial, 1),
+        F.log_softmax(clean, 1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return F.cross_entropy(clean, batch.y) + setting.recipe.beta * robust
+
+
+def kd_loss(
+    model: Model, batch: Batch, delta: Tensor | None, setting: Setting
+) -> Tensor:
+    """Fit the soft labels of clean images (Hinton et al., 2015)."""
+    return _distil(model(batch.x), require_soft_labels(batch), setting.temperature)
+
+
+def ard_loss(
+    model: Model, batch: Batch, delta: Tensor | None, setting: Setting
+) -> Tensor:
+    """t^2 KL(T_t(x) -> S_t(x_adv)) (Goldblum et al., AAAI 2020; its weight 1)."""
+    return _distil(
+        model(batch.x + _some(delta)), require_soft_labels(batch), setting.temperature
+    )
+
+
+def rslad_loss(
+    model: Model, batch: Batch, delta: Tensor | None, setting: Setting
+) -> Tensor:
+    """5/6 KL(T(x) -> S(x_adv)) + 1/6 KL(T(x) -> S(x)) (Zi et al., ICCV 2021)."""
+    clean, adversarial = _both(model, batch.x, batch.x + _some(delta))
+    soft = require_soft_labels(batch)
+    return (5 * F.cross_entropy(adversarial, soft) + F.cross_entropy(clean, soft)) / 6
+
+
+def absld_loss(
+    model: Model, batch: Batch, delta: Tensor | None, setting: Setting
+) -> Tensor:
+    """Fit RSLAD's targets at a temperature of each class (Zhao et al., NeurIPS 2024).
+
+    5/6 KL(T_a(x) -> S(x_adv)) + 1/6 KL(T_c(x) -> S(x)), with the temperatures a and
+    c of the sample's class; the labels' cross-entropies tell how to move these.
+    """
+    temperatures = require_class_temperatures(setting)
+    soft, y = require_soft_labels(batch), batch.y
+    clean, adversarial = _both(model, batch.x, batch.x + _some(delta))
+    temperatures.observe(
+        y,
+        F.cross_entropy(clean.detach(), y, reduction="none"),
+        F.cross_entropy(adversarial.detach(), y, reduction="none"),
+    )
+    of_clean = at_temperature(soft, temperatures.clean[y])
+    of_adversarial = at_temperature(soft, temperatures.adversarial[y])
+    loss = 5 * F.cross_entropy(adversarial, of_adversarial)
+    return (loss + F.cross_entropy(clean, of_clean)) / 6
+
+
+def adaad_loss(
+    model: Model, batch: Batch, delta: Tensor | None, setting: Setting
+) -> Tensor:
+    """KL(T(x_adv) -> S(x_adv)), asked of the live teacher (Huang et al., CVPR 2023).
+
+    The paper mixes in KL(T(x) -> S(x)) with weight 1 - alpha; alpha is 1 in its
+    experiments' code, which leaves none of it.
+    """
+    x_adv = batch.x + _some(delta)
+    with torch.no_grad():
+        logits = require_teacher(setting)(x_adv)
+    soft = F.softmax(logits / setting.temperature, 1)
+    return F.cross_entropy(model(x_adv), soft)
+
+
+def bss_loss(
+    model: Model, batch: Batch, delta: Tensor | None, setting: Setting
+) -> Tensor:
+    """Fit labels, soft labels and boundary points (Heo et al., AAAI 2019).
+
+    Weights fall with progress p as in the authors' code: 1 + 3 (1 - p) for the
+    soft labels, w (1 - 4 p / 3) for the boundary points with w = 2 unless the
+    recipe says otherwise, so the last quarter goes without them. Every point is
+    used; the paper keeps those where student and teacher differ most.
+    """
+    t = setting.temperature
+    boundary = _boundary(batch)
+    clean, beyond = _both(model, batch.x, boundary.x)
+    weight = (setting.recipe.boundary_weight or 2.0) * (1 - 4 * setting.progress / 3)
+    loss = F.cross_entropy(clean, batch.y)
+    loss = loss + (4 - 3 * setting.progress) * F.cross_entropy(
+        clean / t, require_soft_labels(batch)
+    )
+    if weight > 0:
+        loss = loss + weight * F.cross_entropy(beyond / t, boundary.soft_labels)
+    return loss
+
+
+def takt_loss(
+    model: Model, batch: Batch, delta: Tensor | None, setting: Setting
+) -> Tensor:
+    """Fit the mixed labels of x on the adversarial view alone.
+
+    KL(T(x) -> S(x_adv)), with the true label mixed into T(x): RSLAD without its
+    clean term, which costs a third of a few-step attack's time and brings nothing.
+    With a boundary weight w, the share w / (1 + w) of the loss goes to the
+    teacher's boundary points.
+    """
+    target = mixed_labels(batch, setting)
+    adversarial = batch.x + _some(delta)
+    weight = setting.recipe.boundary_weight
+    if weight == 0:
+        return _distil(model(adversarial), target, setting.temperature)
+    boundary = _boundary(batch)
+    own, beyond = _both(model, adversarial, boundary.x)
+    loss = _distil(own, target, setting.temperature)
+    other = _distil(beyond, boundary.soft_labels, setting.temperature)
+    return (loss + weight * other) / (1 + weight)
+
+
+METHODS: dict[str, Method] = {
+    "natural": Method(None, natural_loss),
+    "pgd_at": Method(craft_by_labels, adversarial_loss),
+    "trades": Method(craft_by_clean, trades_loss),
+    "warm_at": Method(craft_warm_by_labels, adversarial_loss, keeps_deltas=True),
+    "kd": Method(None, kd_loss),
+    "ard": Method(craft_by_labels, ard_loss),
+    "rslad": Method(craft_by_soft_labels, rslad_loss),
+    "absld": Method(craft_by_class_soft_labels, absld_loss, adapts_temperatures=True),
+    "bss": Method(None, bss_loss),
+    "adaad": Method(craft_by_live_teacher, adaad_loss),
+    "takt": Method(craft_warm_by_soft_labels, takt_loss, keeps_deltas=True),
+}
+
+
+def _distil(logits: Tensor, soft_labels: Tensor, temperature: float) -> Tensor:
+    """t^2 times the cross-entropy at temperature t (the labels are soft already)."""
+    return temperature**2 * F.cross_entropy(logits / temperature, soft_labels)
+
+
+def _both(model: Model, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Answer two batches in one pass, which is cheaper for small models."""
+    one, two = model(torch.cat([first, second])).chunk(2)
+    return one, two
+
+
+def _boundary(batch: Batch) -> Boundary:
+    assert batch.boundary is not None, "the method needs boundary_points"
+    return batch.boundary
+
+
+def _some(delta: Tensor | None) -> Tensor:
+    assert delta is not None, "the method needs a delta"
+    return delta

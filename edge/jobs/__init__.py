@@ -1,0 +1,7 @@
+"""Between the daemon and its child: the job's files, running it, sizing it.
+
+`job` is what the two tell each other, `runner` starts the child inside its caps and
+follows it, `sizing` measures what a recipe needs on this machine.
+
+Not here: the training (edge.distill), the caps themselves (edge.limits). Torch-free.
+"""

@@ -1,0 +1,139 @@
+"""What the daemon and its distillation child tell each other: JOB and outcome.
+
+The daemon writes a `DistilJob` and starts ``python -m edge.distill JOB.json``
+inside the caps; the child leaves, in the job's work folder:
+
+    checkpoint.safetensors   at each milestone; a restarted child goes on from it
+    progress.jsonl           one `CurvePoint` a line, an epoch a line
+    student.safetensors      the student with its model card
+    outcome.json             a `DistilOutcome`, written last
+
+Torch-free, as the daemon is. Not here: the training (edge.distill.run), the caps.
+"""
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.config import DatasetConfig, ProfileConfig
+from common.errors import StorageError
+from common.release import Evaluation
+
+CHECKPOINT = "checkpoint.safetensors"
+PROGRESS = "progress.jsonl"
+STUDENT = "student.safetensors"
+OUTCOME = "outcome.json"
+
+# Exit codes of the child, beside those of the TaktError family.
+EXIT_OUT_OF_MEMORY = 4
+EXIT_TERMINATED = 143
+
+
+class Message(BaseModel):
+    """One JSON file between daemon and child: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LiveLink(Message):
+    """How a child reaches the live teacher: as its node, under its node's caps."""
+
+    gateway: str  # host:port
+    identity_dir: Path
+    profile: ProfileConfig | None  # its bandwidth and delay; None: no limits
+    deadline_s: float = Field(gt=0)
+    stall_s: float = Field(gt=0)
+
+
+class DistilJob(Message):
+    """One student to distil from one pulled release."""
+
+    release_dir: Path  # manifest.json and the shards under their file names
+    student: str = Field(min_length=1)  # a recipe of the manifest
+    dataset: DatasetConfig  # the node's own: only name and data_dir are used
+    work_dir: Path
+    seed: int = Field(default=0, ge=0)
+    threads: int = Field(default=1, ge=1)
+    batch_size: int | None = Field(default=None, ge=2)  # None: the recipe's
+    cpu_budget_s: float | None = Field(default=None, gt=0)  # None: the recipe's epochs
+    live: LiveLink | None = None  # for a method that asks the live teacher
+
+
+class CurvePoint(Message):
+    """One epoch of a distillation; CPU-seconds are of training, attack included."""
+
+    epoch: int = Field(ge=1)  # counted from 1
+    epochs: int = Field(ge=1)  # an estimate while a CPU budget is running
+    cpu_s: float = Field(ge=0)
+    clean_accuracy: float | None = None  # on validation images; None: not measured
+    robust_accuracy: float | None = None
+
+
+class CpuSeconds(Message):
+    """Where a distillation's CPU time went."""
+
+    distil: float = Field(ge=0)  # training, attack included
+    attack: float = Field(ge=0)  # of which: crafting adversarial examples
+    evaluate: float = Field(ge=0)
+
+
+class DistilOutcome(Message):
+    """What came of a job; the student itself lies beside it."""
+
+    student: str
+    architecture: str
+    num_parameters: int
+    method: str
+    seed: int
+    batch_size: int
+    epochs: int  # trained
+    best_epoch: int  # whose weights were kept
+    clean_accuracy: float  # on the node's whole validation split
+    robust: tuple[Evaluation, ...]  # PGD on the node's validation split
+    curve: tuple[CurvePoint, ...]
+    cpu_s: CpuSeconds
+    live_bytes: int = Field(default=0, ge=0)  # exchanged with the live teacher
+    flags: tuple[str, ...] = ()  # "collapsed": one constant class, never to be promoted
+    weights_sha256: str  # of student.safetensors
+
+    @property
+    def collapsed(self) -> bool:
+        """Say whether the student answers (nearly) always the same class."""
+        return "collapsed" in self.flags
+
+
+MessageT = TypeVar("MessageT", bound=Message)
+
+
+def read_message(path: Path, model: type[MessageT]) -> MessageT:
+    """Read a job or an outcome.
+
+    Raises:
+        StorageError: the file is missing, unreadable or not of that shape.
+    """
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except OSError as e:
+        raise StorageError(f"cannot read {path}: {e.strerror or e}") from e
+    except ValidationError as e:
+        first = e.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise StorageError(
+            f"{path} is not a {model.__name__}: {where}: {first['msg']}; remove it"
+        ) from e
+
+
+def read_progress(path: Path) -> list[CurvePoint]:
+    """Read the epochs so far; a missing file is none, a torn last line is left out."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    points = []
+    for line in lines[:-1]:  # what follows the last newline is still being written
+        try:
+            points.append(CurvePoint.model_validate_json(line))
+        except ValidationError:
+            break
+    return points

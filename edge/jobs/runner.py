@@ -1,0 +1,240 @@
+"""One distillation, as the daemon sees it: a capped child process and its end.
+
+Starts ``python -m edge.distill JOB.json`` inside the cage, follows its progress
+and answers its ways to die: out of memory (batch halved, once), killed (goes on
+from its checkpoint, a few times), a word of its own (the exit code says which
+error). Not here: the caps (edge/limits/methods.py), the training (edge/distill/run.py).
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from common.config import ProfileConfig
+from common.durable import write_atomic
+from common.errors import (
+    ConfigError,
+    DataError,
+    IdentityError,
+    Interrupted,
+    LinkError,
+    MemoryCapError,
+    StorageError,
+    StudentError,
+    TaktError,
+    TrustError,
+)
+from edge.jobs.job import (
+    EXIT_OUT_OF_MEMORY,
+    OUTCOME,
+    PROGRESS,
+    CurvePoint,
+    DistilJob,
+    DistilOutcome,
+    read_message,
+    read_progress,
+)
+from edge.limits import Cage, child_environment, open_cage
+from edge.records import CapStatus, Record
+
+JOB, LOG, USAGE = "job.json", "child.log", "usage.json"
+MAX_CRASHES = 3  # of one distillation, each resumed from its checkpoint
+_TICK_S = 0.2
+_TERMINATE_S = 4.0  # of the ten seconds that a stop may take
+_MAX_LOG_BYTES = 1024 * 1024
+ERRORS: dict[int, type[TaktError]] = {
+    error.exit_code: error
+    for error in (
+        ConfigError,
+        DataError,
+        LinkError,
+        IdentityError,
+        TrustError,
+        StorageError,
+        StudentError,
+    )
+}
+
+Progress = Callable[[CurvePoint | None, "ChildUsage"], None]
+
+
+class ChildUsage(Record):
+    """What a distillation's children used, restarts included (usage.json)."""
+
+    cap: CapStatus
+    peak_memory_mib: float = 0.0
+    halved_to: int | None = None  # batch size, when the recipe's was too much
+
+
+class Distillation:
+    """Runs one job to its end; made anew for each release."""
+
+    def __init__(
+        self,
+        profile: ProfileConfig,
+        *,
+        node: str,
+        cap_method: str | None,
+        stop: threading.Event,
+        on_progress: Progress,
+    ) -> None:
+        """Prepare; nothing is started.
+
+        Args:
+            profile: the caps.
+            node: name for the cage.
+            cap_method: this one only; None: the first that works.
+            stop: set it, and the child is ended and `run` raises.
+            on_progress: told at least once a second of the last epoch and usage.
+        """
+        self._profile = profile
+        self._node = node
+        self._cap_method = cap_method
+        self._stop = stop
+        self._on_progress = on_progress
+
+    def run(
+        self, job: DistilJob, *, default_batch_size: int
+    ) -> tuple[DistilOutcome, ChildUsage]:
+        """Distil, however often the child has to be started for it.
+
+        Args:
+            job: its work folder exists; a finished or halved job in it is taken up.
+            default_batch_size: the recipe's, to be halved when memory runs out.
+
+        Raises:
+            MemoryCapError: over the memory cap, also with half the batch.
+            CapError: the caps cannot be held, or are too small to start with.
+            StorageError: the disk is full; the checkpoint is kept.
+            Interrupted: `stop` was set; the checkpoint is kept.
+            TaktError: what the child found wrong, or too many crashes.
+        """
+        usage_file = job.work_dir / USAGE
+        outcome: DistilOutcome | None = None
+        with contextlib.suppress(StorageError):
+            outcome = read_message(job.work_dir / OUTCOME, DistilOutcome)
+        if outcome is not None:
+            with contextlib.suppress(OSError, ValueError):
+                return outcome, ChildUsage.model_validate_json(usage_file.read_bytes())
+        with open_cage(self._profile, name=self._node, method=self._cap_method) as cage:
+            if outcome is None:
+                outcome, job = self._until_done(cage, job, default_batch_size)
+            usage = _usage(cage).model_copy(update={"halved_to": job.batch_size})
+        write_atomic(usage_file, usage.model_dump_json().encode())
+        return outcome, usage
+
+    def _until_done(
+        self, cage: Cage, job: DistilJob, default_batch_size: int
+    ) -> tuple[DistilOutcome, DistilJob]:
+        """Start the child until it is done; return the job that it did."""
+        job = _taken_up(job)
+        crashes = 0
+        while True:
+            data = job.model_dump_json(indent=1).encode()
+            write_atomic(job.work_dir / JOB, data, point="edge.job")
+            code, last_words = self._run_once(cage, job)
+            out_of_memory = cage.usage().oom_killed or code == EXIT_OUT_OF_MEMORY
+            if code == 0:
+                return read_message(job.work_dir / OUTCOME, DistilOutcome), job
+            if out_of_memory:
+                job = self._halved(job, default_batch_size, cage, last_words)
+                continue
+            if code in ERRORS:
+                raise ERRORS[code](last_words)
+            crashes += 1
+            if crashes > MAX_CRASHES:
+                raise TaktError(
+                    f"the distillation ended {crashes} times with status {code}: "
+                    f"{last_words}; see {job.work_dir / LOG}"
+                )
+
+    def _halved(
+        self, job: DistilJob, default_batch_size: int, cage: Cage, last_words: str
+    ) -> DistilJob:
+        """Make the job of the second try, or give up."""
+        batch_size = job.batch_size or default_batch_size
+        halved = max(2, default_batch_size // 2)
+        if batch_size <= halved:
+            raise MemoryCapError(
+                f"OOM-capped: the distillation needs more than its "
+                f"{self._profile.memory_mib} MiB ({cage.method}), with batches of "
+                f"{default_batch_size} and of {batch_size}; raise memory_mib or choose "
+                f"a smaller student ({last_words})"
+            )
+        return job.model_copy(update={"batch_size": halved})
+
+    def _run_once(self, cage: Cage, job: DistilJob) -> tuple[int, str]:
+        """Start the child and wait for its end: its exit status and last words."""
+        log = job.work_dir / LOG
+        argv = [sys.executable, "-m", "edge.distill", str(job.work_dir / JOB)]
+        environment = {**os.environ, **child_environment(self._profile)}
+        try:
+            with log.open("ab") as stream:
+                if stream.tell() > _MAX_LOG_BYTES:
+                    stream.truncate(0)
+                    stream.seek(0)
+                begin = stream.tell()
+                code = self._follow(cage, job, argv, environment, stream)
+            words = last_line(log, begin)
+        except OSError as e:
+            raise StorageError(f"cannot write {log}: {e.strerror or e}") from e
+        return code, words or f"ended with status {code}"
+
+    def _follow(
+        self,
+        cage: Cage,
+        job: DistilJob,
+        argv: list[str],
+        environment: dict[str, str],
+        stream: IO[bytes],
+    ) -> int:
+        """Report the child's progress until it ends or the daemon has to."""
+        process = cage.spawn(argv, env=environment, stdout=stream, stderr=stream)
+        progress = job.work_dir / PROGRESS
+        try:
+            while True:
+                points = read_progress(progress)
+                self._on_progress(points[-1] if points else None, _usage(cage))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return process.wait(timeout=_TICK_S)
+                if self._stop.is_set():
+                    raise Interrupted("stopped while distilling; the checkpoint stays")
+        except BaseException:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=_TERMINATE_S)
+            cage.kill()
+            raise
+
+
+def _usage(cage: Cage) -> ChildUsage:
+    return ChildUsage(
+        cap=CapStatus(method=cage.method, hard=cage.hard),
+        peak_memory_mib=round(cage.usage().peak_memory_mib, 1),
+    )
+
+
+def _taken_up(job: DistilJob) -> DistilJob:
+    """Go on with the halved batch of a job that was interrupted."""
+    with contextlib.suppress(StorageError):
+        earlier = read_message(job.work_dir / JOB, DistilJob)
+        if earlier.batch_size and job == earlier.model_copy(
+            update={"batch_size": job.batch_size}
+        ):
+            return earlier
+    return job
+
+
+def last_line(log: Path, begin: int) -> str:
+    """Read the last line that was written from byte `begin` on."""
+    with log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(begin, size - 4096))
+        lines = file.read().decode(errors="replace").split("\n")
+    words = [line.strip() for line in lines if line.strip()]
+    return words[-1][:400] if words else ""

@@ -1,0 +1,211 @@
+"""Hard caps on what a distillation may use: the front door.
+
+`open_cage` takes the first method that works here: a cgroup v2 leaf, cgroup v1,
+a systemd scope, limits inherited from a container, or else the soft cap. Each is
+proved by really starting a process under it.
+
+What is covered:
+- memory: the anonymous memory of the child and all that it starts; over the cap
+  the child dies, never the daemon or the machine. cgroups count file cache too,
+  but that gives way.
+- CPU: cores as a fraction, over any second or so.
+- number of processes (cgroup methods).
+- the child's end: it dies with the daemon, also when that is killed; what it
+  leaves behind is killed with it, or when the next cage opens.
+
+What is not covered:
+- GPU memory, disk space, disk and network rates (bandwidth: `edge/link/client.py`).
+- the soft cap is a watchdog: a tree can be over its memory cap for 50 ms, and
+  its CPU share is kept by stopping and continuing it.
+- shared memory and files in /dev/shm under the soft cap.
+- the daemon's own use (under 100 MiB), except under `inherited`.
+
+Verdict: holds honest programs to their caps, exactly with a cgroup, closely
+without. It is not a sandbox: no method here contains malicious code.
+"""
+
+import contextlib
+import itertools
+import math
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from common.config import ProfileConfig
+from common.errors import CapError
+from edge.limits import procfs as processes
+from edge.limits.backend import Caps, Holder
+from edge.limits.cgroup_v1 import CgroupV1
+from edge.limits.cgroup_v2 import CgroupV2
+from edge.limits.executor import Cage, Usage
+from edge.limits.inherited import Inherited
+from edge.limits.machine import EffectiveLimits, effective_limits
+from edge.limits.process import CagedProcess
+from edge.limits.systemd_scope import SystemdScope
+from edge.limits.watchdog import SoftCap
+
+__all__ = [
+    "METHODS",
+    "MINIMUM_MIB",
+    "Cage",
+    "CagedProcess",
+    "EffectiveLimits",
+    "MethodReport",
+    "Usage",
+    "child_environment",
+    "effective_limits",
+    "num_threads",
+    "open_cage",
+    "probe_methods",
+]
+
+# `python -m edge.distill` with the smallest student on digits (torch 2.14, CUDA
+# build): its anonymous memory peaks at 295 MiB, of which importing torch is 290; a
+# cgroup or soft cap of 290 MiB kills it during the import, one of 300 MiB lets it
+# finish. The rest is margin for larger images and other builds.
+MINIMUM_MIB = 340
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class MethodReport:
+    """Whether a method of capping works here."""
+
+    method: str
+    works: bool
+    hard: bool
+    reason: str  # why it does not work
+
+
+METHODS: dict[str, Callable[[str, Caps], Holder]] = {
+    "cgroup-v2": CgroupV2,
+    "cgroup-v1": CgroupV1,
+    "systemd-scope": SystemdScope,
+    "inherited": lambda name, caps: Inherited(caps),
+    "soft": lambda name, caps: SoftCap(caps),
+}
+
+
+def open_cage(
+    profile: ProfileConfig,
+    *,
+    name: str,
+    method: str | None = None,
+    minimum_mib: float = MINIMUM_MIB,
+) -> Cage:
+    """Open a cage that holds a profile's caps by the first method that works.
+
+    A profile that asks for more than this machine or container has gets what
+    there is, with a note.
+
+    Args:
+        profile: the caps.
+        name: of the node; part of the group's name.
+        method: take this one and no other.
+        minimum_mib: refuse a smaller memory cap.
+
+    Raises:
+        CapError: the cap is too small, or no (or not this) method works.
+    """
+    caps, notes = _affordable(profile, effective_limits())
+    if caps.memory_mib < minimum_mib:
+        raise CapError(
+            f"memory cap {caps.memory_mib:.0f} MiB is too small: importing torch and "
+            f"one batch need {minimum_mib:.0f} MiB; raise memory_mib"
+            + "".join(f" ({note})" for note in notes)
+        )
+    if method is not None and method not in METHODS:
+        raise CapError(f"unknown cap method '{method}'; known: {', '.join(METHODS)}")
+    _kill_orphans()
+    reasons = []
+    for candidate in [method] if method else METHODS:
+        try:
+            return _proved_cage(candidate, name, caps, notes)
+        except CapError as e:
+            reasons.append(f"{candidate}: {e}")
+    raise CapError(f"no cap method works here: {'; '.join(reasons)}")
+
+
+def probe_methods(profile: ProfileConfig) -> list[MethodReport]:
+    """Try every method with a profile's caps, best first."""
+    caps, _ = _affordable(profile, effective_limits())
+    reports = []
+    for method in METHODS:
+        try:
+            with _proved_cage(method, "probe", caps, []) as cage:
+                reports.append(MethodReport(method, True, cage.hard, ""))
+        except CapError as e:
+            reports.append(MethodReport(method, False, False, str(e)))
+    return reports
+
+
+def child_environment(profile: ProfileConfig) -> dict[str, str]:
+    """List the variables that keep a child's libraries within its cores.
+
+    They must be set before torch is imported: a quota does not change what torch
+    takes for the number of cores.
+    """
+    threads = str(num_threads(profile))
+    return {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "MALLOC_ARENA_MAX": "2",  # each arena of glibc keeps its own free memory
+    }
+
+
+def num_threads(profile: ProfileConfig) -> int:
+    """Choose the number of compute threads: min(affinity, ceil(quota))."""
+    quota = min(profile.cpus, effective_limits().cpus)
+    return max(1, min(len(os.sched_getaffinity(0)), math.ceil(quota)))
+
+
+def _affordable(
+    profile: ProfileConfig, limits: EffectiveLimits
+) -> tuple[Caps, list[str]]:
+    """Cut a profile down to what there is, and say where."""
+    notes = []
+    if profile.cpus > limits.cpus:
+        notes.append(
+            f"profile asks for {profile.cpus:g} cores, {limits.cpus_by} has "
+            f"{limits.cpus:g}"
+        )
+    if profile.memory_mib > limits.memory_mib:
+        notes.append(
+            f"profile asks for {profile.memory_mib} MiB, {limits.memory_by} has "
+            f"{limits.memory_mib:.0f}"
+        )
+    cpus = min(profile.cpus, limits.cpus)
+    return Caps(cpus, min(profile.memory_mib, limits.memory_mib)), notes
+
+
+def _proved_cage(method: str, name: str, caps: Caps, notes: Sequence[str]) -> Cage:
+    """Make a cage and run `true` in it.
+
+    Raises:
+        CapError: the method does not work here.
+    """
+    group = f"takt.{name}.{processes.owner_tag()}.{next(_numbers)}"
+    cage = Cage(METHODS[method](group, caps), caps, name=group, notes=notes)
+    try:
+        if (status := cage.spawn(["true"]).wait(timeout=20)) != 0:
+            raise CapError(f"`true` ended with status {status}")
+    except subprocess.TimeoutExpired as e:
+        cage.close()
+        raise CapError(f"`true` did not end within {e.timeout:g} s") from e
+    except BaseException:
+        cage.close()
+        raise
+    return cage
+
+
+def _kill_orphans() -> None:
+    """Kill what dead daemons left running, whichever method they used."""
+    for pid, group in processes.all_marked():
+        owner = group.split(".")[2:3]
+        if owner and processes.is_dead(owner[0]):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,229 @@
+"""From a channel's name to a verified release folder.
+
+The signed pointer ``<channel>/channel.json`` says which version is current; the
+signed manifest says which shards there are; only those that the node's recipe
+reads are pulled. What the folder holds was verified twice: against the TUF
+metadata and against the manifest, and its numbers were checked. Not here: the
+metadata's rules (edge/releases/tuf_client.py), the transfer (edge/releases/cache.py).
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tuf.api.metadata import TargetFile
+
+from common import faults
+from common.durable import write_atomic
+from common.errors import TaktError, TrustError
+from common.release import (
+    Manifest,
+    ShardInfo,
+    contents_for,
+    decode_manifest,
+    decode_shard,
+    recipe_of,
+)
+from edge.link.client import Link
+from edge.releases.cache import Cache
+from edge.releases.tuf_client import TrustedMetadata
+from edge.state import StateDir, storage_error
+
+MANIFEST = "manifest.json"
+_MAX_POINTER_BYTES = 4096
+_MAX_MANIFEST_BYTES = 8 * 1024 * 1024
+
+Progress = Callable[[str, float], None]  # state ("pulling", "verifying"), in [0, 1]
+
+
+class Release(NamedTuple):
+    """Which release a channel points to; the digest tells twins apart."""
+
+    channel: str
+    version: int
+    manifest_sha256: str
+
+
+class ReleaseSync:
+    """Pull one channel's releases into a state folder."""
+
+    def __init__(
+        self, link: Link, state: StateDir, *, channel: str, root_json: bytes
+    ) -> None:
+        """Prepare; nothing is sent.
+
+        Args:
+            link: to the gateway.
+            state: of the node; its folders exist.
+            channel: to follow.
+            root_json: TUF root trusted since enrolment.
+        """
+        self._link = link
+        self._state = state
+        self.channel = channel
+        self._root_json = root_json
+        self._cache = Cache(state.cache, link)
+        self._metadata: TrustedMetadata | None = None
+
+    def check(self) -> Release | None:
+        """Refresh the trusted metadata; say what the channel points to, if anything.
+
+        Raises:
+            TrustError: metadata or pointer are not to be trusted, or too old.
+            LinkError: the gateway could not be reached within the deadline.
+            StorageError: the state folder cannot be written.
+        """
+        folder = self._state.metadata
+        self._metadata = TrustedMetadata(folder, self._link, self._root_json)
+        path = f"{self.channel}/channel.json"
+        target = self._metadata.find(path)
+        if target is None:
+            return None
+        try:
+            version = json.loads(self._read(target, _MAX_POINTER_BYTES))["version"]
+        except (ValueError, KeyError, TypeError) as e:
+            raise TrustError(f"{path} is malformed, expected a version") from e
+        if not isinstance(version, int) or not 0 < version < 2**53:
+            raise TrustError(f"{path}: version is {version!r}, expected 1 or more")
+        manifest = self._find(f"{self.channel}/{version}/{MANIFEST}")
+        return Release(self.channel, version, manifest.hashes.get("sha256", ""))
+
+    def pull(self, release: Release, student: str, progress: Progress) -> Path:
+        """Bring a release to disk, as far as a student's recipe reads it.
+
+        Args:
+            release: as `check` returned it.
+            student: name of the recipe in the manifest.
+            progress: told of the state and how far it is.
+
+        Returns:
+            The folder with manifest.json and the verified shards, by file name.
+
+        Raises:
+            TrustError: something is not what was signed; nothing changed.
+            ConfigError: the release has no such recipe.
+            LinkError: the gateway could not be reached within the deadline.
+            StorageError: the disk is full; what was pulled is kept.
+        """
+        progress("pulling", 0.0)
+        path = f"{release.channel}/{release.version}/{MANIFEST}"
+        data = self._read(self._find(path), _MAX_MANIFEST_BYTES)
+        manifest = decode_manifest(data)
+        if (manifest.channel, manifest.version) != (release.channel, release.version):
+            raise TrustError(
+                f"{path} says it is {manifest.channel} {manifest.version}, expected "
+                f"{release.channel} {release.version}; the release is refused"
+            )
+        shards = needed_shards(manifest, student)
+        targets = [self._find(shard.path) for shard in shards]
+        for shard, target in zip(shards, targets, strict=True):
+            declared = (shard.num_bytes, shard.sha256)
+            if (target.length, target.hashes.get("sha256")) != declared:
+                raise TrustError(
+                    f"{shard.path}: the manifest declares other bytes than the signed "
+                    "metadata; the release is refused"
+                )
+        files = self._pull_all(targets, progress)
+        for index, (shard, file) in enumerate(zip(shards, files, strict=True)):
+            progress("verifying", index / len(shards))
+            decode_shard(file.read_bytes(), shard, manifest)
+        return self._assemble(release.version, data, shards, files)
+
+    def prune(self, keep: set[int]) -> None:
+        """Forget releases but the versions in `keep`, and files that none of them uses.
+
+        Failures are left for the next time: a full cache is no reason to stop.
+        """
+        digests: set[str] = set()
+        for version in keep:
+            with contextlib.suppress(OSError, TaktError):
+                folder = self._state.releases / str(version)
+                data = (folder / MANIFEST).read_bytes()
+                digests.add(hashlib.sha256(data).hexdigest())
+                digests.update(s.sha256 for s in decode_manifest(data).shards)
+        with contextlib.suppress(OSError, TaktError):
+            digests.update(self._find(f"{self.channel}/channel.json").hashes.values())
+        with contextlib.suppress(OSError):
+            for folder in self._state.releases.iterdir():
+                if not (folder.name.isdecimal() and int(folder.name) in keep):
+                    shutil.rmtree(folder, ignore_errors=True)
+            self._cache.prune(digests)
+
+    def _pull_all(self, targets: list[TargetFile], progress: Progress) -> list[Path]:
+        total = sum(target.length for target in targets)
+        had = 0
+
+        def count(num_bytes: int) -> None:
+            nonlocal had
+            had += num_bytes
+            progress("pulling", min(1.0, had / total))
+
+        return [self._cache.get(target, on_bytes=count) for target in targets]
+
+    def _assemble(
+        self,
+        version: int,
+        manifest: bytes,
+        shards: Sequence[ShardInfo],
+        files: Sequence[Path],
+    ) -> Path:
+        """Link the shards under their names; the manifest comes last."""
+        folder = self._state.releases / str(version)
+        try:
+            folder.mkdir(exist_ok=True)
+            for shard, file in zip(shards, files, strict=True):
+                place = folder / shard.path.rpartition("/")[2]
+                part = place.with_name(f".{place.name}.part")
+                part.unlink(missing_ok=True)
+                _link(file, part)
+                os.replace(part, place)
+            faults.point("edge.release.linked")
+        except OSError as e:
+            raise storage_error(e, folder) from e
+        write_atomic(folder / MANIFEST, manifest, point="edge.release")
+        return folder
+
+    def _read(self, target: TargetFile, max_bytes: int) -> bytes:
+        """Return a small target's verified bytes."""
+        if target.length > max_bytes:
+            raise TrustError(
+                f"{target.path} is declared with {target.length} bytes, expected at "
+                f"most {max_bytes}; refused"
+            )
+        return self._cache.get(target).read_bytes()
+
+    def _find(self, path: str) -> TargetFile:
+        if self._metadata is None:
+            self.check()
+        assert self._metadata is not None  # set by check
+        target = self._metadata.find(path)
+        if target is None:
+            raise TrustError(
+                f"{path} is not in the signed metadata; the release is incomplete: "
+                "publish again"
+            )
+        return target
+
+
+def needed_shards(manifest: Manifest, student: str) -> tuple[ShardInfo, ...]:
+    """List the shards that a student's recipe reads.
+
+    Raises:
+        ConfigError: the release has no such recipe.
+    """
+    recipe = recipe_of(manifest, student)
+    contents = contents_for(recipe.method, recipe.boundary_weight)
+    return manifest.shards_for(contents, recipe.num_views)
+
+
+def _link(source: Path, place: Path) -> None:
+    """Share the bytes where the file system can, else copy them."""
+    try:
+        os.link(source, place)
+    except OSError:
+        shutil.copyfile(source, place)

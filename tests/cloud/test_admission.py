@@ -1,0 +1,366 @@
+"""Who gets past the gateway's door: certificates, the allow-list, quotas."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import grpc
+import pytest
+from gateway_site import (
+    DEADLINE_S,
+    Identity,
+    enrolment,
+    make_key,
+    member,
+    request_for,
+    signed_by,
+    stubs_of,
+)
+
+from cloud.gateway.server import GatewayThread
+from cloud.pki.authority import Authority, Lifetimes
+from common.config import GatewayConfig
+from common.pb import takt_pb2 as pb
+
+DENIED = grpc.StatusCode.PERMISSION_DENIED
+
+
+class Clock:
+    """The real time, and what a test adds to it."""
+
+    def __init__(self) -> None:
+        """Start with the real time."""
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        """Return the time."""
+        return datetime.now(UTC) + self.ahead
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, clock: Clock) -> Iterator[GatewayThread]:
+    with GatewayThread(
+        storage=tmp_path,
+        config=GatewayConfig(max_streams_per_node=3),
+        channel="digits",
+        clock=clock,
+    ) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Authority:
+    authority = Authority(tmp_path / "other")
+    authority.init()
+    return authority
+
+
+@contextlib.contextmanager
+def refused(code: grpc.StatusCode, *words: str) -> Iterator[None]:
+    """Expect a status, and words in its message."""
+    with pytest.raises(grpc.RpcError) as caught:
+        yield
+    assert caught.value.code() is code, caught.value
+    for word in words:
+        assert word in str(caught.value.details())
+
+
+def test_an_enrolled_node_may_call(gateway: GatewayThread) -> None:
+    with member(gateway).open(gateway.address) as stubs:
+        stubs.beat()
+    assert [row.node for row in gateway.running.fleet.nodes()] == ["sensor"]
+
+
+def test_an_unknown_node_is_named_and_told_what_to_do(
+    gateway: GatewayThread, tmp_path: Path
+) -> None:
+    identity = member(gateway)
+    (tmp_path / "pki" / "allow.json").unlink()
+    with (
+        identity.open(gateway.address) as stubs,
+        refused(DENIED, "'sensor'", "takt pki allow sensor"),
+    ):
+        stubs.beat()
+
+
+def test_a_certificate_of_another_authority_does_not_get_through_tls(
+    gateway: GatewayThread, other: Authority
+) -> None:
+    identity = signed_by(other, "sensor", ca_pem=gateway.running.authority.ca_pem())
+    with (
+        identity.open(gateway.address) as stubs,
+        refused(grpc.StatusCode.UNAVAILABLE),
+    ):
+        stubs.beat()
+
+
+def test_a_forged_certificate_of_a_known_node_does_not_help(
+    gateway: GatewayThread, tmp_path: Path
+) -> None:
+    """The authority's own key signs, but past the allow-list."""
+    real = member(gateway)
+    copy = Authority(tmp_path / "copy")
+    copy.folder.mkdir()
+    for name in ("ca.key", "ca.crt"):
+        (copy.folder / name).write_bytes((tmp_path / "pki" / name).read_bytes())
+    forged = signed_by(copy, "sensor")
+    with forged.open(gateway.address) as stubs, refused(DENIED, "issued to it later"):
+        stubs.beat()
+    with real.open(gateway.address) as stubs:
+        stubs.beat()
+
+
+def test_the_gateways_own_certificate_makes_no_node(
+    gateway: GatewayThread, tmp_path: Path
+) -> None:
+    pki = tmp_path / "pki"
+    identity = Identity(
+        (pki / "server.key").read_bytes(),
+        (pki / "server.crt").read_bytes(),
+        (pki / "ca.crt").read_bytes(),
+    )
+    with (
+        identity.open(gateway.address) as stubs,
+        pytest.raises(grpc.RpcError),
+    ):
+        stubs.beat()
+
+
+def test_no_certificate_does_not_get_through_tls(gateway: GatewayThread) -> None:
+    ca_pem = gateway.running.authority.ca_pem()
+    credentials = grpc.ssl_channel_credentials(ca_pem)
+    with (
+        grpc.secure_channel(gateway.address, credentials) as channel,
+        refused(grpc.StatusCode.UNAVAILABLE),
+    ):
+        stubs_of(channel).beat()
+
+
+def test_a_node_does_not_talk_to_a_gateway_of_another_authority(
+    gateway: GatewayThread, other: Authority
+) -> None:
+    identity = replace(member(gateway), ca_pem=other.ca_pem())
+    with (
+        identity.open(gateway.address) as stubs,
+        refused(grpc.StatusCode.UNAVAILABLE),
+    ):
+        stubs.beat()
+
+
+def test_an_expired_certificate_does_not_get_through_tls(
+    gateway: GatewayThread, tmp_path: Path
+) -> None:
+    past = Authority(
+        tmp_path / "pki",
+        clock=lambda: datetime.now(UTC) - timedelta(hours=3),
+        lifetimes=Lifetimes(node=timedelta(hours=1)),
+    )
+    with (
+        signed_by(past, "sensor").open(gateway.address) as stubs,
+        refused(grpc.StatusCode.UNAVAILABLE),
+    ):
+        stubs.beat()
+
+
+def test_a_certificate_that_runs_out_ends_the_open_stream(
+    gateway: GatewayThread, clock: Clock
+) -> None:
+    with member(gateway).open(gateway.address) as stubs:
+        stubs.beat()
+        news = stubs.releases.Watch(
+            pb.WatchRequest(channel="digits"), timeout=DEADLINE_S
+        )
+        clock.ahead = timedelta(days=400)
+        with refused(DENIED, "is valid from", "takt pki allow sensor"):
+            next(iter(news))
+
+
+def test_plaintext_to_the_node_port_fails_and_leaves_it_serving(
+    gateway: GatewayThread,
+) -> None:
+    with (
+        grpc.insecure_channel(gateway.address) as channel,
+        refused(grpc.StatusCode.UNAVAILABLE),
+    ):
+        stubs_of(channel).beat()
+    with member(gateway).open(gateway.address) as stubs:
+        stubs.beat()
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\0" * 4096, b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)) * 64]
+)
+def test_garbage_on_either_port_leaves_both_serving(
+    gateway: GatewayThread, data: bytes
+) -> None:
+    for address in (gateway.address, gateway.enroll_address):
+        host, _, port = address.rpartition(":")
+        with (
+            socket.create_connection((host, int(port)), timeout=5) as peer,
+            contextlib.suppress(OSError),
+        ):
+            peer.sendall(data)
+            peer.shutdown(socket.SHUT_WR)
+            while peer.recv(4096):
+                pass
+    with member(gateway).open(gateway.address) as stubs:
+        stubs.beat()
+    with enrolment(gateway) as stub, refused(DENIED):
+        stub.Enroll(pb.EnrollRequest(node="sensor", token="x"), timeout=DEADLINE_S)
+
+
+def test_a_revoked_nodes_open_watch_ends_within_two_seconds(
+    gateway: GatewayThread,
+) -> None:
+    with member(gateway).open(gateway.address) as stubs:
+        stubs.beat()
+        news = stubs.releases.Watch(
+            pb.WatchRequest(channel="digits"), timeout=DEADLINE_S
+        )
+        start = time.monotonic()
+        gateway.running.authority.revoke("sensor")
+        with refused(DENIED, "'sensor' is revoked"):
+            next(iter(news))
+        assert time.monotonic() - start < 2
+
+
+def test_a_revoked_nodes_stalled_download_ends(
+    gateway: GatewayThread, tmp_path: Path
+) -> None:
+    """The stream is stopped by flow control, in the middle of a write."""
+    path = tmp_path / "repository" / "targets" / "large"
+    path.write_bytes(bytes(32 * 1024 * 1024))
+    with member(gateway).open(gateway.address) as stubs:
+        messages = stubs.releases.Fetch(
+            pb.FetchRequest(path="targets/large"), timeout=DEADLINE_S
+        )
+        next(iter(messages))
+        gateway.running.authority.revoke("sensor")
+        received = 0
+        with refused(DENIED, "'sensor' is revoked"):
+            time.sleep(1.5)  # the peer stalls: that is the case
+            for message in messages:
+                received += len(message.data)
+        assert received < 16 * 1024 * 1024
+
+
+def test_a_revoked_node_may_not_call_again(gateway: GatewayThread) -> None:
+    with member(gateway).open(gateway.address) as stubs:
+        stubs.beat()
+        gateway.running.authority.revoke("sensor")
+        with refused(DENIED, "'sensor' is revoked"):
+            stubs.beat()
+
+
+def test_the_older_of_two_daemons_with_one_name_is_refused(
+    gateway: GatewayThread,
+) -> None:
+    older, newer = member(gateway), member(gateway)
+    with newer.open(gateway.address) as stubs:
+        stubs.beat()
+    with older.open(gateway.address) as stubs, refused(DENIED, "two nodes share"):
+        stubs.beat()
+
+
+def test_a_node_has_a_bounded_number_of_calls_open(gateway: GatewayThread) -> None:
+    limit = grpc.StatusCode.RESOURCE_EXHAUSTED
+    # A version that the gateway does not have: a first notice comes at once.
+    request = pb.WatchRequest(channel="digits", known_version=1)
+    with (
+        member(gateway).open(gateway.address) as stubs,
+        member(gateway, "camera").open(gateway.address) as others,
+    ):
+        watches = [stubs.releases.Watch(request, timeout=DEADLINE_S) for _ in range(3)]
+        for watch in watches:
+            assert next(iter(watch)).version == 0
+        with refused(limit, "'sensor' has 3 calls open"):
+            stubs.beat()
+        others.beat()
+        watches[0].cancel()
+        deadline = time.monotonic() + DEADLINE_S
+        while True:  # until the gateway has seen it go
+            try:
+                stubs.beat()
+                break
+            except grpc.RpcError as e:
+                assert e.code() is limit
+                assert time.monotonic() < deadline
+
+
+def test_enrolment_gives_what_a_node_needs(gateway: GatewayThread) -> None:
+    token = gateway.running.authority.allow("sensor")
+    request = request_for("sensor", make_key())
+    with enrolment(gateway) as stub:
+        answer = stub.Enroll(
+            pb.EnrollRequest(node="sensor", token=token, csr_pem=request),
+            timeout=DEADLINE_S,
+        )
+    assert gateway.running.authority.check(answer.certificate_pem) == "sensor"
+    assert answer.ca_pem == gateway.running.authority.ca_pem()
+    assert answer.root_json == gateway.running.repository.root_json()
+    assert answer.channel == "digits"
+
+
+def test_a_wrong_or_used_token_is_denied(gateway: GatewayThread) -> None:
+    token = gateway.running.authority.allow("sensor")
+    request = request_for("sensor", make_key())
+
+    def enroll(token: str) -> None:
+        message = pb.EnrollRequest(node="sensor", token=token, csr_pem=request)
+        stub.Enroll(message, timeout=DEADLINE_S)
+
+    with enrolment(gateway) as stub:
+        with refused(DENIED, "wrong or was used already", "takt pki allow sensor"):
+            enroll("wrong")
+        enroll(token)
+        with refused(DENIED, "wrong or was used already"):
+            enroll(token)
+
+
+def test_a_bad_signing_request_is_an_invalid_argument(gateway: GatewayThread) -> None:
+    token = gateway.running.authority.allow("sensor")
+    with (
+        enrolment(gateway) as stub,
+        refused(grpc.StatusCode.INVALID_ARGUMENT, "not a PEM signing request"),
+    ):
+        stub.Enroll(
+            pb.EnrollRequest(node="sensor", token=token, csr_pem=b"x"),
+            timeout=DEADLINE_S,
+        )
+
+
+def test_the_enrolment_port_serves_nothing_else(gateway: GatewayThread) -> None:
+    credentials = grpc.ssl_channel_credentials(gateway.running.authority.ca_pem())
+    with grpc.secure_channel(gateway.enroll_address, credentials) as channel:
+        stubs = stubs_of(channel)
+        with refused(grpc.StatusCode.UNIMPLEMENTED):
+            stubs.beat()
+        with refused(grpc.StatusCode.UNIMPLEMENTED):
+            stubs.fetch("metadata/timestamp.json")
+
+
+def test_the_node_port_enrols_nobody(gateway: GatewayThread) -> None:
+    with (
+        member(gateway).open(gateway.address) as stubs,
+        refused(grpc.StatusCode.UNIMPLEMENTED, "enrolment address"),
+    ):
+        stubs.fleet.Enroll(pb.EnrollRequest(node="sensor"), timeout=DEADLINE_S)
+
+
+def test_a_node_that_was_invited_meanwhile_is_let_in_without_a_restart(
+    gateway: GatewayThread, tmp_path: Path
+) -> None:
+    with member(gateway).open(gateway.address) as stubs:
+        stubs.beat()
+    identity = signed_by(Authority(tmp_path / "pki"), "camera")
+    with identity.open(gateway.address) as stubs:
+        stubs.beat()

@@ -1,0 +1,161 @@
+"""The local Ray cluster: private while it runs, gone without a trace afterwards."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from waiting import until
+
+from cloud.cluster.cleanup import processes_of
+from cloud.cluster.local import LocalCluster, connect, local_cluster
+from common.errors import ClusterError
+
+pytestmark = pytest.mark.ray
+
+SECOND_CLUSTER = """
+import sys, time
+import ray
+from cloud.cluster.local import local_cluster
+with local_cluster() as cluster:
+    print(cluster.address, len(ray.nodes()), flush=True)
+    time.sleep(120)
+"""
+
+STRANGER = """
+import sys
+from cloud.cluster.local import connect
+from common.errors import ClusterError
+try:
+    with connect(sys.argv[1]):
+        print("let in")
+except ClusterError as e:
+    print("refused", str(e).count(chr(10)))
+"""
+
+FAILS_ONCE = """
+import gc
+from ray._private.node import Node
+from cloud.cluster.local import local_cluster
+start, tries = Node.start_ray_processes, []
+def fails_once(node):
+    tries.append(start(node))
+    if len(tries) == 1:
+        raise TimeoutError("as on a busy machine")
+Node.start_ray_processes = fails_once
+with local_cluster():
+    gc.collect()
+print(len(tries))
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    with local_cluster(tmp_path_factory.mktemp("logs")) as running:
+        yield running
+
+
+def started(
+    script: str, folder: Path, *arguments: str, stderr: int | None = None
+) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    return subprocess.Popen(
+        [sys.executable, "-W", "default::ResourceWarning", "-c", script, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        env=environment | {"TMPDIR": str(folder), "HOME": str(folder)},
+    )
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder for TMPDIR; pytest's own are too long for Ray's sockets."""
+    import shutil
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
+    yield folder
+    for process in processes_of(folder):
+        process.kill()
+    shutil.rmtree(folder)
+
+
+def test_an_address_where_nobody_answers_is_said_at_once_and_in_one_line() -> None:
+    with (
+        pytest.raises(ClusterError, match=r"127\.0\.0\.1:1'") as e,
+        connect("127.0.0.1:1"),
+    ):
+        pass
+    assert "\n" not in str(e.value)
+
+
+def test_every_socket_of_the_cluster_is_on_the_loopback(cluster: LocalCluster) -> None:
+    listening = [
+        connection.laddr.ip
+        for process in processes_of(cluster.folder)
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) >= 3
+    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
+def test_the_token_is_private_and_a_stranger_without_it_is_refused(
+    cluster: LocalCluster, short_folder: Path
+) -> None:
+    assert cluster.token_path.stat().st_mode & 0o777 == 0o600
+    assert cluster.folder.stat().st_mode & 0o777 == 0o700
+    stranger = started(STRANGER, short_folder, cluster.address)
+    output, _ = stranger.communicate(timeout=120)
+    assert output == "refused 0\n"
+
+
+def test_a_process_enters_one_cluster_only(cluster: LocalCluster) -> None:
+    with pytest.raises(ClusterError, match="leave that one first"), local_cluster():
+        pass
+    with pytest.raises(ClusterError, match="leave that one"), connect(cluster.address):
+        pass
+
+
+def test_a_second_cluster_does_not_meet_the_first_and_ctrl_c_ends_all_of_it(
+    cluster: LocalCluster, short_folder: Path
+) -> None:
+    import ray
+
+    other = started(SECOND_CLUSTER, short_folder)
+    assert other.stdout is not None
+    address, num_nodes = other.stdout.readline().split()
+    assert address != cluster.address
+    assert num_nodes == "1"
+    assert len(ray.nodes()) == 1  # type: ignore[no-untyped-call]
+    assert processes_of(short_folder)
+    other.send_signal(signal.SIGINT)
+    other.communicate(timeout=60)
+    assert processes_of(short_folder) == []
+    assert list(short_folder.glob("takt-*")) == []
+    assert processes_of(cluster.folder)
+
+
+def test_ctrl_c_while_ray_starts_leaves_no_process(short_folder: Path) -> None:
+    starting = started(SECOND_CLUSTER, short_folder)
+    until("Ray", lambda: len(processes_of(short_folder)) >= 2, alive=starting)
+    starting.send_signal(signal.SIGINT)
+    output, _ = starting.communicate(timeout=90)
+    assert output == ""  # it had not come up
+    assert processes_of(short_folder) == []
+    assert list(short_folder.glob("takt-*")) == []
+
+
+def test_a_start_that_fails_once_is_made_up_for_and_nothing_of_it_is_left(
+    short_folder: Path,
+) -> None:
+    process = started(FAILS_ONCE, short_folder, stderr=subprocess.PIPE)
+    output, errors = process.communicate(timeout=200)
+    assert output == "2\n"
+    assert "still running" not in errors  # nobody lost track of a process
+    assert processes_of(short_folder) == []

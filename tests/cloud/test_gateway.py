@@ -1,0 +1,245 @@
+"""What the gateway serves to an admitted node: files, news, the fleet."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from gateway_site import DEADLINE_S, Stubs, member, put_file, status_of
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from release_drafts import draft, shard_of
+
+from cloud.gateway.release_service import MESSAGE_BYTES
+from cloud.gateway.server import GatewayThread
+from common.pb import takt_pb2 as pb
+
+SIZE = 300_000
+PATH = "targets/digits/1/abc.margins-0.safetensors"
+CONTENT = np.random.default_rng(0).bytes(SIZE)
+INVALID, MISSING = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayThread]:
+    """Serve one file; the tests of this module only read."""
+    with GatewayThread(storage=tmp_path_factory.mktemp("storage")) as gateway:
+        put_file(gateway.running.repository, PATH, CONTENT)
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def stubs(gateway: GatewayThread) -> Iterator[Stubs]:
+    with member(gateway).open(gateway.address) as stubs:
+        yield stubs
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[GatewayThread]:
+    """Start a gateway that one test may change."""
+    with GatewayThread(storage=tmp_path) as gateway:
+        yield gateway
+
+
+def publish(gateway: GatewayThread, folder: Path) -> int:
+    data = b"s" * 100
+    shard = shard_of("margins", data, num_samples=4)
+    folder.mkdir(exist_ok=True)
+    (folder / shard.path).write_bytes(data)
+    manifest = draft(shards=(shard,))
+    return gateway.running.repository.publish(manifest, folder, force=True).version
+
+
+def test_a_file_arrives_as_it_is(stubs: Stubs) -> None:
+    messages = stubs.fetch(PATH)
+    assert b"".join(m.data for m in messages) == CONTENT
+    assert {m.total_bytes for m in messages} == {SIZE}
+    assert max(len(m.data) for m in messages) <= MESSAGE_BYTES
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(offset=st.integers(0, SIZE) | st.sampled_from([1, MESSAGE_BYTES, SIZE - 1]))
+def test_a_fetch_resumes_at_any_byte(stubs: Stubs, offset: int) -> None:
+    messages = stubs.fetch(PATH, offset)
+    at = offset
+    for message in messages:
+        assert message.offset == at
+        at += len(message.data)
+    assert b"".join(m.data for m in messages) == CONTENT[offset:]
+
+
+@pytest.mark.parametrize("offset", [0, 5])
+def test_at_the_end_of_a_file_there_is_one_empty_message(
+    gateway: GatewayThread, stubs: Stubs, offset: int
+) -> None:
+    put_file(gateway.running.repository, f"targets/{offset}", b"x" * offset)
+    (message,) = stubs.fetch(f"targets/{offset}", offset)
+    assert (message.data, message.total_bytes) == (b"", offset)
+
+
+def test_an_offset_beyond_the_end_is_out_of_range(stubs: Stubs) -> None:
+    code, message = status_of(lambda: stubs.fetch(PATH, SIZE + 1))
+    assert code is grpc.StatusCode.OUT_OF_RANGE
+    assert f"has {SIZE} bytes" in message
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/etc/passwd",
+        "metadata",
+        "metadata/",
+        "metadata//timestamp.json",
+        "metadata/../../keys/root.pem",
+        "targets/../../pki/ca.key",
+        "../pki/ca.key",
+        "keys/root.pem",
+        "pki/allow.json",
+        "fleet.sqlite",
+        "./metadata/timestamp.json",
+        "metadata/./timestamp.json",
+        "metadata/time\0stamp.json",
+        "metadata\\timestamp.json",
+        "metadata/%2e%2e/x",
+        "metadata/.timestamp.json.part",
+        "targets/" + "a/" * 300 + "b",
+    ],
+)
+def test_a_path_that_is_not_plain_is_refused(stubs: Stubs, path: str) -> None:
+    code, message = status_of(lambda: stubs.fetch(path))
+    assert code is INVALID
+    assert "expected plain names below metadata/ or targets/" in message
+
+
+@pytest.mark.parametrize("path", ["targets/none", "targets/digits", "targets/a/b/c"])
+def test_a_file_that_is_not_there_is_not_found(stubs: Stubs, path: str) -> None:
+    assert status_of(lambda: stubs.fetch(path))[0] is MISSING
+
+
+def test_links_are_not_followed(own: GatewayThread, tmp_path: Path) -> None:
+    targets = tmp_path / "repository" / "targets"
+    (targets / "file").symlink_to(tmp_path / "pki" / "ca.key")
+    (targets / "folder").symlink_to(tmp_path / "pki")
+    os.mkfifo(targets / "pipe")
+    with member(own).open(own.address) as stubs:
+        for path in ("targets/file", "targets/folder/ca.key", "targets/pipe"):
+            code, message = status_of(lambda p=path: stubs.fetch(p))
+            assert (code, "ca.key" in message and "file" in path) == (MISSING, False)
+
+
+def test_a_file_that_is_replaced_meanwhile_arrives_as_it_was(
+    own: GatewayThread, tmp_path: Path
+) -> None:
+    old, new = bytes(8_000_000), b"n" * 8_000_000
+    put_file(own.running.repository, "targets/f", old)
+    with member(own).open(own.address) as stubs:
+        request = pb.FetchRequest(path="targets/f")
+        messages = iter(stubs.releases.Fetch(request, timeout=DEADLINE_S))
+        received = next(messages).data
+        put_file(own.running.repository, "targets/g", new)
+        os.replace(tmp_path / "repository/targets/g", tmp_path / "repository/targets/f")
+        received += b"".join(m.data for m in messages)
+    assert received == old
+
+
+def test_a_slow_reader_does_not_make_the_gateway_read_ahead(
+    own: GatewayThread,
+) -> None:
+    """Beyond what the two ends' windows hold, nothing is produced."""
+    size = 64 * 1024 * 1024
+    put_file(own.running.repository, "targets/large", bytes(size))
+    with member(own).open(own.address) as stubs:
+        request = pb.FetchRequest(path="targets/large")
+        messages = iter(stubs.releases.Fetch(request, timeout=DEADLINE_S))
+        next(messages)
+        own.stop()  # what was produced by now is all that can arrive
+        received = 0
+        with pytest.raises(grpc.RpcError):
+            for message in messages:
+                received += len(message.data)
+    assert received < size / 4
+
+
+def test_a_watcher_hears_of_a_version_it_does_not_know_at_once(
+    own: GatewayThread, tmp_path: Path
+) -> None:
+    version = publish(own, tmp_path / "knowledge")
+    with member(own).open(own.address) as stubs:
+        for known in (0, version + 5):
+            request = pb.WatchRequest(channel="digits", known_version=known)
+            news = iter(stubs.releases.Watch(request, timeout=DEADLINE_S))
+            assert next(news).version == version
+
+
+def test_a_watcher_hears_of_each_release_soon(
+    own: GatewayThread, tmp_path: Path
+) -> None:
+    with member(own).open(own.address) as stubs:
+        request = pb.WatchRequest(channel="digits")
+        news = iter(stubs.releases.Watch(request, timeout=DEADLINE_S))
+        stubs.beat()
+        for expected in (1, 2, 3):
+            publish(own, tmp_path / "knowledge")
+            start = time.monotonic()
+            notice = next(news)
+            assert (notice.channel, notice.version) == ("digits", expected)
+            assert time.monotonic() - start < 3  # a quarter on an idle machine
+
+
+def test_a_watcher_that_is_up_to_date_hears_nothing(
+    own: GatewayThread, tmp_path: Path
+) -> None:
+    version = publish(own, tmp_path / "knowledge")
+    with member(own).open(own.address) as stubs:
+        request = pb.WatchRequest(channel="digits", known_version=version)
+        code, _ = status_of(lambda: list(stubs.releases.Watch(request, timeout=0.6)))
+    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_watch_ends_cleanly_when_the_gateway_stops(own: GatewayThread) -> None:
+    with member(own).open(own.address) as stubs:
+        stubs.beat()
+        request = pb.WatchRequest(channel="digits")
+        news = stubs.releases.Watch(request, timeout=DEADLINE_S)
+        heard: list[pb.WatchResponse] = []
+        listener = threading.Thread(target=lambda: heard.extend(news))
+        listener.start()
+        stubs.beat()
+        own.stop(grace_s=5.0)
+        listener.join(timeout=DEADLINE_S)
+        assert news.code() is grpc.StatusCode.OK
+    assert heard == []
+
+
+def test_a_report_is_kept_under_the_certificates_name(own: GatewayThread) -> None:
+    report = pb.ReportRequest(channel="digits", version=1, outcome="promoted")
+    with member(own, "camera").open(own.address) as stubs:
+        stubs.fleet.Report(report, timeout=DEADLINE_S)
+    (row,) = own.running.fleet.reports()
+    assert (row.node, row.report) == ("camera", report)
+
+
+def test_a_lie_in_a_report_is_an_invalid_argument(stubs: Stubs) -> None:
+    report = pb.ReportRequest(peak_memory_mib=float("nan"))
+    code, message = status_of(lambda: stubs.fleet.Report(report, timeout=DEADLINE_S))
+    assert (code, message) == (INVALID, "peak_memory_mib is nan, expected 0 to 1e+08")
+
+
+def test_a_database_that_fails_is_unavailable_and_keeps_its_paths_to_itself(
+    own: GatewayThread, tmp_path: Path
+) -> None:
+    with member(own).open(own.address) as stubs:
+        own.running.fleet.close()
+        (tmp_path / "fleet.sqlite").write_bytes(b"torn" * 1000)
+        code, message = status_of(stubs.beat)
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert message == "the gateway's storage fails; its log says why"

@@ -1,0 +1,163 @@
+"""What the gateway answers who asks its teacher: logits, gradients, refusals."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import torch
+from gateway_site import DEADLINE_S, Stubs, member, status_of
+
+from cloud.gateway.live_teacher import Batch, LiveTeacher, Shapes
+from cloud.gateway.server import GatewayThread
+from common.models.zoo import build_model
+from common.pb import takt_pb2 as pb
+
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build_model("cnn_tiny", in_channels=1, image_size=8, num_classes=10).eval()
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    tmp_path_factory: pytest.TempPathFactory, model: torch.nn.Module
+) -> Iterator[GatewayThread]:
+    """Serve a real model."""
+
+    async def query(x: Batch) -> Batch:
+        if x.max() == 0:
+            raise RuntimeError("a secret detail of /var/lib/takt")
+        with torch.inference_mode():
+            return np.asarray(model(torch.from_numpy(x)))
+
+    async def shapes() -> Shapes:
+        return Shapes((1, 8, 8), 10)
+
+    async def pull_back(x: Batch, cotangent: Batch) -> Batch:
+        leaf = torch.from_numpy(x).requires_grad_()
+        model(leaf).backward(torch.from_numpy(cotangent))
+        return np.asarray(leaf.grad)
+
+    with GatewayThread(
+        storage=tmp_path_factory.mktemp("storage"),
+        teacher=LiveTeacher(shapes, query, pull_back),
+    ) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def stubs(gateway: GatewayThread) -> Iterator[Stubs]:
+    with member(gateway).open(gateway.address) as stubs:
+        yield stubs
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[GatewayThread]:
+    """Start a gateway that one test may change."""
+    with GatewayThread(storage=tmp_path) as gateway:
+        yield gateway
+
+
+def query(stubs: Stubs, *batches: np.ndarray[Any, Any]) -> list[pb.QueryResponse]:
+    requests = [pb.QueryRequest(x=b.tobytes(), shape=b.shape) for b in batches]
+    return list(stubs.teacher.Query(iter(requests), timeout=DEADLINE_S))
+
+
+def test_the_teacher_answers_each_batch_with_its_logits(
+    stubs: Stubs, model: torch.nn.Module
+) -> None:
+    rng = np.random.default_rng(0)
+    batches = [rng.random((n, 1, 8, 8), dtype=np.float32) for n in (3, 1, 7)]
+    for batch, answer in zip(batches, query(stubs, *batches), strict=True):
+        logits = np.frombuffer(answer.logits, "<f4").reshape(answer.shape)
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(batch)).numpy()
+        np.testing.assert_allclose(logits, expected, rtol=1e-5)
+
+
+def test_a_cotangent_is_answered_with_the_gradient_at_the_batch_before_it(
+    stubs: Stubs, model: torch.nn.Module
+) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.random((5, 1, 8, 8), dtype=np.float32)
+    cotangent = rng.standard_normal((5, 10), dtype=np.float32)
+    requests = [
+        pb.QueryRequest(x=x.tobytes(), shape=x.shape),
+        pb.QueryRequest(cotangent=cotangent.tobytes()),
+        pb.QueryRequest(x=x.tobytes(), shape=x.shape, cotangent=cotangent.tobytes()),
+    ]
+    answers = stubs.teacher.Query(iter(requests), timeout=DEADLINE_S)
+    logits, after, with_pixels = answers
+    leaf = torch.from_numpy(x).requires_grad_()
+    model(leaf).backward(torch.from_numpy(cotangent))
+    assert leaf.grad is not None
+    found = np.frombuffer(after.gradient, "<f4").reshape(after.shape)
+    np.testing.assert_allclose(found, leaf.grad.numpy(), rtol=1e-4, atol=1e-6)
+    assert with_pixels.gradient == after.gradient
+    assert (after.logits, logits.gradient) == (b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("cotangent", "why"),
+    [
+        (np.zeros(9, np.float32), "36 bytes, expected 40"),
+        (np.full(10, np.inf, np.float32), "not finite"),
+    ],
+)
+def test_a_cotangent_that_fits_no_logits_is_refused(
+    stubs: Stubs, cotangent: np.ndarray[Any, Any], why: str
+) -> None:
+    x = np.full((1, 1, 8, 8), 0.5, np.float32)
+    request = pb.QueryRequest(
+        x=x.tobytes(), shape=x.shape, cotangent=cotangent.tobytes()
+    )
+    ask = lambda: list(stubs.teacher.Query(iter([request]), timeout=DEADLINE_S))  # noqa: E731
+    code, message = status_of(ask)
+    assert code is INVALID
+    assert why in message
+
+
+def test_a_cotangent_without_any_images_is_refused(stubs: Stubs) -> None:
+    request = pb.QueryRequest(cotangent=bytes(40))
+    ask = lambda: list(stubs.teacher.Query(iter([request]), timeout=DEADLINE_S))  # noqa: E731
+    code, message = status_of(ask)
+    assert code is INVALID
+    assert "without images" in message
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        np.zeros((1, 1, 9, 8), np.float32),
+        np.zeros((0, 1, 8, 8), np.float32),
+        np.zeros((2000, 1, 8, 8), np.float32),
+        np.zeros((64,), np.float32),
+        np.full((1, 1, 8, 8), 1.5, np.float32),
+        np.full((1, 1, 8, 8), np.nan, np.float32),
+        np.zeros((1, 1, 8, 8), np.float64),
+    ],
+    ids=["shape", "empty", "many", "flat", "range", "nan", "dtype"],
+)
+def test_a_batch_that_is_no_images_is_refused(
+    stubs: Stubs, batch: np.ndarray[Any, Any]
+) -> None:
+    assert status_of(lambda: query(stubs, batch))[0] is INVALID
+
+
+def test_a_bug_leaves_without_a_word_of_detail(stubs: Stubs) -> None:
+    batch = np.zeros((1, 1, 8, 8), np.float32)
+    code, message = status_of(lambda: query(stubs, batch))
+    assert (code, message) == (grpc.StatusCode.INTERNAL, "internal error")
+
+
+def test_without_a_teacher_queries_are_not_served(own: GatewayThread) -> None:
+    with member(own).open(own.address) as stubs:
+        code, message = status_of(lambda: query(stubs))
+    assert code is grpc.StatusCode.UNIMPLEMENTED
+    assert "no live teacher" in message

@@ -1,0 +1,153 @@
+"""A publish, a rotation, a creation that dies midway: nothing half done is seen."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from repository_site import SHARD, Node, draft, knowledge_in, repository_in
+
+from cloud.publishing.repository import ReleaseRepository
+from common.errors import StorageError
+
+
+@pytest.fixture
+def knowledge(tmp_path: Path) -> Path:
+    return knowledge_in(tmp_path)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> ReleaseRepository:
+    return repository_in(tmp_path)
+
+
+@pytest.fixture
+def node(tmp_path: Path, repository: ReleaseRepository) -> Node:
+    return Node(tmp_path / "node", repository)
+
+
+STEPS = [
+    f"publish.{step}.{moment}"
+    for step in ("shard", "manifest", "pointer", "targets", "snapshot", "timestamp")
+    for moment in ("before_rename", "after_rename")
+]
+DONE = "publish.timestamp.after_rename"
+
+# Forks, so that each death costs no start of Python; in a process without threads.
+KILLER = """
+import os, shutil, sys
+from pathlib import Path
+from cloud.publishing.repository import ReleaseRepository
+from common.release import Manifest
+folder, draft = Path(sys.argv[1]), Manifest.model_validate_json(sys.stdin.read())
+for point in sys.argv[2:]:
+    mine = folder / point
+    shutil.copytree(folder / "before", mine, symlinks=True)
+    child = os.fork()
+    if child == 0:
+        os.environ["TAKT_FAULT"] = f"{point}:kill"
+        ReleaseRepository(mine / "repository", mine / "keys").publish(
+            draft, folder / "knowledge", force=True
+        )
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), f"{point} was not reached"
+"""
+
+
+@pytest.fixture(scope="module")
+def deaths(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder a fault point, each left by a publish that died there."""
+    folder = tmp_path_factory.mktemp("deaths")
+    before = repository_in(folder / "before")
+    before.publish(draft(), knowledge_in(folder))
+    subprocess.run(
+        [sys.executable, "-c", KILLER, str(folder), *STEPS],
+        input=draft().model_dump_json(),
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    return folder
+
+
+@pytest.mark.parametrize("point", STEPS)
+def test_a_publish_that_is_killed_leaves_its_release_invisible_or_whole(
+    deaths: Path, tmp_path: Path, point: str
+) -> None:
+    folder = deaths / point
+    repository = ReleaseRepository(folder / "repository", folder / "keys")
+    node = Node(tmp_path / "node", repository)
+    assert node.version() == (2 if point == DONE else 1)
+    manifest = repository.manifest("digits")
+    assert node.pull(manifest.shards[0].path) == SHARD
+
+
+@pytest.mark.parametrize("point", STEPS)
+def test_the_publish_after_a_killed_one_works(
+    deaths: Path, tmp_path: Path, point: str
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(deaths / point, folder)
+    repository = ReleaseRepository(folder / "repository", folder / "keys")
+    node = Node(tmp_path / "node", repository)
+    node.version()
+    expected = 3 if point == DONE else 2
+    published = repository.publish(draft(), deaths / "knowledge", force=True)
+    assert published.version == node.version() == expected
+    assert node.pull(published.shards[0].path) == SHARD
+
+
+@pytest.mark.parametrize("kind", ["enospc", "eio"])
+@pytest.mark.parametrize("step", [s for s in STEPS if s.endswith("before_rename")])
+def test_a_failing_disk_leaves_the_newest_release_as_it_was(
+    repository: ReleaseRepository,
+    knowledge: Path,
+    node: Node,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    kind: str,
+) -> None:
+    repository.publish(draft(), knowledge)
+    with monkeypatch.context() as patch:
+        patch.setenv("TAKT_FAULT", f"{step}:{kind}")
+        with pytest.raises(StorageError, match="cannot write"):
+            repository.publish(draft(), knowledge, force=True)
+    assert node.version() == 1
+    repository.publish(draft(), knowledge, force=True)
+    assert node.version() == 2
+
+
+@pytest.mark.parametrize("step", ["root", "targets", "snapshot", "timestamp"])
+def test_a_rotation_that_dies_is_mended_by_the_next_refresh(
+    repository: ReleaseRepository,
+    knowledge: Path,
+    node: Node,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    repository.publish(draft(), knowledge)
+    with monkeypatch.context() as patch:
+        patch.setenv("TAKT_FAULT", f"rotate.{step}.before_rename:eio")
+        with pytest.raises(StorageError):
+            repository.rotate("timestamp")
+    repository.refresh()
+    assert node.version() == 1
+    repository.publish(draft(), knowledge, force=True)
+    assert node.version() == 2
+
+
+def test_a_creation_that_dies_is_done_again(
+    tmp_path: Path, knowledge: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = ReleaseRepository(tmp_path / "r", tmp_path / "k")
+    with monkeypatch.context() as patch:
+        patch.setenv("TAKT_FAULT", "create.timestamp.before_rename:enospc")
+        with pytest.raises(StorageError, match="No space left"):
+            repository.create()
+    repository.create()
+    repository.publish(draft(), knowledge)
+    assert Node(tmp_path / "node", repository).version() == 1

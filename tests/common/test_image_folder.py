@@ -1,0 +1,228 @@
+"""Class folders, CIFAR-10's among them: what is read, and what bad trees say."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.config import DatasetConfig
+from common.data.datasets import Dataset, load_dataset
+from common.data.sources import CLASS_NAMES
+from common.errors import DataError
+
+
+def _write_tree(
+    root: Path, classes: dict[str, int], *, mode: str = "L", size: int = 8
+) -> Path:
+    random = np.random.RandomState(0)
+    for name, num_images in classes.items():
+        (root / name).mkdir(parents=True)
+        for k in range(num_images):
+            pixels = random.randint(0, 256, (size, size, len(mode))).astype(np.uint8)
+            image = Image.fromarray(pixels[..., 0] if mode == "L" else pixels)
+            image.save(root / name / f"{k}.png")
+    return root
+
+
+def _folder(root: Path, image_size: int | None = None) -> Dataset:
+    config = DatasetConfig(name="folder", data_dir=root, image_size=image_size)
+    return load_dataset(config, seed=0)
+
+
+def test_a_folder_data_set_without_a_folder_says_how_to_give_one() -> None:
+    with pytest.raises(DataError, match=r"--data-dir.*train/CLASS/IMAGE"):
+        load_dataset(DatasetConfig(name="folder"), seed=0)
+
+
+def test_the_classes_of_a_folder_tree_are_its_sorted_folders(tmp_path: Path) -> None:
+    _write_tree(tmp_path / "train", {"pear": 20, "apple": 20})
+    _write_tree(tmp_path / "test", {"pear": 3, "apple": 2})
+    dataset = _folder(tmp_path)
+    assert dataset.class_names == ("apple", "pear")
+    assert dataset.sample_shape == (1, 8, 8)  # all grey: one channel
+    found = zip(dataset.test.labels.tolist(), dataset.test.images, strict=True)
+    on_disk = set()
+    for path in (tmp_path / "test").glob("*/*.png"):
+        label = dataset.class_names.index(path.parent.name)
+        with Image.open(path) as image:
+            on_disk.add((label, np.asarray(image).tobytes()))
+    assert {(label, image.tobytes()) for label, image in found} == on_disk
+
+
+def test_the_first_images_of_a_folder_tree_are_of_all_classes_as_elsewhere(
+    tmp_path: Path,
+) -> None:
+    classes = {"a": 100, "b": 100, "c": 100, "d": 100}
+    _write_tree(tmp_path / "train", classes)
+    _write_tree(tmp_path / "test", classes)
+    dataset = _folder(tmp_path)
+    for split in (dataset.train, dataset.val, dataset.test):
+        first = np.bincount(split.labels[: len(split) // 2], minlength=4)
+        assert (first >= len(split) // 16).all()
+    again = _folder(tmp_path)
+    assert again.train.fingerprint() == dataset.train.fingerprint()
+
+
+def test_without_a_test_folder_a_stratified_test_split_is_cut_and_said(
+    tmp_path: Path,
+) -> None:
+    _write_tree(tmp_path / "train", {"a": 40, "b": 20})
+    dataset = _folder(tmp_path)
+    assert np.bincount(dataset.test.labels).tolist() == [8, 4]
+    assert "12 of 60" in dataset.notes[0] and "test" in dataset.notes[0]
+    splits = (dataset.train, dataset.val, dataset.test)
+    assert len({image.tobytes() for s in splits for image in s.images}) == 60
+
+
+def test_one_coloured_image_makes_all_of_them_rgb(tmp_path: Path) -> None:
+    _write_tree(tmp_path / "train", {"a": 20})
+    _write_tree(tmp_path / "train" / "x", {"b": 20}, mode="RGB")
+    (tmp_path / "train" / "x" / "b").rename(tmp_path / "train" / "b")
+    (tmp_path / "train" / "x").rmdir()
+    dataset = _folder(tmp_path)
+    assert dataset.sample_shape == (3, 8, 8)
+    grey = dataset.train.images[dataset.train.labels == 0]
+    assert (grey[:, 0] == grey[:, 2]).all()
+
+
+def test_images_are_resized_to_image_size(tmp_path: Path) -> None:
+    _write_tree(tmp_path / "train", {"a": 10, "b": 10}, mode="RGB", size=20)
+    assert _folder(tmp_path, image_size=16).sample_shape == (3, 16, 16)
+
+
+def test_images_of_different_size_need_an_image_size(tmp_path: Path) -> None:
+    _write_tree(tmp_path / "train", {"a": 10, "b": 10}, size=8)
+    odd = tmp_path / "train" / "b" / "9.png"
+    Image.new("L", (9, 8)).save(odd)
+    with pytest.raises(DataError, match=r"9\.png has 9x8.*dataset\.image_size"):
+        _folder(tmp_path)
+    assert _folder(tmp_path, image_size=8).sample_shape == (1, 8, 8)
+
+
+def test_palette_images_with_transparency_are_read_in_colour(tmp_path: Path) -> None:
+    _write_tree(tmp_path / "train", {"a": 10, "b": 10})
+    image = Image.new("RGBA", (8, 8), (200, 10, 10, 128)).quantize(4)
+    image.save(tmp_path / "train" / "a" / "0.png", transparency=0)
+    assert _folder(tmp_path).sample_shape == (3, 8, 8)
+
+
+def test_hidden_files_and_notes_beside_the_images_are_passed_over(
+    tmp_path: Path,
+) -> None:
+    _write_tree(tmp_path / "train", {"a": 20, "b": 20})
+    (tmp_path / "train" / "a" / ".DS_Store").write_bytes(b"x")
+    (tmp_path / "train" / "a" / "README.txt").write_text("x")
+    (tmp_path / "train" / ".cache").mkdir()
+    (tmp_path / "train" / "list.csv").write_text("x")
+    dataset = _folder(tmp_path)
+    assert len(dataset.train) + len(dataset.val) + len(dataset.test) == 40
+
+
+def test_a_tree_of_one_class_is_refused(tmp_path: Path) -> None:
+    _write_tree(tmp_path / "train", {"only": 30})
+    with pytest.raises(DataError, match=r"1 class folder.*at least 2"):
+        _folder(tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere/train: No such file.*CLASS/IMAGE"):
+        _folder(tmp_path / "nowhere")
+
+
+def test_a_class_without_images_is_named(tmp_path: Path) -> None:
+    _write_tree(tmp_path / "train", {"a": 30, "b": 0})
+    with pytest.raises(DataError, match=r"train/b holds no image"):
+        _folder(tmp_path)
+
+
+def test_a_test_class_that_training_does_not_know_is_named(tmp_path: Path) -> None:
+    _write_tree(tmp_path / "train", {"a": 30, "b": 30})
+    _write_tree(tmp_path / "test", {"a": 3, "c": 3})
+    with pytest.raises(DataError, match=r"test/c is not a class.*a, b"):
+        _folder(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut", "empty"])
+def test_an_unreadable_image_is_named(tmp_path: Path, damage: str) -> None:
+    _write_tree(tmp_path / "train", {"a": 30, "b": 30}, size=32)
+    path = tmp_path / "train" / "b" / "17.png"
+    data = path.read_bytes()
+    path.write_bytes({"garbage": b"no image", "cut": data[:200], "empty": b""}[damage])
+    with pytest.raises(DataError) as error:
+        _folder(tmp_path)
+    assert f"cannot read image {path}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_image_of_16_bits_a_pixel_is_refused_rather_than_clipped(
+    tmp_path: Path,
+) -> None:
+    _write_tree(tmp_path / "train", {"a": 30, "b": 30})
+    deep = np.full((8, 8), 40_000, np.uint16)
+    Image.fromarray(deep).save(tmp_path / "train" / "a" / "3.png")
+    with pytest.raises(DataError, match=r"a/3\.png.*8-bit"):
+        _folder(tmp_path)
+
+
+def test_a_decompression_bomb_is_refused_from_its_header(tmp_path: Path) -> None:
+    _write_tree(tmp_path / "train", {"a": 30, "b": 30})
+    bomb = tmp_path / "train" / "a" / "0.png"
+    Image.new("1", (20_000, 20_000)).save(bomb)
+    with pytest.raises(DataError, match=r"a/0\.png"):
+        _folder(tmp_path)
+
+
+def test_too_few_images_to_cut_from_are_refused(tmp_path: Path) -> None:
+    _write_tree(tmp_path / "train", {"a": 1, "b": 1})
+    with pytest.raises(DataError, match=r"leaves no .* image out of 2"):
+        _folder(tmp_path)
+
+
+def test_a_limit_below_two_images_a_class_is_refused(tmp_path: Path) -> None:
+    _write_tree(tmp_path / "train", {f"c{k:02}": 4 for k in range(12)})
+    config = DatasetConfig(name="folder", data_dir=tmp_path, limit=20)
+    with pytest.raises(DataError, match="limit = 20 is too small for 12 classes"):
+        load_dataset(config, seed=0)
+
+
+_CIFAR_CLASSES = list(CLASS_NAMES["cifar10"])
+
+
+def test_cifar10_class_folders_get_cifar10s_own_labels(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        classes = dict.fromkeys(_CIFAR_CLASSES, 4)
+        _write_tree(tmp_path / "cifar10" / part, classes, mode="RGB", size=32)
+    config = DatasetConfig(name="cifar10", data_dir=tmp_path)
+    dataset = load_dataset(config, seed=0)
+    assert dataset.class_names == tuple(_CIFAR_CLASSES)
+    assert dataset.sample_shape == (3, 32, 32)
+    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (36, 4, 40)
+
+
+def test_a_half_unpacked_cifar10_names_the_missing_classes(tmp_path: Path) -> None:
+    classes = dict.fromkeys(_CIFAR_CLASSES[:8], 4)
+    _write_tree(tmp_path / "cifar10" / "train", classes, mode="RGB", size=32)
+    with pytest.raises(DataError, match=r"lacks the class folder.* ship, truck"):
+        load_dataset(DatasetConfig(name="cifar10", data_dir=tmp_path), seed=0)
+
+
+def test_damaged_cifar10_batches_are_refused_before_they_are_unpickled(
+    tmp_path: Path,
+) -> None:
+    batches = tmp_path / "cifar-10-batches-py"
+    batches.mkdir()
+    for name in [f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"]:
+        (batches / name).write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")  # a pickle
+    with pytest.raises(DataError, match="incomplete or damaged"):
+        load_dataset(DatasetConfig(name="cifar10", data_dir=tmp_path), seed=0)
+
+
+@pytest.mark.slow
+def test_the_real_cifar10_is_read_from_class_folders(
+    data_dir: Callable[[str], Path],
+) -> None:
+    config = DatasetConfig(name="cifar10", data_dir=data_dir("cifar10"), limit=500)
+    dataset = load_dataset(config, seed=0)
+    assert (len(dataset.train), len(dataset.test)) == (450, 10_000)

@@ -1,0 +1,150 @@
+"""The teacher of a run, chosen among candidates by what a student becomes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cloud.extraction.job import INDEX
+from cloud.extraction.worker import Extractor
+from cloud.publishing.publish import draft_manifest
+from cloud.training.teacher import TeacherRun
+from cloud.training.teacher_card import leave_teacher
+from cloud.training.teacher_files import finished_teacher
+from common.config import RunConfig
+from common.config.toml_file import parse_config
+from common.data.datasets import load_dataset
+from common.errors import ConfigError
+from common.models.zoo import load_model
+from common.release import TeacherCard
+from deploy.selection.teacher import as_candidate, make_teacher
+
+CONFIG = """
+channel = "small"
+[dataset]
+name = "digits"
+limit = 400
+[threat]
+eps = 0.02
+[teacher]
+model = "cnn_tiny"
+epochs = 2
+batch_size = 32
+attack = { steps = 1, step_size = 0.02 }
+[knowledge]
+contents = ["soft_labels"]
+attack = { steps = 2, step_size = 0.01 }
+[choice]
+student = "tiny"
+seeds = [0]
+[choice.candidates.hasty]
+epochs = 1
+[choice.candidates.patient]
+epochs = 12
+[choice.candidates.blunt] # the same teacher, with labels that say next to nothing
+epochs = 12
+temperature = 1000.0
+[students.tiny]
+model = "cnn_tiny"
+method = "rslad"
+epochs = 8
+eps_warmup_epochs = 0
+attack = { steps = 1, step_size = 0.02 }
+[evaluation]
+node_attack = { steps = 2, step_size = 0.01 }
+"""
+
+
+class Stage:
+    """Stage 1 without Ray, and what it was asked to do."""
+
+    def __init__(self) -> None:  # noqa: D107
+        self.trained: list[int] = []
+
+    def train(self, config: RunConfig, storage: Path) -> TeacherCard:
+        card = finished_teacher(config, storage)
+        if card is not None:
+            return card
+        self.trained.append(config.teacher.epochs)
+        storage.mkdir(parents=True, exist_ok=True)
+        dataset = load_dataset(config.dataset, seed=config.seed)
+        run = TeacherRun(config, dataset)
+        while not run.finished:
+            run.run_epoch()
+        return leave_teacher(config, dataset, run, storage)
+
+    def extract(self, config: RunConfig, storage: Path) -> Path:
+        folder = storage / "knowledge"
+        folder.mkdir(exist_ok=True)
+        shards = Extractor(config.model_dump_json(), str(storage)).extract(0, 360)
+        (folder / INDEX).write_text(json.dumps(shards))
+        return folder
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    return parse_config(CONFIG, RunConfig, source="test")
+
+
+def test_the_best_students_teacher_is_taken_with_all_scores_on_its_card(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    stage, told = Stage(), list[str]()
+    card = make_teacher(
+        config, tmp_path, told.append, train=stage.train, extract=stage.extract
+    )
+    choice = card.choice
+    assert choice is not None
+    assert stage.trained == [1, 12]  # candidates that differ in temperature share one
+    by_name = {s.candidate: s.student_robust_accuracy for s in choice.scores}
+    assert list(by_name) == ["hasty", "patient", "blunt"] and len(told) == 3
+    assert choice.candidate == "patient"
+    assert by_name["patient"] == max(by_name.values())
+    assert by_name["patient"] > by_name["blunt"]
+    # It is the run's own teacher now, for extraction and all that follows.
+    assert finished_teacher(config, tmp_path) == card
+    load_model(tmp_path / "teacher.safetensors")
+    dataset = load_dataset(config.dataset, seed=0)
+    manifest = draft_manifest(config, dataset, teacher=card, shards=())
+    assert manifest.teacher.choice == choice
+    assert manifest.temperature == choice.temperature == 1.0
+
+
+def test_a_choice_that_was_cut_does_not_train_again(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    first, again = Stage(), Stage()
+    card = make_teacher(config, tmp_path, train=first.train, extract=first.extract)
+    (tmp_path / "teacher.json").unlink()
+    students = list(tmp_path.glob("candidates/*/score-*.json"))
+    assert len(students) == 3
+    written = [path.stat().st_mtime_ns for path in students]
+    assert (
+        make_teacher(config, tmp_path, train=again.train, extract=again.extract) == card
+    )
+    assert again.trained == []
+    assert [path.stat().st_mtime_ns for path in students] == written
+
+
+def test_the_temperature_that_was_chosen_is_the_releases(config: RunConfig) -> None:
+    assert config.choice is not None
+    blunt = as_candidate(config, config.choice.candidates["blunt"])
+    assert blunt.knowledge.temperature == 1000.0
+    assert blunt.teacher.epochs == 12
+    assert blunt.choice is None
+
+
+def test_a_choice_by_an_unknown_student_is_refused() -> None:
+    text = CONFIG.replace('student = "tiny"', 'student = "big"')
+    with pytest.raises(ConfigError, match=r"choice.student = 'big'.*\['tiny'\]"):
+        parse_config(text, RunConfig, source="test")
+
+
+def test_a_chosen_teacher_is_not_taken_for_one_without_a_choice(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    stage = Stage()
+    make_teacher(config, tmp_path, train=stage.train, extract=stage.extract)
+    assert finished_teacher(config, tmp_path) is not None
+    plain = config.model_copy(update={"choice": None})
+    assert finished_teacher(plain, tmp_path) is None

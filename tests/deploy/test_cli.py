@@ -1,0 +1,343 @@
+"""The `takt` command: quick, one line for each error, and a documented exit code."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from waiting import until
+
+from cloud.publishing.repository import ReleaseRepository
+from common import errors
+from common.config.toml import to_toml
+from common.errors import ConfigError, TaktError
+from deploy.runtime.exits import error_of, exit_codes, record_bug
+from deploy.runtime.settings import (
+    load_run_config,
+    parse_assignments,
+    shipped,
+)
+
+HEAVY = {"ray", "torch", "matplotlib", "sqlalchemy", "grpc", "numpy", "cryptography"}
+SAMPLE = Path(__file__).parents[1] / "support" / "sample_result.json"
+
+
+def takt(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "deploy.cli.main", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def python(code: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+    )
+
+
+def modules_after(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint(*{{n.partition('.')[0] for n in sys.modules}})"
+    done = python(script)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def one_line(text: str) -> str:
+    lines = text.splitlines()
+    assert len(lines) == 1, text
+    assert lines[0].startswith("takt: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["simulate", "--help"], ["compare", "--help"], ["fit", "--help"]],
+)
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = f"from deploy.cli.main import invoke\ninvoke({arguments})"
+    assert not HEAVY & modules_after(code)
+
+
+def test_the_edge_verbs_import_neither_ray_nor_torch() -> None:
+    code = "import deploy.cli.main, edge.daemon, edge.daemon.enrolment, deploy.cli.edge"
+    assert not {"ray", "torch", "sqlalchemy", "matplotlib"} & modules_after(code)
+
+
+def test_the_simulation_itself_stays_without_torch() -> None:
+    assert not {"torch", "matplotlib"} & modules_after(
+        "import deploy.simulation.simulate"
+    )
+
+
+def test_help_lists_every_verb() -> None:
+    done = takt("--help")
+    assert done.returncode == 0
+    for verb in (
+        "simulate",
+        "cloud",
+        "edge",
+        "pki",
+        "evaluate",
+        "report",
+        "doctor",
+        "fit",
+    ):
+        assert re.search(rf"^  {verb} ", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (
+            ["simulate", "--config", "nowhere.toml"],
+            2,
+            "cannot read config nowhere.toml",
+        ),
+        (["simulate", "--set", "threat.eps=8"], 2, "expected pixel scale"),
+        (["simulate", "--set", "teacher.epoch=8"], 2, "did you mean 'epochs'"),
+        (["simulate", "--set", "teacher"], 2, "expected key=value"),
+        (["simulate", "--set", "seed.x=1"], 2, "seed is not a table"),
+        (["simulate", "--limit", "many"], 2, "--limit"),
+        (["simulate", "--frobnicate"], 2, "No such option"),
+        (["frobnicate"], 2, "No such command"),
+        (["report", "/nonexistent"], 8, "no result at"),
+        (["evaluate", "/nonexistent.safetensors"], 8, "no model at"),
+        (["evaluate", "x.safetensors", "--attack", "cw"], 2, "autoattack, pgd"),
+        (["evaluate", "x.safetensors", "--eps", "8"], 2, "8/255"),
+        (["edge", "run", "--config", "/nonexistent.toml"], 2, "nonexistent"),
+        (["edge", "status", "--config", "/nonexistent.toml"], 2, "nonexistent"),
+    ],
+)
+def test_a_wrong_command_is_answered_in_one_line_with_its_code(
+    arguments: list[str], code: int, said: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+    )
+    assert done.returncode == code, done.stderr
+    assert said in one_line(done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_error_class_has_a_line_in_the_table_of_exit_codes() -> None:
+    listed = {name: code for code, name, _ in exit_codes()}
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type)
+        and issubclass(kind, TaktError)
+        and kind is not errors.Interrupted
+    ]
+    assert {kind.__name__: kind.exit_code for kind in kinds}.items() <= listed.items()
+    assert {0, 70, 130, 143} <= {code for code, _, _ in exit_codes()}
+
+
+def test_the_exit_codes_can_be_asked_for() -> None:
+    done = takt("exit-codes")
+    assert done.returncode == 0
+    assert re.search(r"^ 130 .*Ctrl-C", done.stdout, re.MULTILINE)
+
+
+def test_an_error_code_leads_back_to_its_class() -> None:
+    assert error_of(ConfigError.exit_code) is ConfigError
+    assert error_of(99) is TaktError
+
+
+def test_report_renders_again_and_prints_the_table(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_bytes(SAMPLE.read_bytes())
+    done = takt("report", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "cnn_medium (19,722)" in done.stdout
+    assert str(tmp_path / "report.html") in done.stdout
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_output_without_a_terminal_has_no_escape_codes(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_bytes(SAMPLE.read_bytes())
+    assert "\x1b" not in takt("report", tmp_path).stdout
+
+
+def test_a_bug_is_one_line_that_names_its_traceback(tmp_path: Path) -> None:
+    done = python(
+        "import sys, tempfile\n"
+        f"tempfile.tempdir = {str(tmp_path)!r}\n"
+        "from deploy.runtime.exits import run\n"
+        "sys.exit(run(lambda: 1 / 0))"
+    )
+    assert done.returncode == 70
+    line = one_line(done.stderr)
+    (log,) = tmp_path.glob("takt-bug-*.log")
+    assert str(log) in line and "ZeroDivisionError" in line
+    assert "Traceback" in log.read_text()
+
+
+def test_a_bug_is_still_one_line_when_its_log_cannot_be_written() -> None:
+    error = record_bug(ValueError("two\nlines"), Path("/nonexistent"))
+    assert "could not be written" in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_signal_runs_the_clean_up_and_decides_the_exit_code(
+    number: signal.Signals, code: int
+) -> None:
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time\n"
+            "from deploy.runtime.exits import run\n"
+            "def verb():\n"
+            "    try:\n"
+            "        print('ready', flush=True)\n"
+            "        time.sleep(60)\n"
+            "    finally:\n"
+            "        print('cleaned', flush=True)\n"
+            "sys.exit(run(verb))",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert out == "cleaned\n"
+    assert process.returncode == code
+    assert number.name in one_line(err)
+
+
+def test_a_node_that_waits_for_its_gateway_can_be_stopped(tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_text("not read before there is an answer")
+    (tmp_path / "edge.toml").write_text(
+        'node = "n"\nstudent = "tiny"\ngateway = "127.0.0.1:9"\n'
+        'enroll = "127.0.0.1:9"\nca = "ca.crt"\n'
+        "[profile]\ncpus = 1.0\nmemory_mib = 500\nbandwidth_kib_s = 100\n"
+    )
+    config = str(tmp_path / "edge.toml")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deploy.cli.main", "edge", "run", "--config", config],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TAKT_TOKEN": "x"},
+    )
+    try:
+        until("its key", (tmp_path / "identity" / "node.key").exists, alive=process)
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 143, err
+    assert "Traceback" not in err
+
+
+def test_a_signal_counts_also_where_a_library_took_its_handler() -> None:
+    done = python(
+        "import os, signal, sys\n"
+        "from deploy.runtime.exits import run\n"
+        "def verb():\n"
+        "    signal.signal(signal.SIGINT, lambda *_: sys.exit(0))\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.exit(run(verb))"
+    )
+    assert done.returncode == 130
+    assert "SIGINT" in one_line(done.stderr)
+
+
+def test_an_impatient_second_signal_does_not_cut_the_clean_up() -> None:
+    done = python(
+        "import os, signal, sys\n"
+        "from deploy.runtime.exits import run\n"
+        "def verb():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    finally:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        print('cleaned')\n"
+        "sys.exit(run(verb))"
+    )
+    assert done.stdout == "cleaned\n" and done.returncode == 130
+
+
+def test_a_reader_that_goes_away_is_no_bug() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m deploy.cli.main exit-codes | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert "bug" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_every_shipped_config_is_valid_and_known_by_name() -> None:
+    assert "digits" in shipped("configs")
+    for name in shipped("configs"):
+        config, text = load_run_config(name)
+        assert config.nodes and tomllib.loads(text)
+
+
+def test_options_become_keys_of_the_config_that_the_run_writes_down() -> None:
+    config, text = load_run_config(
+        "digits", {"dataset.limit": 100, "seed": 7, "channel": "mine"}
+    )
+    assert (config.dataset.limit, config.seed, config.channel) == (100, 7, "mine")
+    tree = tomllib.loads(text)
+    assert tree["dataset"]["limit"] == 100 and tree["seed"] == 7
+    assert type(config).model_validate_json(json.dumps(tree)) == config
+
+
+def test_a_config_without_options_is_written_down_in_its_own_words() -> None:
+    _, text = load_run_config("digits")
+    assert text.startswith("#")
+
+
+def test_assignments_take_toml_values_and_bare_words() -> None:
+    assert parse_assignments(["a.b=1", "c = 0.5", 'd="8/255"', "e=word", "f=[1]"]) == {
+        "a.b": 1,
+        "c": 0.5,
+        "d": "8/255",
+        "e": "word",
+        "f": [1],
+    }
+
+
+def test_toml_text_reads_back_as_the_same_tree() -> None:
+    tree = {
+        "a": 1,
+        "b": {"c": 'x "y" \\ z', "d": [1, 2.5, True], "e": {"f": "8/255"}},
+        "g": [{"name": "one", "h": {"i": 0.25}}, {"name": "two"}],
+    }
+    assert tomllib.loads(to_toml(tree)) == tree
+
+
+def test_a_key_that_signs_is_replaced_by_a_verb(tmp_path: Path) -> None:
+    repository = ReleaseRepository(tmp_path / "repository", tmp_path / "keys")
+    repository.create()
+    before = repository.root_json()
+    done = takt("pki", "rotate", "timestamp", "--storage", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert repository.root_json() != before
+
+
+def test_a_role_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
+    ReleaseRepository(tmp_path / "repository", tmp_path / "keys").create()
+    done = takt("pki", "rotate", "mirrors", "--storage", str(tmp_path))
+    assert (done.returncode, "expected one of root" in one_line(done.stderr)) == (
+        2,
+        True,
+    )

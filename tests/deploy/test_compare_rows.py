@@ -1,0 +1,63 @@
+"""The file of rows, and the table made of it."""
+
+from pathlib import Path
+
+import pytest
+
+from common.errors import StorageError
+from deploy.compare.rows import Row, RowFile
+from deploy.compare.tables import groups, markdown
+
+
+def row(seed: int, **changes: object) -> Row:
+    values: dict[str, object] = {
+        **dict.fromkeys(("dataset", "student", "method"), "x"),
+        "num_parameters": 970,
+        "seed": seed,
+        "cpu_s": 3.5,
+        "steps": 1,
+        "epochs": 40,
+        "clean_accuracy": 0.9,
+        "robust_accuracy": 0.5 + seed / 10,
+        "attack": "autoattack",
+        "version": "standard",
+        "num_images": 360,
+        "eps": 0.15,
+        "norm": "Linf",
+        "num_train": 1293,
+        "cpu_budget_s": 3.5,
+        "attack_cpu_s": 1.0,
+        "learning_rate": 0.4,
+        "pulled_bytes": 2048,
+        "val_robust_accuracy": None,
+        "flags": (),
+        "teacher_sha256": None,
+        "identity": f"row {seed}",
+        **changes,
+    }
+    return Row.model_validate(values)
+
+
+def test_a_row_of_another_recipe_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    file = RowFile(tmp_path / "rows.json")
+    file.add(row(0))
+    file.add(row(1))
+    file.add(row(0, identity="another", robust_accuracy=0.1))
+    again = RowFile(tmp_path / "rows.json")
+    assert [r.identity for r in again.rows] == ["another", "row 1"]
+    assert not again.has("row 0")
+
+
+def test_rows_that_are_no_rows_are_refused_and_stay(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text('{"rows": [{"dataset": "digits"}]}')
+    with pytest.raises(StorageError, match="does not hold rows"):
+        RowFile(path)
+    assert path.read_text() == '{"rows": [{"dataset": "digits"}]}'
+
+
+def test_the_table_has_mean_and_standard_deviation_over_seeds() -> None:
+    rows = [row(0), row(2), row(0, method="takt")]
+    assert [len(group.rows) for group in groups(rows)] == [1, 2]
+    assert "| 60.0 +- 14.1 |" in markdown(rows)
+    assert "360 test images" in markdown(rows)

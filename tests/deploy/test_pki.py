@@ -1,0 +1,95 @@
+"""`takt pki`, as an operator types it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from gateway_site import make_key, request_for
+from typer.testing import CliRunner
+
+from cloud.pki.authority import Authority
+from common.errors import ConfigError, StorageError, TaktError
+from deploy.cli import pki
+
+
+def takt_pki(*arguments: str | Path) -> str:
+    """Run a verb; return what it printed, raise what it raised."""
+    result = CliRunner().invoke(pki.app, [str(a) for a in arguments])
+    if isinstance(result.exception, TaktError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    takt_pki("init", "--storage", tmp_path, "--host", "gate.example")
+    return tmp_path
+
+
+def test_init_makes_an_authority_and_the_gateways_certificate(storage: Path) -> None:
+    pem = (storage / "pki" / "server.crt").read_bytes()
+    certificate = x509.load_pem_x509_certificate(pem)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert "gate.example" in names.value.get_values_for_type(x509.DNSName)
+
+
+def test_allow_prints_a_token_that_enrols(storage: Path) -> None:
+    token = takt_pki("allow", "sensor", "--storage", storage).strip()
+    authority = Authority(storage / "pki")
+    assert authority.enroll("sensor", token, request_for("sensor", make_key()))
+
+
+def test_allow_without_an_authority_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="takt pki init"):
+        takt_pki("allow", "sensor", "--storage", tmp_path)
+
+
+def test_sign_makes_a_certificate_that_is_let_in(storage: Path) -> None:
+    request = storage / "sensor.csr"
+    request.write_bytes(request_for("sensor", make_key()))
+    out = storage / "sensor.crt"
+    takt_pki("sign", "sensor", request, "--storage", storage, "--out", out)
+    printed = takt_pki("sign", "sensor", request, "--storage", storage)
+    authority = Authority(storage / "pki")
+    assert authority.check(printed.encode()) == "sensor"
+    assert out.read_bytes().startswith(b"-----BEGIN CERTIFICATE-----")
+
+
+def test_sign_names_a_request_that_is_missing(storage: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.csr: No such file"):
+        takt_pki("sign", "sensor", storage / "none.csr", "--storage", storage)
+
+
+def test_list_shows_each_nodes_state(storage: Path) -> None:
+    assert "takt pki allow NODE" in takt_pki("list", "--storage", storage)
+    authority = Authority(storage / "pki")
+    for node in ("sensor", "camera", "hub"):
+        token = authority.allow(node)
+        if node != "hub":
+            authority.enroll(node, token, request_for(node, make_key()))
+    takt_pki("revoke", "camera", "--storage", storage)
+    states = [
+        line.split()[:2] for line in takt_pki("list", "--storage", storage).splitlines()
+    ]
+    assert states == [["camera", "revoked"], ["hub", "invited"], ["sensor", "allowed"]]
+
+
+def test_revoke_names_the_nodes_that_there_are(storage: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'sensor' is not.*known: none"):
+        takt_pki("revoke", "sensor", "--storage", storage)
+
+
+def test_the_verbs_load_neither_ray_nor_torch(storage: Path) -> None:
+    script = (
+        "import sys; from deploy import pki; from typer.testing import CliRunner; "
+        f"CliRunner().invoke(pki.app, ['list', '--storage', {str(storage)!r}]); "
+        "assert 'cloud.pki.authority' in sys.modules; "
+        "print({'ray', 'torch', 'sqlalchemy', 'tuf'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,181 @@
+"""The report page and the terminal table: whole, safe, and honest."""
+
+import html.parser
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from common.errors import StorageError
+from deploy.report.charts import nice_ticks, wilson
+from deploy.report.page import render, write_report
+from deploy.report.result import Failure, RunResult, read_result
+from deploy.report.table import print_result
+
+SAMPLE = Path(__file__).parents[1] / "support" / "sample_result.json"
+VOID = {"meta", "br", "path", "circle"}
+
+
+class _Checker(html.parser.HTMLParser):
+    """Collects what a page consists of and insists on matched tags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "svg" and "aria-hidden" not in found:
+            self.images.append(found)
+        for name in ("href", "src"):
+            if found.get(name):
+                self.links.append(str(found[name]))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def parsed(result: RunResult) -> _Checker:
+    checker = _Checker()
+    checker.feed(render(result))
+    assert checker.open == []
+    return checker
+
+
+@pytest.fixture
+def sample() -> RunResult:
+    return read_result(SAMPLE)
+
+
+def compared(sample: RunResult) -> RunResult:
+    baselines = tuple(
+        node.model_copy(update={"method": "pgd_at", "state": "trained"})
+        for node in sample.nodes
+    )
+    return sample.model_copy(update={"baselines": baselines})
+
+
+def printed(result: RunResult, width: int) -> str:
+    out = io.StringIO()
+    print_result(result, Console(file=out, width=width), SAMPLE.parent)
+    return out.getvalue()
+
+
+def test_the_page_is_self_contained_and_has_no_script(sample: RunResult) -> None:
+    page = parsed(sample)
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert all(not re.match(r"[a-z]+:|//", link) for link in page.links)
+    assert "url(" not in render(sample) and "@import" not in render(sample)
+
+
+def test_the_page_states_every_figure_with_its_attack(sample: RunResult) -> None:
+    text = " ".join(parsed(sample).text)
+    for node in sample.nodes:
+        assert node.autoattack is not None
+        assert f"{100 * node.autoattack.accuracy:.1f} % robust" in text
+    assert "AutoAttack standard, Linf, eps 0.15, 360 images" in text
+
+
+def test_a_hostile_node_name_stays_text(sample: RunResult) -> None:
+    name = '<script>alert(1)</script>"&'
+    first = sample.nodes[0].model_copy(update={"name": name})
+    page = parsed(compared(sample.model_copy(update={"nodes": (first,)})))
+    assert "script" not in page.tags
+    assert name in "".join(page.text)
+
+
+def test_every_picture_says_in_words_what_it_shows(sample: RunResult) -> None:
+    pictures = parsed(compared(sample)).images
+    assert pictures
+    for picture in pictures:
+        assert picture["role"] == "img"
+        assert "ends at" in str(picture["aria-label"])
+
+
+def test_the_page_follows_the_readers_colour_scheme(sample: RunResult) -> None:
+    page = render(sample)
+    assert "prefers-color-scheme: dark" in page
+    style = page[page.index("<style>") : page.index("</style>")]
+    body = page.replace(style, "")
+    assert not re.search(r"#[0-9a-f]{6}\b|rgb\(", body)  # colours only by variable
+
+
+def test_a_run_that_failed_early_still_has_a_page(sample: RunResult) -> None:
+    failure = Failure(code=10, message="Ray did not start; see <logs>")
+    early = RunResult(
+        run_id="r",
+        takt_version="0.1.0",
+        status="failed",
+        verdict="The run ended in phase 'cluster'.",
+        error=failure,
+        threat=sample.threat,
+        machine=sample.machine,
+    )
+    text = " ".join(parsed(early).text)
+    assert "Ray did not start; see <logs>" in text and "Exit code 10" in text
+
+
+def test_rendering_again_from_the_result_gives_the_same_page(
+    sample: RunResult, tmp_path: Path
+) -> None:
+    (tmp_path / "result.json").write_bytes(SAMPLE.read_bytes())
+    write_report(tmp_path)
+    assert (tmp_path / "report.html").read_text() == render(sample)
+
+
+def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageError):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 140])
+def test_the_table_fits_any_terminal_without_cutting_a_figure(
+    sample: RunResult, width: int
+) -> None:
+    text = printed(compared(sample), width)
+    table = text[: text.index("report ")] if "report " in text else text
+    assert max(len(line.rstrip()) for line in table.splitlines()) <= width
+    for figure in ("60.8", "71.4", "76.4", "80.5", "10.4"):
+        assert figure in table
+
+
+def test_the_table_never_shows_robust_figures_without_their_attack(
+    sample: RunResult,
+) -> None:
+    text = " ".join(printed(sample, 120).split())
+    assert "AutoAttack standard, Linf, eps 0.15, 360 images a student" in text
+    assert "teacher: AutoAttack standard, Linf, eps 0.15, 200 images" in text
+
+
+def test_the_table_marks_caps_that_the_kernel_does_not_hold(sample: RunResult) -> None:
+    assert "(soft)" in printed(sample, 140)
+    assert "caps held softly: hub" in " ".join(printed(sample, 80).split())
+
+
+def test_an_interval_holds_its_share_and_narrows_with_more_images() -> None:
+    low, high = wilson(0.6, 100)
+    assert low < 0.6 < high
+    lower, higher = wilson(0.6, 1000)
+    assert low < lower < 0.6 < higher < high
+    assert wilson(1.0, 10)[1] == 1.0 and wilson(0.0, 10)[0] == 0.0
+
+
+@pytest.mark.parametrize("top", [0.003, 0.9, 1.0, 7.3, 39.3, 40.0, 1234.0])
+def test_ticks_are_few_and_reach_the_data(top: float) -> None:
+    ticks = nice_ticks(top)
+    assert ticks[0] == 0 and ticks[-1] >= top - 1e-9
+    assert 2 <= len(ticks) <= 7

@@ -1,0 +1,94 @@
+"""What a student learns: more robust, within its budget, and never silently nothing."""
+
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from distill_site import EPS, job_for, recipe, write_release
+
+from common.config import DatasetConfig, StudentConfig
+from common.data.datasets import load_dataset
+from common.release import (
+    encode_manifest,
+)
+from edge.distill.fit import Fitted, Images, fit_student
+from edge.distill.knowledge import Knowledge, read_knowledge, read_manifest
+from edge.distill.run import distil
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_release(tmp_path_factory.mktemp("release"))
+
+
+def fitted(release: Path, given: StudentConfig, **changes: Any) -> Fitted:
+    dataset = load_dataset(DatasetConfig(), seed=0)
+    train, val = (Images.of(s) for s in (dataset.train, dataset.val))
+    knowledge: Knowledge = read_knowledge(read_manifest(release), release, given)
+    values: dict[str, Any] = {"num_classes": 10, "eps": EPS, "seed": 0, **changes}
+    return fit_student(given, train, val, knowledge, **values)
+
+
+def test_takt_makes_a_student_more_robust_than_natural_training(release: Path) -> None:
+    robust = fitted(release, recipe(epochs=10)).curve[-1].robust_accuracy
+    natural = fitted(release, recipe(epochs=10, method="natural"))
+    assert robust is not None
+    assert natural.curve[-1].robust_accuracy is not None
+    assert robust > natural.curve[-1].robust_accuracy + 0.2
+
+
+def test_takt_begins_at_noise_where_a_release_has_no_deltas(
+    release: Path, tmp_path: Path
+) -> None:
+    manifest = read_manifest(release)
+    labels = manifest.shards_for(frozenset(["soft_labels"]))
+    (shard,) = labels
+    name = Path(shard.path).name
+    (tmp_path / name).write_bytes((release / name).read_bytes())
+    lean = encode_manifest(manifest.model_copy(update={"shards": labels}))
+    (tmp_path / "manifest.json").write_bytes(lean)
+    without, given = fitted(tmp_path, recipe()), fitted(release, recipe())
+    assert without.epochs == given.epochs
+    weights = [next(f.model.parameters()) for f in (without, given)]
+    assert not torch.equal(*weights)  # the shipped deltas did make a difference
+
+
+def test_a_cpu_budget_is_used_up_and_not_exceeded_by_more_than_a_step(
+    release: Path,
+) -> None:
+    ticks = count()
+
+    def clock() -> float:  # a tick of 10 ms a reading
+        return next(ticks) / 100
+
+    done = fitted(release, recipe(), cpu_budget_s=3.0, clock=clock)
+    assert 3.0 <= done.cpu_s.distil < 3.2
+    assert done.epochs == len(done.curve)
+    assert done.curve[-1].epochs == done.epochs
+
+
+def test_a_training_that_collapses_is_tried_again_once_and_says_so(
+    release: Path,
+) -> None:
+    wild = recipe(learning_rate=1000.0, max_gradient_norm=0.0, epochs=6)
+    done = fitted(release, wild)
+    assert done.flags == ("retried",)
+    assert len(done.curve) == done.epochs > 6
+
+
+def test_a_student_that_stays_collapsed_is_flagged(
+    release: Path, tmp_path: Path
+) -> None:
+    manifest = read_manifest(release)
+    wild = recipe(learning_rate=1000.0, max_gradient_norm=0.0)
+    changed = manifest.model_copy(update={"students": {"tiny": wild}})
+    folder = tmp_path / "release"
+    folder.mkdir()
+    for shard in release.glob("*.safetensors"):
+        (folder / shard.name).write_bytes(shard.read_bytes())
+    (folder / "manifest.json").write_bytes(encode_manifest(changed))
+    outcome = distil(job_for(folder, tmp_path / "work"))
+    assert outcome.collapsed
+    assert outcome.flags == ("retried", "collapsed")

@@ -1,0 +1,374 @@
+"""A node that is killed, or whose disk fills up, at any point of its work.
+
+Each fault point is reached for real (the process dies of it), then a daemon
+starts on what was left. The distillation itself is taken as done: its folder is
+prepared, so that no torch is loaded; tests/edge/test_daemon.py runs the real child.
+"""
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from edge_site import CHANNEL, EPS, EdgeSite, edge_site
+from victims import armed, enroll_once, run_once
+from waiting import until
+
+from common.errors import ConfigError, StorageError, StudentError
+from common.release import Evaluation, decode_manifest
+from edge.config import EdgeConfig
+from edge.daemon import NodeDaemon
+from edge.daemon.enrolment import enroll, load_identity
+from edge.daemon.job_setup import claim, make_job
+from edge.jobs.job import OUTCOME, STUDENT, CpuSeconds, DistilOutcome
+from edge.jobs.runner import USAGE, ChildUsage
+from edge.link.channel import Certificates
+from edge.records import CapStatus
+from edge.state import FAULT_POINTS, StateDir, current_student, read_status, sha256_of
+
+IDENTITY_POINTS = [p for p in FAULT_POINTS if p.startswith("edge.identity")]
+WORK_POINTS = [p for p in FAULT_POINTS if p not in IDENTITY_POINTS]
+SEEDS = itertools.count()  # a report is known by its seed
+# A process that has the daemon's modules but no thread forks the victims.
+VICTIMS = multiprocessing.get_context("forkserver")
+VICTIMS.set_forkserver_preload(["edge.daemon", "edge.identity"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeSite]:
+    with edge_site(tmp_path_factory.mktemp("site")) as site:
+        site.publish_noise(num_samples=500)
+        yield site
+
+
+@pytest.fixture(scope="module")
+def enrolled(site: EdgeSite) -> EdgeConfig:
+    """Enrol a node and keep its folder as it is then, for each test to start with."""
+    config = site.join("sensor")
+    shutil.copytree(config.state_dir, site.folder / "enrolled")
+    return config
+
+
+@pytest.fixture
+def node(site: EdgeSite, enrolled: EdgeConfig) -> EdgeConfig:
+    shutil.rmtree(enrolled.state_dir)
+    shutil.copytree(site.folder / "enrolled", enrolled.state_dir)
+    return enrolled.model_copy(update={"seed": next(SEEDS)})
+
+
+@pytest.fixture
+def distilled(site: EdgeSite, node: EdgeConfig) -> EdgeConfig:
+    """Prepare the node's work folder as the child leaves it, before any pull."""
+    prepare(site, node, robust_accuracy=0.5)
+    return node
+
+
+def prepare(
+    site: EdgeSite,
+    node: EdgeConfig,
+    *,
+    robust_accuracy: float,
+    flags: tuple[str, ...] = (),
+) -> None:
+    """Make what the child leaves when it is done with the newest release."""
+    state = StateDir(node.state_dir)
+    state.create()
+    with site.syncing(
+        node.model_copy(update={"state_dir": site.folder / "probe"}),
+        certificates=Certificates.of(state.identity),
+        root_json=site.repository.root_json(),
+    ) as (_, sync):
+        release = sync.check()
+        assert release is not None
+    manifest = site.repository.manifest(CHANNEL)
+    work = state.work / str(release.version)
+    folder = state.releases / str(release.version)
+    claim(release, make_job(node, manifest, folder=folder, work=work))
+    weights = f"weights of {release.version}".encode()
+    (work / STUDENT).write_bytes(weights)
+    outcome = DistilOutcome(
+        student="tiny",
+        architecture="cnn_tiny",
+        num_parameters=1000,
+        method="takt",
+        seed=node.seed,
+        batch_size=64,
+        epochs=2,
+        best_epoch=2,
+        clean_accuracy=0.9,
+        robust=(
+            Evaluation(
+                attack="pgd",
+                version="pgd-3",
+                norm="Linf",
+                eps=EPS,
+                num_images=144,
+                accuracy=robust_accuracy,
+                seed=0,
+            ),
+        ),
+        curve=(),
+        cpu_s=CpuSeconds(distil=1.0, attack=0.5, evaluate=0.1),
+        flags=flags,
+        weights_sha256=sha256_of(work / STUDENT),
+    )
+    usage = ChildUsage(cap=CapStatus(method="soft", hard=False), peak_memory_mib=300)
+    (work / USAGE).write_text(usage.model_dump_json())
+    (work / OUTCOME).write_text(outcome.model_dump_json())
+
+
+def kill_at(point: str, target: Callable[..., None], *arguments: object) -> None:
+    """Run `target` in a process that dies at `point`."""
+    victim = VICTIMS.Process(target=armed, args=(f"{point}:kill", target, *arguments))
+    victim.start()
+    victim.join(30)
+    lives = victim.is_alive()
+    if lives:  # or pytest would wait for it in the end
+        victim.kill()
+        victim.join()
+    assert not lives, f"it still ran, and had not reached {point}, after 30 s"
+    assert victim.exitcode == -signal.SIGKILL, f"{point} was never reached"
+
+
+def outcomes(site: EdgeSite, node: EdgeConfig) -> list[str]:
+    """List what the gateway was told by this test's node."""
+    assert site.gateway is not None
+    reports = [row.report for row in site.gateway.running.fleet.reports()]
+    return [report.outcome for report in reports if report.seed == node.seed]
+
+
+def test_every_fault_point_in_the_code_is_listed() -> None:
+    edge = Path(__file__).parents[2] / "edge"
+    source = "".join(path.read_text() for path in edge.glob("*.py"))
+    named = set(re.findall(r'faults\.point\("(edge\.[a-z._]+)"\)', source))
+    for prefix in re.findall(r'point="(edge\.[a-z._]+)"', source):
+        named |= {f"{prefix}.before_rename", f"{prefix}.after_rename"}
+    unprepared = {"edge.job.before_rename", "edge.job.after_rename"}
+    assert named == set(FAULT_POINTS) | unprepared
+
+
+@pytest.mark.parametrize("point", WORK_POINTS)
+def test_a_kill_at_any_point_of_the_work_is_made_good_by_a_restart(
+    site: EdgeSite, distilled: EdgeConfig, point: str
+) -> None:
+    kill_at(point, run_once, distilled)
+    state = StateDir(distilled.state_dir)
+    verified = {p.name for p in state.cache.iterdir() if p.suffix != ".part"}
+
+    daemon = NodeDaemon(distilled)
+    current = daemon.once()
+
+    assert current.outcome == "promoted"
+    assert current.promoted is not None
+    student = current_student(distilled.state_dir)
+    assert student is not None
+    assert sha256_of(student) == current.promoted.weights_sha256
+    assert not list(state.outbox.iterdir())
+    assert outcomes(site, distilled) == ["promoted"]
+    manifest = site.repository.manifest(CHANNEL)
+    shards = [s for s in manifest.shards if s.content != "margins"]
+    missing = sum(s.num_bytes for s in shards if s.sha256 not in verified)
+    assert read_status(distilled.state_dir).pulled_bytes <= missing + 20_000
+
+
+@pytest.mark.parametrize("point", WORK_POINTS)
+def test_a_full_disk_at_any_point_loses_nothing(
+    site: EdgeSite,
+    distilled: EdgeConfig,
+    point: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TAKT_FAULT", f"{point}:enospc")
+    with pytest.raises((StorageError, OSError), match="No space left"):
+        NodeDaemon(distilled).once()
+    monkeypatch.delenv("TAKT_FAULT")
+    assert NodeDaemon(distilled).once().outcome == "promoted"
+    assert outcomes(site, distilled) == ["promoted"]
+
+
+@pytest.mark.parametrize("point", IDENTITY_POINTS)
+def test_a_kill_during_enrolment_leaves_a_node_that_can_enrol(
+    site: EdgeSite, enrolled: EdgeConfig, tmp_path: Path, point: str
+) -> None:
+    assert site.gateway is not None
+    authority = site.gateway.running.authority
+    config = enrolled.model_copy(update={"node": "victim", "state_dir": tmp_path})
+    kill_at(point, enroll_once, config, authority.allow("victim"))
+    key_file = tmp_path / "identity" / "node.key"
+    key = key_file.read_bytes() if key_file.exists() else None
+    enroll(config, authority.allow("victim"))
+    load_identity(tmp_path / "identity", node="victim")
+    assert key in (None, key_file.read_bytes())
+
+
+def test_a_less_robust_student_does_not_replace_the_present_one(
+    site: EdgeSite, distilled: EdgeConfig
+) -> None:
+    first = NodeDaemon(distilled).once().promoted
+    assert first is not None
+    site.publish_noise(num_samples=500)
+    prepare(site, distilled, robust_accuracy=0.4)
+    current = NodeDaemon(distilled).once()
+    assert (current.outcome, current.promoted) == ("kept", first)
+
+
+def test_a_collapsed_student_is_never_promoted(
+    site: EdgeSite, node: EdgeConfig
+) -> None:
+    prepare(site, node, robust_accuracy=0.9, flags=("collapsed",))
+    with pytest.raises(StudentError, match="one class"):
+        NodeDaemon(node).once()
+    assert current_student(node.state_dir) is None
+    assert outcomes(site, node) == ["refused"]
+
+
+def test_a_damaged_student_file_is_noticed_at_the_start(
+    site: EdgeSite, distilled: EdgeConfig
+) -> None:
+    NodeDaemon(distilled).once()
+    student = current_student(distilled.state_dir)
+    assert student is not None
+    student.write_bytes(b"")
+    assert current_student(distilled.state_dir) is None
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"version": 1, "prom'])
+def test_a_torn_current_json_is_rebuilt_from_the_students(
+    distilled: EdgeConfig, damage: bytes
+) -> None:
+    before = NodeDaemon(distilled).once().promoted
+    state = StateDir(distilled.state_dir)
+    state.current.write_bytes(damage)
+    assert state.read_current().promoted == before
+    assert NodeDaemon(distilled).once().promoted == before
+
+
+def test_a_report_waits_for_the_gateway_and_arrives_once(
+    site: EdgeSite, distilled: EdgeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAKT_FAULT", "edge.outbox.after_rename:enospc")
+    with contextlib.suppress(StorageError):
+        NodeDaemon(distilled).once()
+    monkeypatch.delenv("TAKT_FAULT")
+    assert len(list((distilled.state_dir / "outbox").iterdir())) == 1
+    assert outcomes(site, distilled) == []
+    for _ in range(2):
+        NodeDaemon(distilled).once()
+    assert outcomes(site, distilled) == ["promoted"]
+
+
+def test_a_second_daemon_on_the_same_folder_is_refused(node: EdgeConfig) -> None:
+    with (
+        StateDir(node.state_dir).lock(),
+        pytest.raises(StorageError, match=f"pid {os.getpid()}"),
+    ):
+        NodeDaemon(node).once()
+
+
+def test_a_lock_of_a_dead_daemon_is_no_obstacle(distilled: EdgeConfig) -> None:
+    (distilled.state_dir / "lock").write_text("1")
+    assert NodeDaemon(distilled).once().outcome == "promoted"
+
+
+def test_a_folder_that_is_a_file_is_one_line(node: EdgeConfig) -> None:
+    shutil.rmtree(node.state_dir / "cache", ignore_errors=True)
+    (node.state_dir / "cache").write_text("")
+    with pytest.raises(StorageError, match="cache"):
+        NodeDaemon(node).once()
+
+
+def test_the_manifest_on_disk_is_the_signed_one(
+    site: EdgeSite, distilled: EdgeConfig
+) -> None:
+    NodeDaemon(distilled).once()
+    manifest = site.repository.manifest(CHANNEL)
+    folder = distilled.state_dir / "releases" / str(manifest.version)
+    assert decode_manifest((folder / "manifest.json").read_bytes()) == manifest
+
+
+def until_said(node: EdgeConfig, state: str, words: str) -> None:
+    """Wait for the daemon of `node` to say something."""
+
+    def said() -> bool:
+        with contextlib.suppress(StorageError):
+            status = read_status(node.state_dir)
+            return status.state == state and words in status.message
+        return False
+
+    until(f"{state}: {words}", said)
+
+
+@contextlib.contextmanager
+def running(node: EdgeConfig) -> Iterator[None]:
+    """Run the daemon in a thread; stop it within ten seconds."""
+    daemon = NodeDaemon(node)
+    with ThreadPoolExecutor(1) as pool:
+        end = pool.submit(daemon.run)
+        try:
+            yield
+        finally:
+            daemon.stop()
+            end.result(timeout=10)
+
+
+def test_a_gateway_that_is_not_there_yet_is_waited_for(
+    site: EdgeSite, distilled: EdgeConfig
+) -> None:
+    site.stop()
+    try:
+        with running(distilled):
+            until_said(distilled, "backing-off", "connection refused")
+            site.start()
+            until_said(distilled, "idle", "the first student")
+    finally:
+        if site.gateway is None:
+            site.start()
+    assert outcomes(site, distilled) == ["promoted"]
+
+
+def test_a_tampered_release_leaves_the_present_student_serving(
+    site: EdgeSite, distilled: EdgeConfig
+) -> None:
+    present = NodeDaemon(distilled).once().promoted
+    manifest = site.publish_noise(num_samples=500, seed=next(SEEDS))
+    prepare(site, distilled, robust_accuracy=0.6)
+    shard = next(s for s in manifest.shards if s.content == "deltas")
+    folder, _, name = shard.path.rpartition("/")
+    path = site.repository.targets / folder / f"{shard.sha256}.{name}"
+    good = path.read_bytes()
+    path.write_bytes(b"\xff" + good[1:])
+    with running(distilled):
+        until_said(distilled, "backing-off", "deltas-0.safetensors is not what")
+        assert StateDir(distilled.state_dir).read_current().promoted == present
+        path.write_bytes(good)  # mended at the gateway: no restart is needed here
+        until_said(distilled, "idle", "60.0% robust")
+    assert outcomes(site, distilled) == ["promoted", "promoted"]
+
+
+def test_a_node_that_was_off_catches_up_with_the_newest_release(
+    site: EdgeSite, distilled: EdgeConfig
+) -> None:
+    before = NodeDaemon(distilled).once()
+    for _ in range(3):
+        newest = site.publish_noise(num_samples=500)
+    prepare(site, distilled, robust_accuracy=0.7)
+    current = NodeDaemon(distilled).once()
+    assert current.version == newest.version == before.version + 3
+    releases = {p.name for p in (distilled.state_dir / "releases").iterdir()}
+    assert releases == {str(before.version), str(newest.version)}
+
+
+def test_a_recipe_that_the_release_lacks_is_reported_as_failed(
+    site: EdgeSite, node: EdgeConfig
+) -> None:
+    config = node.model_copy(update={"student": "huge"})
+    with pytest.raises(ConfigError, match="no student 'huge'"):
+        NodeDaemon(config).once()
+    assert outcomes(site, config) == ["failed"]

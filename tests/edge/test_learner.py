@@ -1,0 +1,67 @@
+"""A student's weights in motion, where it has statistics of batches."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.config import AttackConfig, StudentConfig
+from common.models.zoo import build_model
+from edge.distill.learner import Learner
+
+STATISTIC = "norm.running_mean"
+
+
+@pytest.fixture
+def learner() -> Learner:
+    recipe = StudentConfig(
+        model="resnet8",
+        attack=AttackConfig(steps=1, step_size=0.1),
+        epochs=1,
+        ema_decay=0.6,
+    )
+    torch.manual_seed(0)
+    model = build_model("resnet8", in_channels=1, image_size=8, num_classes=10)
+    return Learner(model, recipe)
+
+
+def statistic(learner: Learner) -> Tensor:
+    found: Tensor = learner.model.state_dict()[STATISTIC]
+    return found.clone()
+
+
+def step(learner: Learner, level: float) -> None:
+    y = torch.arange(16) % 10
+    loss = F.cross_entropy(learner.model(level * torch.rand(16, 1, 8, 8)), y)
+    learner.step(loss, 0.1)
+
+
+def test_statistics_stay_while_an_attack_is_crafted_and_move_after(
+    learner: Learner,
+) -> None:
+    before = statistic(learner)
+    learner.hold()
+    learner.model(torch.rand(16, 1, 8, 8))
+    assert torch.equal(statistic(learner), before)
+    learner.release()
+    learner.model(torch.rand(16, 1, 8, 8))
+    assert not torch.equal(statistic(learner), before)
+
+
+def test_statistics_are_averaged_as_the_weights_are(learner: Learner) -> None:
+    expected = statistic(learner)
+    for number in range(1, 8):
+        step(learner, level=number / 8)
+        decay = min(0.6, (1 + number) / (10 + number))
+        expected.lerp_(statistic(learner), 1 - decay)
+    assert torch.allclose(learner.weights()[STATISTIC], expected)
+    assert not torch.allclose(statistic(learner), expected, rtol=1e-2)
+
+
+def test_an_averaged_student_comes_back_from_its_tensors(learner: Learner) -> None:
+    step(learner, level=1.0)
+    saved = {name: value.clone() for name, value in learner.tensors().items()}
+    weights = learner.weights()
+    step(learner, level=0.2)
+    learner.load(saved)
+    assert all(torch.equal(learner.weights()[k], weights[k]) for k in weights)

@@ -1,0 +1,198 @@
+"""A node's identity: its key never leaves, and every flaw is one readable line."""
+
+import contextlib
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from edge_site import EdgeSite, edge_site
+
+from cloud.pki.authority import Authority
+from common.errors import IdentityError, LinkError
+from edge.config import EdgeConfig, load_edge_config, save_edge_config
+from edge.daemon.enrolment import enroll, load_identity, make_request, store_certificate
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeSite]:
+    with edge_site(tmp_path_factory.mktemp("site")) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def node(site: EdgeSite) -> EdgeConfig:
+    return site.join("sensor")
+
+
+def copy_of(node: EdgeConfig, folder: Path) -> Path:
+    for source in (node.state_dir / "identity").iterdir():
+        target = folder / source.name
+        target.write_bytes(source.read_bytes())
+        target.chmod(0o600)
+    return folder
+
+
+def test_enrolment_gives_all_that_a_node_needs(node: EdgeConfig) -> None:
+    identity = load_identity(node.state_dir / "identity", node="sensor")
+    assert identity.channel == "digits"
+    assert b'"root"' in identity.root_json
+    assert identity.not_after > datetime.now(UTC)
+
+
+def test_the_key_is_readable_by_its_owner_only(node: EdgeConfig) -> None:
+    mode = (node.state_dir / "identity" / "node.key").stat().st_mode
+    assert stat.S_IMODE(mode) == 0o600
+
+
+def test_a_key_that_others_can_read_is_refused(
+    node: EdgeConfig, tmp_path: Path
+) -> None:
+    folder = copy_of(node, tmp_path)
+    (folder / "node.key").chmod(0o644)
+    with pytest.raises(IdentityError, match="mode 0644, expected 0600"):
+        load_identity(folder, node="sensor")
+
+
+def test_enrolling_again_keeps_the_key(site: EdgeSite) -> None:
+    config = site.join("twice")
+    folder = config.state_dir / "identity"
+    key, certificate = ((folder / f"node.{x}").read_bytes() for x in ("key", "crt"))
+    assert site.gateway is not None
+    enroll(config, site.gateway.running.authority.allow("twice"))
+    assert (folder / "node.key").read_bytes() == key
+    assert (folder / "node.crt").read_bytes() != certificate
+
+
+def test_the_offline_way_works_without_the_enrolment_port(
+    site: EdgeSite, tmp_path: Path
+) -> None:
+    request = make_request(tmp_path, "island")
+    assert b"PRIVATE" not in request
+    authority = Authority(site.storage / "pki")
+    store_certificate(
+        tmp_path,
+        node="island",
+        certificate_pem=authority.sign(request, "island"),
+        ca_pem=authority.ca_pem(),
+        root_json=site.repository.root_json(),
+        channel=None,
+    )
+    assert load_identity(tmp_path, node="island").channel is None
+
+
+@pytest.mark.parametrize("name", ["node.key", "node.crt", "ca.crt", "root.json"])
+def test_a_missing_file_is_named(node: EdgeConfig, tmp_path: Path, name: str) -> None:
+    folder = copy_of(node, tmp_path)
+    (folder / name).unlink()
+    with pytest.raises(IdentityError, match=rf"{name} is missing; run `takt edge enr"):
+        load_identity(folder, node="sensor")
+
+
+@pytest.mark.parametrize(
+    "name", ["node.key", "node.crt", "ca.crt", "root.json", "channel"]
+)
+def test_a_file_that_cannot_be_read_is_named(
+    node: EdgeConfig, tmp_path: Path, name: str
+) -> None:
+    folder = copy_of(node, tmp_path)
+    (folder / name).unlink()
+    (folder / name).mkdir()  # root may read any file, but not a folder
+    with pytest.raises(IdentityError, match=rf"cannot read .*{name}: Is a directory"):
+        load_identity(folder, node="sensor")
+
+
+@pytest.mark.parametrize("name", ["node.key", "node.crt", "ca.crt"])
+def test_a_damaged_file_is_named(node: EdgeConfig, tmp_path: Path, name: str) -> None:
+    folder = copy_of(node, tmp_path)
+    (folder / name).write_bytes(b"")
+    with pytest.raises(IdentityError, match=name):
+        load_identity(folder, node="sensor")
+
+
+@pytest.mark.parametrize(
+    ("days", "words"), [(400, "expired on"), (-400, "is not valid before")]
+)
+def test_a_certificate_out_of_its_time_says_the_dates(
+    node: EdgeConfig, days: int, words: str
+) -> None:
+    then = datetime.now(UTC) + timedelta(days=days)
+    with pytest.raises(IdentityError, match=words) as raised:
+        load_identity(node.state_dir / "identity", node="sensor", now=lambda: then)
+    assert f"{then:%Y-%m-%d}" in str(raised.value)
+
+
+def test_a_certificate_of_another_node_is_refused(node: EdgeConfig) -> None:
+    with pytest.raises(IdentityError, match="for node 'sensor', expected 'camera'"):
+        load_identity(node.state_dir / "identity", node="camera")
+
+
+def test_a_certificate_of_another_ca_is_refused(
+    node: EdgeConfig, tmp_path: Path
+) -> None:
+    other = Authority(tmp_path / "pki")
+    other.init()
+    (tmp_path / "identity").mkdir()
+    folder = copy_of(node, tmp_path / "identity")
+    (folder / "ca.crt").write_bytes(other.ca_pem())
+    with pytest.raises(IdentityError, match="not issued by the CA"):
+        load_identity(folder, node="sensor")
+
+
+def test_a_certificate_for_another_key_is_refused(
+    site: EdgeSite, node: EdgeConfig, tmp_path: Path
+) -> None:
+    folder = copy_of(node, tmp_path)
+    other = site.join("other").state_dir / "identity"
+    (folder / "node.key").write_bytes((other / "node.key").read_bytes())
+    with pytest.raises(IdentityError, match="not for the key"):
+        load_identity(folder, node="sensor")
+
+
+def test_a_wrong_token_is_refused_and_leaves_no_certificate(
+    site: EdgeSite, node: EdgeConfig, tmp_path: Path
+) -> None:
+    config = node.model_copy(update={"node": "thief", "state_dir": tmp_path})
+    with pytest.raises(IdentityError, match="refused this node"):
+        enroll(config, "not-a-token")
+    assert not (tmp_path / "identity" / "node.crt").exists()
+
+
+def test_a_gateway_of_another_project_gets_no_token(
+    site: EdgeSite, node: EdgeConfig, tmp_path: Path
+) -> None:
+    other = Authority(tmp_path / "pki")
+    other.init()
+    config = node.model_copy(
+        update={"ca": tmp_path / "pki" / "ca.crt", "state_dir": tmp_path / "node"}
+    )
+    with pytest.raises(IdentityError, match="not issued by the project CA"):
+        enroll(config, "token")
+
+
+def test_an_absent_enrolment_port_is_a_link_error(
+    node: EdgeConfig, tmp_path: Path
+) -> None:
+    config = node.model_copy(
+        update={"enroll": "127.0.0.1:1", "state_dir": tmp_path, "deadline_s": 0.5}
+    )
+    with pytest.raises(LinkError, match="connection refused"):
+        enroll(config, "token")
+
+
+def test_a_config_survives_being_written_and_read(
+    node: EdgeConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "edge.toml"
+    save_edge_config(node, path)
+    assert load_edge_config(path) == node
+
+
+def test_relative_paths_count_from_the_configs_folder(
+    node: EdgeConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "edge.toml"
+    save_edge_config(node.model_copy(update={"state_dir": Path("here")}), path)
+    with contextlib.chdir("/"):
+        assert load_edge_config(path).state_dir == tmp_path / "here"

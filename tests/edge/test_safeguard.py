@@ -1,0 +1,116 @@
+"""The safeguard against catastrophic overfitting: it saves, it rests, it is kept."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from common.config import AttackConfig, DatasetConfig, StudentConfig
+from common.data.datasets import load_dataset
+from deploy.runtime.settings import load_run_config
+from edge.distill.checkpoint import FitState, load_checkpoint, save_checkpoint
+from edge.distill.fit import Fitted, Images, fit_student
+from edge.distill.knowledge import Knowledge
+from edge.distill.training import Training
+
+FGSM = AttackConfig(steps=1, step_size=0.25, random_start=False)
+
+
+def recipe(**changes: Any) -> StudentConfig:
+    values: dict[str, Any] = {
+        "model": "cnn_small",
+        "method": "pgd_at",
+        "attack": FGSM,
+        "epochs": 15,
+        "batch_size": 128,
+        "learning_rate": 0.4,
+        "eps_warmup_epochs": 3,
+    }
+    return StudentConfig(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Images, Images]:
+    dataset = load_dataset(DatasetConfig(), seed=0)
+    return Images.of(dataset.train), Images.of(dataset.val)
+
+
+def enlarged(images: Images) -> Images:
+    """Magnify three times: one step is deceived only where there are many pixels."""
+    x = interpolate(images.x.float(), scale_factor=3, mode="bilinear")
+    return Images(x.round().byte(), images.y)
+
+
+def fgsm_trained(digits: tuple[Images, Images], *, safeguard: bool) -> Fitted:
+    train, val = (enlarged(part) for part in digits)
+    return fit_student(
+        recipe(),
+        train,
+        val,
+        Knowledge(),
+        num_classes=10,
+        eps=0.25,
+        seed=0,
+        safeguard=safeguard,
+    )
+
+
+def test_a_student_that_deceives_its_one_step_attack_is_saved_by_more_steps(
+    digits: tuple[Images, Images],
+) -> None:
+    caught = fgsm_trained(digits, safeguard=False)
+    saved = fgsm_trained(digits, safeguard=True)
+    assert caught.flags == ()
+    assert saved.flags == ("more_steps",)
+    before, after = caught.curve[-1].robust_accuracy, saved.curve[-1].robust_accuracy
+    assert before is not None and after is not None
+    assert before < 0.1
+    assert after > before + 0.15
+
+
+def test_the_shipped_attack_does_not_set_the_safeguard_off(
+    digits: tuple[Images, Images],
+) -> None:
+    shipped = load_run_config("digits")[0].students["small"]
+    given = shipped.model_copy(update={"method": "warm_at", "epochs": 16})
+    done = fit_student(given, *digits, Knowledge(), num_classes=10, eps=0.15, seed=0)
+    assert done.flags == ()
+
+
+def trained_a_little(
+    digits: tuple[Images, Images], given: StudentConfig, state: FitState
+) -> dict[str, Tensor]:
+    training = Training(
+        given,
+        *digits,
+        Knowledge(),
+        num_classes=10,
+        eps=0.25,
+        seed=0,
+        batch_size=None,
+        cpu_budget_s=None,
+        clock=time.process_time,
+        state=state,
+    )
+    for start in range(0, 256, 64):
+        training.step(torch.arange(start, start + 64))
+    return training.learner.weights()
+
+
+def test_a_resumed_training_goes_on_with_the_steps_that_it_had_doubled(
+    digits: tuple[Images, Images], tmp_path: Path
+) -> None:
+    file = tmp_path / "checkpoint"
+    save_checkpoint(file, {}, FitState(identity="job", doublings=2))
+    found = load_checkpoint(file, "job")
+    assert found is not None
+    resumed = trained_a_little(digits, recipe(), found[1])
+    slow = AttackConfig(steps=4, step_size=0.0625, random_start=False)
+    expected = trained_a_little(digits, recipe(attack=slow), FitState(identity=""))
+    once = trained_a_little(digits, recipe(), FitState(identity=""))
+    assert all(torch.equal(resumed[k], expected[k]) for k in expected)
+    assert not all(torch.equal(resumed[k], once[k]) for k in once)

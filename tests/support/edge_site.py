@@ -1,0 +1,250 @@
+"""A project with a real gateway in this process, real releases, and nodes.
+
+The releases are small but true: on digits, the teacher is a nearest-centroid
+classifier (its logits, and the sign of its gradient as adversarial delta), so
+that a student can really be distilled from them without training a teacher.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from release_drafts import draft, shard_of
+
+from cloud.gateway.live_teacher import LiveTeacher
+from cloud.gateway.server import GatewayThread
+from cloud.publishing.repository import ReleaseRepository
+from common.config import (
+    AttackConfig,
+    Content,
+    DatasetConfig,
+    GatewayConfig,
+    ProfileConfig,
+    StudentConfig,
+)
+from common.data.datasets import load_dataset
+from common.release import (
+    Manifest,
+    encode_shard,
+    pack_signs,
+    quantize_rows,
+)
+from edge.config import EdgeConfig
+from edge.daemon.enrolment import enroll
+from edge.link.channel import Certificates
+from edge.link.client import Link
+from edge.releases.sync import ReleaseSync
+from edge.state import StateDir
+
+CHANNEL = "digits"
+EPS = 0.15
+FAST = ProfileConfig(cpus=1.0, memory_mib=1500, bandwidth_kib_s=100_000)
+
+
+def recipe(**changes: Any) -> StudentConfig:
+    """Make a recipe that one CPU-second is enough for."""
+    default: dict[str, Any] = {
+        "model": "cnn_tiny",
+        "epochs": 2,
+        "eps_warmup_epochs": 0,
+        "attack": AttackConfig(steps=1, step_size=0.1),
+    }
+    return StudentConfig(**{**default, **changes})
+
+
+class EdgeSite:
+    """A storage folder, a gateway on it, and the nodes that joined."""
+
+    def __init__(self, folder: Path, teacher: LiveTeacher | None = None) -> None:
+        """Make a project in `folder`, without a gateway yet."""
+        self.folder = folder
+        self.teacher = teacher
+        self.storage = folder / "cloud"
+        self.storage.mkdir(parents=True)
+        self.repository = ReleaseRepository(
+            self.storage / "repository", self.storage / "keys"
+        )
+        self.repository.create()
+        self.gateway: GatewayThread | None = None
+
+    def start(self) -> GatewayThread:
+        """Start the gateway; started again it keeps its ports."""
+        self.gateway = GatewayThread(
+            storage=self.storage,
+            config=GatewayConfig(max_streams_per_node=64),
+            channel=CHANNEL,
+            teacher=self.teacher,
+        ).__enter__()
+        return self.gateway
+
+    def stop(self) -> None:
+        """Stop the gateway at once."""
+        if self.gateway is not None:
+            self.gateway.stop()
+            self.gateway = None
+
+    def allow(self, node: str) -> str:
+        """Let a node enrol; return its token."""
+        assert self.gateway is not None
+        return self.gateway.running.authority.allow(node)
+
+    def node_config(self, node: str, **changes: Any) -> EdgeConfig:
+        """Make the config of a node that has not joined."""
+        assert self.gateway is not None
+        default: dict[str, Any] = {
+            "node": node,
+            "student": "tiny",
+            "gateway": self.gateway.address,
+            "enroll": self.gateway.enroll_address,
+            "ca": self.storage / "pki" / "ca.crt",
+            "state_dir": self.folder / "nodes" / node,
+            "profile": FAST,
+            "deadline_s": 20.0,
+            "stall_s": 5.0,
+            "heartbeat_s": 0.5,
+        }
+        return EdgeConfig(**{**default, **changes})
+
+    def join(self, node: str, **changes: Any) -> EdgeConfig:
+        """Enrol a node; return its config."""
+        config = self.node_config(node, **changes)
+        enroll(config, self.allow(node))
+        return config
+
+    @contextmanager
+    def syncing(
+        self,
+        config: EdgeConfig,
+        *,
+        certificates: Certificates | None = None,
+        root_json: bytes | None = None,
+        **link_arguments: Any,
+    ) -> Iterator[tuple[Link, ReleaseSync]]:
+        """Open a node's link and sync without a daemon."""
+        state = StateDir(config.state_dir)
+        state.create()
+        arguments: dict[str, Any] = {
+            "profile": config.profile,
+            "deadline_s": config.deadline_s,
+            "stall_s": config.stall_s,
+        }
+        link = Link(
+            config.gateway,
+            certificates or Certificates.of(state.identity),
+            **{**arguments, **link_arguments},
+        )
+        root_json = root_json or (state.identity / "root.json").read_bytes()
+        try:
+            yield link, ReleaseSync(link, state, channel=CHANNEL, root_json=root_json)
+        finally:
+            link.close()
+
+    def publish_noise(
+        self, *, seed: int = 0, num_samples: int = 3000, **changes: Any
+    ) -> Manifest:
+        """Publish random knowledge of 28x28 images: bytes to move, not to learn."""
+        rng = np.random.default_rng(seed)
+        shape = (1, 28, 28)
+        delta = rng.standard_normal((num_samples, *shape)).astype(np.float32)
+        logits = rng.standard_normal((num_samples, 10)).astype(np.float32)
+        return self._publish(
+            {
+                "soft_labels": _labels("logits", logits),
+                "deltas": {"delta_signs": pack_signs(delta)},
+                "margins": {
+                    "margin": logits[:, 0].astype(np.float16),
+                    "nearest_class": np.zeros(num_samples, np.uint8),
+                },
+            },
+            num_samples=num_samples,
+            sample_shape=shape,
+            fingerprint="0" * 64,
+            **changes,
+        )
+
+    def publish_digits(self, *, seed: int = 0, **changes: Any) -> Manifest:
+        """Publish what a nearest-centroid teacher knows of the digits."""
+        train = load_dataset(DatasetConfig(), seed=seed).train
+        x = train.images.reshape(len(train), -1).astype(np.float32) / 255
+        centroids = np.stack([x[train.labels == c].mean(axis=0) for c in range(10)])
+        logits = _centroid_logits(x, centroids)
+        others = logits.copy()
+        others[np.arange(len(x)), train.labels] = -np.inf
+        nearest = others.argmax(axis=1)
+        delta = np.sign(centroids[nearest] - centroids[train.labels])
+        return self._publish(
+            {
+                "soft_labels": _labels("logits", logits),
+                "deltas": {
+                    "delta_signs": pack_signs(delta.reshape(train.images.shape))
+                },
+            },
+            num_samples=len(train),
+            sample_shape=(1, 8, 8),
+            fingerprint=train.fingerprint(),
+            seed=seed,
+            **changes,
+        )
+
+    def publish_plain(self, **fields: Any) -> Manifest:
+        """Publish a release without shards, for methods that read none."""
+        return self._publish({}, **fields)
+
+    def _publish(
+        self, contents: dict[Content, dict[str, NDArray[Any]]], **fields: Any
+    ) -> Manifest:
+        drafts = self.folder / "drafts"
+        drafts.mkdir(exist_ok=True)
+        shards = []
+        for content, arrays in contents.items():
+            data = encode_shard(arrays)
+            shard = shard_of(content, data, num_samples=fields["num_samples"])
+            (drafts / shard.path).write_bytes(data)
+            shards.append(shard)
+        default: dict[str, Any] = {
+            "channel": CHANNEL,
+            "eps": EPS,
+            "students": {"tiny": recipe()},
+            "shards": tuple(shards),
+        }
+        manifest = draft(**{**default, **fields})
+        return self.repository.publish(manifest, drafts, force=True)
+
+
+@contextmanager
+def edge_site(folder: Path, teacher: LiveTeacher | None = None) -> Iterator[EdgeSite]:
+    """Run a site with its gateway up."""
+    site = EdgeSite(folder, teacher)
+    site.start()
+    try:
+        yield site
+    finally:
+        site.stop()
+
+
+def _labels(name: str, logits: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    quantised, scale = quantize_rows(logits)
+    return {name: quantised, f"{name}_scale": scale}
+
+
+def _centroid_logits(
+    x: NDArray[np.floating[Any]], centroids: NDArray[np.floating[Any]]
+) -> NDArray[np.float32]:
+    squares = ((x[:, None, :] - centroids[None]) ** 2).sum(axis=2)
+    logits: NDArray[np.float32] = (-2.0 * squares).astype(np.float32)
+    return logits
+
+
+def node_environment(folder: Path) -> dict[str, str]:
+    """Return variables for a daemon that finds no boto3, as on a node.
+
+    It is here for the tests' object store; securesystemslib, which knows keys in a
+    cloud, imports it where it can, and the daemon would be 10 MiB larger.
+    """
+    folder.mkdir(exist_ok=True)
+    (folder / "boto3.py").write_text("raise ImportError('not on a node')\n")
+    return {**os.environ, "PYTHONPATH": str(folder)}
