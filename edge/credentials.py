@@ -9,9 +9,8 @@ key. Not here: the CA's side (cloud/pki/authority.py), connecting.
 
 import os
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from common.clock import Clock, utc_now
 from common.durable import write_atomic
 from common.errors import IdentityError, StorageError
 
@@ -41,11 +41,6 @@ class Identity:
     root_json: bytes
     channel: str | None  # named at enrolment; None when set up by hand
     not_after: datetime
-
-
-def utc_now() -> datetime:
-    """Tell the time, with its zone."""
-    return datetime.now(UTC)
 
 
 def make_request(folder: Path, node: str) -> bytes:
@@ -91,7 +86,7 @@ def store_certificate(
     ca_pem: bytes,
     root_json: bytes,
     channel: str | None,
-    now: Callable[[], datetime] = utc_now,
+    now: Clock = utc_now,
 ) -> Identity:
     """Check an answered request against the node's key, then keep it.
 
@@ -113,9 +108,7 @@ def store_certificate(
     return identity
 
 
-def load_identity(
-    folder: Path, *, node: str, now: Callable[[], datetime] = utc_now
-) -> Identity:
+def load_identity(folder: Path, *, node: str, now: Clock = utc_now) -> Identity:
     """Read and check the identity before anything connects.
 
     Raises:

@@ -15,12 +15,12 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from common.clock import utc_now
 from common.durable import write_atomic
 from common.errors import StorageError
 from edge.records import Current, Promoted
@@ -146,7 +146,9 @@ class StateDir:
             StorageError: disk full or not writable; the old one stays.
         """
         part = self.root / ".status.json.part"
-        stamped = status.model_copy(update={"pid": os.getpid(), "time": time.time()})
+        stamped = status.model_copy(
+            update={"pid": os.getpid(), "time": utc_now().timestamp()}
+        )
         try:
             part.write_bytes(stamped.model_dump_json(indent=1).encode())
             os.replace(part, self.status)

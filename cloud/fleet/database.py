@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from cloud.fleet.bounds import checked_heartbeat, checked_report
-from cloud.pki.allowlist import Clock, utc_now
+from common.clock import Clock, utc_now
 from common.errors import ConfigError, StorageError
 from common.pb.takt_pb2 import HeartbeatRequest, ReportRequest
 

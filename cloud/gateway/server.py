@@ -37,9 +37,9 @@ from cloud.gateway.listeners import (
 )
 from cloud.gateway.live_teacher import LiveTeacher
 from cloud.gateway.release_service import Board, ReleaseServicer, keep_fresh
-from cloud.pki.allowlist import Clock, utc_now
 from cloud.pki.authority import Authority
 from cloud.publishing.repository import ReleaseRepository
+from common.clock import Clock, utc_now
 from common.config import GatewayConfig
 from common.errors import AddressError, TaktError
 from common.pb import takt_pb2_grpc

@@ -13,24 +13,19 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from common.clock import Clock, utc_now
 from common.durable import write_atomic
 from common.errors import ConfigError, IdentityError, StorageError
 
-Clock = Callable[[], datetime]
 NODE_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 TOKEN_LIFETIME = timedelta(days=7)
-
-
-def utc_now() -> datetime:
-    """Read the wall clock (certificates and metadata are dated in UTC)."""
-    return datetime.now(UTC)
 
 
 def check_node_name(node: str) -> str:

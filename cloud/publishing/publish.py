@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cloud.pki.allowlist import Clock, utc_now
 from cloud.publishing.repository import ReleaseRepository
 from cloud.training.teacher_files import CARD
+from common.clock import Clock, utc_now
 from common.config import RunConfig
 from common.data.datasets import Dataset
 from common.errors import StorageError

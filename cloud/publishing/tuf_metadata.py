@@ -25,8 +25,8 @@ from tuf.api.metadata import (
 from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
-from cloud.pki.allowlist import Clock
 from cloud.publishing.signing_keys import ROLES, RoleKeys
+from common.clock import Clock
 from common.durable import write_atomic
 from common.errors import ConfigError, StorageError
 

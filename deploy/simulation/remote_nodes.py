@@ -4,12 +4,12 @@ Who they are is known from the fleet's database alone; their students lie in a
 folder that is mounted here. Not here: starting or stopping them.
 """
 
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from cloud.fleet.database import Fleet, NodeRow
-from cloud.pki.allowlist import utc_now
+from common.clock import Clock, utc_now
 from common.config import NodeConfig
 from deploy.simulation.live_view import NodeView
 from edge.records import Status
@@ -26,7 +26,7 @@ class RemoteNodes:
         fleet: Fleet,
         folder: Path,
         *,
-        clock: Callable[[], datetime] = utc_now,
+        clock: Clock = utc_now,
     ) -> None:
         """Read from `fleet`; a node's students are in folder/<node>/students."""
         self._nodes = tuple(nodes)

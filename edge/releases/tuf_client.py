@@ -8,7 +8,7 @@ shards and manifests (edge/releases/sync.py).
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from tuf.api.exceptions import (
@@ -23,6 +23,7 @@ from tuf.api.metadata import TargetFile
 from tuf.ngclient import FetcherInterface, Updater
 
 from common import faults
+from common.clock import utc_now
 from common.errors import TaktError, TrustError
 from edge.link.channel import MissingFileError
 from edge.link.client import Link
@@ -130,7 +131,7 @@ def _age(data: bytes) -> str:
         expires = datetime.fromisoformat(json.loads(data)["signed"]["expires"])
     except (ValueError, KeyError, TypeError):
         return "has expired"
-    days = (datetime.now(UTC) - expires).total_seconds() / 86400
+    days = (utc_now() - expires).total_seconds() / 86400
     age = f"{days:.1f} days" if days >= 1 else f"{days * 24:.1f} hours"
     return f"expired {age} ago (on {expires:%Y-%m-%d %H:%M} UTC)"
 
