@@ -23,23 +23,37 @@ Seconds = Annotated[float, Field(gt=0, le=1_000_000)]
 class EdgeConfig(Section):
     """One edge node."""
 
-    node: Name  # must be the subject (CN) of its certificate
-    student: Name  # a recipe of the release
-    gateway: Address  # host:port; the host must be in the gateway's certificate
-    enroll: Address | None = None  # host:port, needed for `takt edge enroll` only
-    ca: Path | None = None  # project CA (PEM), needed for enrolment only
-    channel: Name | None = None  # None: the one the enrolment named
-    state_dir: Path = Path(".")  # certificates, cache, students, status.json
-    data_dir: Path | None = None  # the node's images; None: embedded or none needed
+    node: Name
+    """must be the subject (CN) of its certificate"""
+    student: Name
+    """a recipe of the release"""
+    gateway: Address
+    """host:port; the host must be in the gateway's certificate"""
+    enroll: Address | None = None
+    """host:port, needed for `takt edge enroll` only"""
+    ca: Path | None = None
+    """project CA (PEM), needed for enrolment only"""
+    channel: Name | None = None
+    """None: the one the enrolment named"""
+    state_dir: Path = Path(".")
+    """certificates, cache, students, status.json"""
+    data_dir: Path | None = None
+    """the node's images; None: embedded or none needed"""
     profile: ProfileConfig
-    cap_method: str | None = None  # None: the first that works here
+    cap_method: str | None = None
+    """None: the first that works here"""
     seed: int = Field(default=0, ge=0)
-    cpu_budget_s: float | None = Field(default=None, gt=0)  # None: the recipe's epochs
-    deadline_s: Seconds = 600.0  # without a gateway, then give up
-    stall_s: Seconds = 30.0  # a silent stream is cut and resumed
+    cpu_budget_s: float | None = Field(default=None, gt=0)
+    """None: the recipe's epochs"""
+    deadline_s: Seconds = 600.0
+    """how long to try without a gateway before giving up"""
+    stall_s: Seconds = 30.0
+    """a silent stream is cut and resumed"""
     heartbeat_s: Seconds = 5.0
-    poll_s: Seconds = 600.0  # looks for releases unasked, as well
-    log_format: LogFormat = "text"  # of stderr; the others are for programs
+    poll_s: Seconds = 600.0
+    """how often it checks for releases by itself"""
+    log_format: LogFormat = "text"
+    """of stderr; the others are for programs"""
 
 
 def load_edge_config(path: Path) -> EdgeConfig:

@@ -22,12 +22,15 @@ class CandidateConfig(Section):
     awp_gamma: float | None = Field(default=None, ge=0)
     shift: int | None = Field(default=None, ge=0)
     flip: bool | None = None
-    temperature: float | None = Field(default=None, gt=0)  # of the soft labels
+    temperature: float | None = Field(default=None, gt=0)
+    """of the soft labels"""
 
 
 class ChoiceConfig(Section):
     """Teachers to try; the one whose student is best on validation images is taken."""
 
-    student: Name  # a key of [students], trained for its epochs
-    seeds: tuple[int, ...] = Field(default=(0, 1), min_length=1)  # of that student
+    student: Name
+    """a key of [students], trained for its epochs"""
+    seeds: tuple[int, ...] = Field(default=(0, 1), min_length=1)
+    """of that student"""
     candidates: dict[Name, CandidateConfig] = Field(min_length=2)

@@ -19,9 +19,12 @@ class DatasetConfig(Section):
 
     name: Literal["digits", "mnist", "fashion-mnist", "cifar10", "folder"] = "digits"
     data_dir: Path | None = None
-    limit: int | None = Field(default=None, ge=20)  # training images, stratified
-    val_fraction: float = Field(default=0.1, gt=0, lt=0.5)  # of the training images
-    image_size: int | None = Field(default=None, ge=8, le=256)  # folder only
+    limit: int | None = Field(default=None, ge=20)
+    """training images, stratified"""
+    val_fraction: float = Field(default=0.1, gt=0, lt=0.5)
+    """of the training images"""
+    image_size: int | None = Field(default=None, ge=8, le=256)
+    """folder only"""
 
 
 class ThreatConfig(Section):
@@ -35,9 +38,11 @@ class AttackConfig(Section):
     """An iterated gradient attack (Madry et al., ICLR 2018)."""
 
     steps: int = Field(default=10, ge=1, le=1000)
-    step_size: Pixels  # pixel scale, like eps
+    step_size: Pixels
+    """pixel scale, like eps"""
     random_start: bool = True
-    restarts: int = Field(default=1, ge=1)  # runs; the worst of each image counts
+    restarts: int = Field(default=1, ge=1)
+    """runs; the worst of each image counts"""
 
 
 class TeacherConfig(Section):
@@ -45,27 +50,40 @@ class TeacherConfig(Section):
 
     model: str
     objective: Literal["pgd_at", "trades", "mart"] = "trades"
-    beta: float = Field(default=6.0, ge=0)  # weight of the robust term
+    beta: float = Field(default=6.0, ge=0)
+    """weight of the robust term"""
     attack: AttackConfig
     epochs: int = Field(ge=1)
-    batch_size: int = Field(default=128, ge=2)  # over all workers
+    batch_size: int = Field(default=128, ge=2)
+    """over all workers"""
     learning_rate: float = Field(default=0.1, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
-    eps_warmup_epochs: int = Field(default=2, ge=0)  # half of the epochs at most
-    ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0: no weight averaging
+    eps_warmup_epochs: int = Field(default=2, ge=0)
+    """half of the epochs at most"""
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    """0: no weight averaging"""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    awp_gamma: float = Field(default=0.0, ge=0)  # 0: no weight perturbation
-    schedule: Literal["one_cycle", "cosine"] = "one_cycle"  # of the learning rate
-    shift: int = Field(default=0, ge=0)  # random translation, pixels each way
-    flip: bool = False  # random left-right mirroring
-    compile: bool = False  # torch.compile, on a GPU only
-    all_images: bool = False  # learns from all; nodes hold dataset.limit of them
+    awp_gamma: float = Field(default=0.0, ge=0)
+    """0: no weight perturbation"""
+    schedule: Literal["one_cycle", "cosine"] = "one_cycle"
+    """of the learning rate"""
+    shift: int = Field(default=0, ge=0)
+    """random translation, pixels each way"""
+    flip: bool = False
+    """random left-right mirroring"""
+    compile: bool = False
+    """torch.compile, on a GPU only"""
+    all_images: bool = False
+    """train on all; nodes hold dataset.limit of them"""
     num_workers: int = Field(default=2, ge=1)
-    min_workers: int | None = Field(default=None, ge=1)  # fewer will do, see README
+    min_workers: int | None = Field(default=None, ge=1)
+    """train with as few as this while others are missing"""
     use_gpu: bool = False
-    max_failures: int = Field(default=3, ge=0)  # killed workers before giving up
-    store: str | None = None  # s3://..., gs://..., file://...: of its checkpoints
+    max_failures: int = Field(default=3, ge=0)
+    """killed workers that are replaced before it gives up"""
+    store: str | None = None
+    """where its checkpoints go: s3://..., gs://..., file://..."""
 
     @model_validator(mode="after")
     def _workers_agree(self) -> "TeacherConfig":
@@ -91,19 +109,17 @@ class KnowledgeConfig(Section):
     temperature: float = Field(default=1.0, gt=0)
     attack: AttackConfig
     boundary_steps: int = Field(default=10, ge=1)
-    boundary_step_size: float = Field(default=0.3, gt=0)  # L2, see Heo et al. 2019
+    boundary_step_size: float = Field(default=0.3, gt=0)
+    """L2, see Heo et al. 2019"""
     num_actors: int = Field(default=2, ge=1)
     # Views of each image. A key at its default is left out of dumps, so that they are
     # what they were before there were views.
-    num_views: int = Field(  # of each image that get soft labels; 1: itself alone
-        default=1, ge=1, exclude_if=lambda n: n == 1
-    )
-    shift: int = Field(  # of the views: random translation, pixels each way
-        default=0, ge=0, le=32, exclude_if=lambda n: n == 0
-    )
-    flip: bool = Field(  # half of the views are mirrored, left-right
-        default=False, exclude_if=lambda on: not on
-    )
+    num_views: int = Field(default=1, ge=1, exclude_if=lambda n: n == 1)
+    """of each image that get soft labels; 1: itself alone"""
+    shift: int = Field(default=0, ge=0, le=32, exclude_if=lambda n: n == 0)
+    """of the views: random translation, pixels each way"""
+    flip: bool = Field(default=False, exclude_if=lambda on: not on)
+    """half of the views are mirrored, left-right"""
 
     @model_validator(mode="after")
     def _views_are_there(self) -> "KnowledgeConfig":
@@ -139,49 +155,63 @@ class StudentConfig(Section):
     learning_rate: float = Field(default=0.1, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
-    eps_warmup_epochs: int = Field(default=2, ge=0)  # half of the epochs at most
-    noise: float = Field(default=1.0, ge=0)  # uniform, in units of eps (method takt)
-    beta: float = Field(default=6.0, ge=0)  # weight of the robust term (trades)
-    label_weight: float = Field(default=0.0, ge=0, le=1)  # of the true label (takt)
-    boundary_weight: float = Field(default=0.0, ge=0)  # methods bss and takt
-    ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0: no weight averaging
-    schedule: Literal["one_cycle", "cosine"] = "one_cycle"  # of the learning rate
-    max_gradient_norm: float = Field(default=1.0, ge=0)  # 0: no clipping
-    num_views: int = Field(  # of each image, by turns; [knowledge] says which
-        default=1, ge=1, exclude_if=lambda n: n == 1
-    )
+    eps_warmup_epochs: int = Field(default=2, ge=0)
+    """half of the epochs at most"""
+    noise: float = Field(default=1.0, ge=0)
+    """uniform, in units of eps (method takt)"""
+    beta: float = Field(default=6.0, ge=0)
+    """weight of the robust term (trades)"""
+    label_weight: float = Field(default=0.0, ge=0, le=1)
+    """of the true label (takt)"""
+    boundary_weight: float = Field(default=0.0, ge=0)
+    """methods bss and takt"""
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    """0: no weight averaging"""
+    schedule: Literal["one_cycle", "cosine"] = "one_cycle"
+    """of the learning rate"""
+    max_gradient_norm: float = Field(default=1.0, ge=0)
+    """0: no clipping"""
+    num_views: int = Field(default=1, ge=1, exclude_if=lambda n: n == 1)
+    """of each image, one after the other; [knowledge] says which"""
 
 
 class EvaluationConfig(Section):
     """How many images each robust accuracy is measured on, and with what."""
 
-    autoattack_images: int = Field(default=500, ge=1)  # per student; capped by the set
+    autoattack_images: int = Field(default=500, ge=1)
+    """per student; capped by the set"""
     teacher_images: int = Field(default=200, ge=1)
-    node_attack: AttackConfig  # the node's own check before it promotes
+    node_attack: AttackConfig
+    """the node's own check before it promotes"""
 
 
 class CutConfig(Section):
     """An outage of a node's network, held by its own link; times are the daemon's."""
 
-    after_s: float = Field(ge=0)  # from the daemon's start
+    after_s: float = Field(ge=0)
+    """from the daemon's start"""
     for_s: float = Field(gt=0)
 
 
 class ProfileConfig(Section):
     """The hard caps of one node, and its network."""
 
-    cpus: float = Field(gt=0)  # cores
+    cpus: float = Field(gt=0)
+    """cores"""
     memory_mib: int = Field(ge=1)
     bandwidth_kib_s: int = Field(ge=1)
-    delay_ms: int = Field(default=0, ge=0)  # added to each call
-    cuts: tuple[CutConfig, ...] = ()  # outages of its network
+    delay_ms: int = Field(default=0, ge=0)
+    """added to each call"""
+    cuts: tuple[CutConfig, ...] = ()
+    """outages of its network"""
 
 
 class NodeConfig(Section):
     """One simulated edge node."""
 
     name: Name
-    student: Name  # a key of [students]
+    student: Name
+    """a key of [students]"""
     profile: ProfileConfig
 
 
@@ -189,7 +219,8 @@ class GatewayConfig(Section):
     """Where the gateway listens; port 0 takes a free one."""
 
     host: str = "127.0.0.1"
-    names: tuple[str, ...] = ()  # that nodes reach it by; the first is told to them
+    names: tuple[str, ...] = ()
+    """host names by which nodes reach it; they are given the first"""
     port: int = Field(default=0, ge=0, le=65535)
     enroll_port: int = Field(default=0, ge=0, le=65535)
     max_streams_per_node: int = Field(default=8, ge=1)
@@ -204,12 +235,12 @@ class RunConfig(Section):
     threat: ThreatConfig
     teacher: TeacherConfig
     knowledge: KnowledgeConfig
-    choice: ChoiceConfig | None = None  # left out: one teacher, as [teacher] says
+    choice: ChoiceConfig | None = None
+    """left out: one teacher, as [teacher] says"""
     students: dict[Name, StudentConfig] = Field(min_length=1)
     nodes: tuple[NodeConfig, ...] = ()
-    num_nodes: int | None = Field(
-        default=None, ge=1, le=1000
-    )  # None: as listed; beyond that the list once more: sensor-2, ...
+    num_nodes: int | None = Field(default=None, ge=1, le=1000)
+    """None: as listed; beyond that the list repeats: sensor-2, ..."""
     gateway: GatewayConfig = GatewayConfig()
     evaluation: EvaluationConfig
 

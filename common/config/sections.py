@@ -22,14 +22,23 @@ def _fraction(value: object) -> object:
 
 
 Pixels = Annotated[
-    float, BeforeValidator(_fraction), Field(gt=0, le=1, description="pixel scale")
+    float,
+    BeforeValidator(_fraction),
+    Field(gt=0, le=1, json_schema_extra={"unit": "pixel scale"}),
 ]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
 class Section(BaseModel):
-    """One table of the config file: frozen, strict, and no unknown keys."""
+    """One table of the config file: frozen, strict, and no unknown keys.
+
+    The docstring under a field is its description, which the documentation prints.
+    """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )

@@ -3,7 +3,7 @@
     .venv/bin/python -m deploy.dev.docs      brings README.md up to date
 
 The phrase for a module is the first paragraph of its docstring, the note on a
-config key is the comment behind it. A test compares. Not here: prose.
+config key is the docstring under its field. A test compares. Not here: prose.
 """
 
 import ast
@@ -81,14 +81,14 @@ def sections(model: type[Section], *, inner: bool = True) -> Iterator[str]:
         properties = (schema if name == model.__name__ else schema["$defs"][name])[
             "properties"
         ]
-        notes = notes_of(found[name])
-        required = {k for k, f in found[name].model_fields.items() if f.is_required()}
+        fields = found[name].model_fields
         yield f"**{title_of(name)}** {inspect.getdoc(found[name])}\n"
         yield "| key | value | default | note |"
         yield "| --- | --- | --- | --- |"
         for key, entry in properties.items():
-            default = "required" if key in required else _default(entry)
-            yield f"| `{key}` | {_value(entry)} | {default} | {notes.get(key, '')} |"
+            default = "required" if fields[key].is_required() else _default(entry)
+            note = note_of(fields[key].description)
+            yield f"| `{key}` | {_value(entry)} | {default} | {note} |"
         yield ""
 
 
@@ -99,20 +99,10 @@ def title_of(name: str) -> str:
     ) + "."
 
 
-def notes_of(model: type[Section]) -> dict[str, str]:
-    """Collect the comments behind the fields of a model, by field."""
-    notes: dict[str, str] = {}
-    key = ""
-    for line in inspect.getsource(model).splitlines():
-        if field := re.match(r"    (\w+): ", line):
-            key = field[1]
-        elif not line.startswith("     "):
-            key = ""
-        if key and (comment := re.search(r"  # (.*)|^ +# (.*)", line)):
-            text = comment[1] or comment[2]
-            text = text.replace("|", "\\|").replace("None:", "left out:")
-            notes[key] = f"{notes.get(key, '')} {text}".strip()
-    return notes
+def note_of(description: str | None) -> str:
+    """Write a field's description as a table's cell."""
+    text = " ".join((description or "").split())
+    return text.replace("|", "\\|").replace("None:", "left out:")
 
 
 def _models_below(model: type[Section]) -> Iterator[type[Section]]:
@@ -154,7 +144,7 @@ def _value(entry: dict[str, Any]) -> str:
     if entry.get("type") == "object":
         (values,) = entry.get("patternProperties", {}).values()
         return f"by name, {_value(values)}"
-    if entry.get("description") == "pixel scale":
+    if entry.get("unit") == "pixel scale":
         return 'above 0, at most 1: `0.15`, `"8/255"`'
     words = {"integer": "whole number", "number": "number", "boolean": "true, false"}
     kind = words.get(entry["type"], "a path" if entry.get("format") else "text")
