@@ -12,6 +12,7 @@ import stat
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -41,6 +42,19 @@ class Identity:
     root_json: bytes
     channel: str | None  # named at enrolment; None when set up by hand
     not_after: datetime
+
+
+class Certificates(NamedTuple):
+    """Files of a TLS client; without key and certificate only for enrolment."""
+
+    ca: Path
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @classmethod
+    def of(cls, folder: Path) -> "Certificates":
+        """Name the files of an identity folder."""
+        return cls(folder / CA, folder / CERTIFICATE, folder / KEY)
 
 
 def make_request(folder: Path, node: str) -> bytes:

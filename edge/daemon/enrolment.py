@@ -13,13 +13,14 @@ from common.errors import IdentityError
 from edge.config import EdgeConfig
 from edge.credentials import (
     CA,
+    Certificates,
     Identity,
     load_identity,
     make_request,
     store_certificate,
 )
-from edge.link.channel import Certificates
 from edge.link.client import Link
+from edge.link.connection import Connection, ConnectionOptions
 from edge.state import StateDir
 
 __all__ = ["Identity", "enroll", "load_identity", "make_request", "store_certificate"]
@@ -48,13 +49,9 @@ def enroll(
             'no enrolment address; set `enroll = "host:port"` in edge.toml'
         )
     request = make_request(folder, config.node)
-    link = Link(
-        config.enroll,
-        Certificates(ca_file),
-        deadline_s=config.deadline_s,
-        stall_s=config.stall_s,
-        stop=stop,
-    )
+    options = ConnectionOptions(deadline_s=config.deadline_s, stall_s=config.stall_s)
+    connection = Connection(config.enroll, Certificates(ca_file), options, stop=stop)
+    link = Link(connection)
     with contextlib.closing(link):
         response = link.enroll(config.node, token, request)
     return store_certificate(

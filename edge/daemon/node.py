@@ -33,15 +33,15 @@ from common.errors import (
     TrustError,
 )
 from edge.config import EdgeConfig
-from edge.credentials import Identity, load_identity
+from edge.credentials import Certificates, Identity, load_identity
 from edge.daemon.heartbeat import Herald, Watcher
 from edge.daemon.release_handler import ReleaseHandler
 from edge.daemon.reports import Outbox
 from edge.daemon.sd_notify import Notifier
 from edge.daemon.status import StatusBoard, in_a_line
 from edge.limits import open_cage
-from edge.link.channel import Certificates
 from edge.link.client import Link
+from edge.link.connection import Connection, ConnectionOptions
 from edge.link.retry import full_jitter
 from edge.records import CapStatus, Current, Status
 from edge.releases.sync import ReleaseSync
@@ -136,7 +136,7 @@ class NodeDaemon:
                     logger.warning("%s", e)
                     if isinstance(e, IdentityError):  # perhaps enrolled again by now
                         with contextlib.suppress(IdentityError):
-                            link.reopen()
+                            link.connection.reopen()
                     pause_s = full_jitter(
                         failures, self._rng, first_s=_FIRST_S, max_s=_MAX_S
                     )
@@ -194,16 +194,15 @@ class NodeDaemon:
         channel = config.channel or identity.channel
         if channel is None:
             raise ConfigError("no channel to follow; set `channel` in edge.toml")
-        link = Link(
+        connection = Connection(
             config.gateway,
             Certificates.of(state.identity),
-            profile=config.profile,
-            deadline_s=config.deadline_s,
-            stall_s=config.stall_s,
+            ConnectionOptions(config.profile, config.deadline_s, config.stall_s),
             stop=self._stop,
             rng=self._rng,
             on_wait=self._waiting,
         )
+        link = Link(connection)
         herald = Herald(link, interval_s=config.heartbeat_s)
         watcher = Watcher(
             link,

@@ -20,8 +20,8 @@ from common.durable import fsync_folder, write_atomic
 from common.pb import takt_pb2
 from edge.jobs.job import DistilOutcome
 from edge.jobs.runner import ChildUsage
-from edge.link.channel import RefusedError
 from edge.link.client import Link
+from edge.link.failures import RefusedError
 from edge.records import Current
 from edge.state import StateDir, storage_error
 

@@ -1,6 +1,6 @@
 """The gateway's teacher as a differentiable function of torch, for method adaad.
 
-A distilling child opens a link of its own, as the node and under the node's
+A distilling child opens a connection of its own, as the node and under the node's
 bandwidth; what crosses is images, logits, cotangents and gradients. Not here: the
 questions themselves (edge/link/teacher_stream.py), what is done with the answers
 (edge/distill/crafting.py, edge/distill/losses.py).
@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edge.credentials import Certificates
 from edge.jobs.job import LiveLink
-from edge.link.channel import Certificates
-from edge.link.client import Link
+from edge.link.connection import Connection, ConnectionOptions
 from edge.link.teacher_stream import TeacherStream
 
 _TICK_S = 0.1
@@ -58,20 +58,18 @@ def live_teacher(
     Raises:
         IdentityError: a certificate file cannot be read.
     """
-    link = Link(
+    connection = Connection(
         where.gateway,
         Certificates.of(where.identity_dir),
-        profile=where.profile,
-        deadline_s=where.deadline_s,
-        stall_s=where.stall_s,
+        ConnectionOptions(where.profile, where.deadline_s, where.stall_s),
         stop=_StopWhen(should_stop),
     )
-    stream = TeacherStream(link)
+    stream = TeacherStream(connection)
     try:
         yield LiveTeacher(stream)
     finally:
         stream.close()
-        link.close()
+        connection.close()
 
 
 class _Asked(torch.autograd.Function):

@@ -1,8 +1,8 @@
 """The calls of a node to its gateway, and the resuming of files.
 
-A file goes on at the offset reached after any cut, also a planned one of the node's
-profile, and never beyond its declared length. Not here: what the bytes mean
-(edge/releases/sync.py), when to call (edge/daemon/node.py), caps and retries
+After any cut, also a planned one of the node's profile, a file is resumed at the offset
+that was reached; it is never read beyond its declared length. Not here: what the bytes
+mean (edge/releases/sync.py), when to call (edge/daemon/node.py), limits and retries
 (edge/link/connection.py).
 
 `pulled_bytes` counts payload; TLS and HTTP/2 framing add about one percent. A
@@ -15,13 +15,27 @@ import grpc
 
 from common.errors import LinkError, TrustError
 from common.pb import takt_pb2, takt_pb2_grpc
-from edge.link.channel import EndedEarlyError, translate
-from edge.link.connection import Wire
+from edge.link.connection import Connection
+from edge.link.failures import EndedEarlyError, translate
 from edge.link.stall import StallGuard
 
 
-class Link(Wire):
-    """Calls to one gateway; safe for several threads."""
+class Link:
+    """Calls to one gateway over a connection; safe for several threads.
+
+    Attributes:
+        connection: which the calls go through; `close` closes it.
+        pulled_bytes: payload of the files so far.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        """Send nothing before the first call."""
+        self.connection = connection
+        self.pulled_bytes = 0
+
+    def close(self) -> None:
+        """Close the connection; calls under way end with an error."""
+        self.connection.close()
 
     def fetch(self, path: str, *, offset: int = 0, max_bytes: int) -> Iterator[bytes]:
         """Yield a repository file from `offset` on, resuming where it broke off.
@@ -38,43 +52,45 @@ class Link(Wire):
             IdentityError: the certificate or the allow-list says no.
             Interrupted: `stop` was set.
         """
-        patience = self.patience()
+        connection = self.connection
+        retry = connection.new_retry()
         while True:
             try:
                 for chunk in self._stream(path, offset, max_bytes):
                     offset += len(chunk)
-                    patience.progressed(len(chunk))
-                    if patience.remaining_s < 0:
+                    retry.progressed(len(chunk))
+                    if retry.remaining_s < 0:
                         raise LinkError(
-                            f"{path} came too slowly from {self.address}: {offset} "
-                            f"bytes in {patience.elapsed_s:.0f} s; gave up"
+                            f"{path} came too slowly from {connection.address}: "
+                            f"{offset} bytes in {retry.elapsed_s:.0f} s; gave up"
                         )
                     yield chunk
                 return
             except grpc.RpcError as e:
-                self.wait(patience, e, f"fetching {path} at byte {offset}")
+                what = f"fetching {path} at byte {offset}"
+                connection.wait_or_raise(retry, e, what)
 
     def _stream(self, path: str, offset: int, max_bytes: int) -> Iterator[bytes]:
         """Make one attempt; see `fetch`. Raises grpc.RpcError when it breaks off."""
         request = takt_pb2.FetchRequest(path=path, offset=offset)
-        call = self.start(lambda: self._releases().Fetch(request))
-        with StallGuard(call, self.stall_s, self.is_unwanted) as guard:
+        connection = self.connection
+        call = connection.start(lambda: self._releases().Fetch(request))
+        with StallGuard(call, connection.stall_s, connection.should_cancel) as guard:
             total = offset
             try:
                 for response in guard.responses():
-                    self.check_outage()
+                    connection.check_outage()
                     total = response.total_bytes
                     self._check_response(response, path, offset, max_bytes)
                     offset += len(response.data)
                     self.pulled_bytes += len(response.data)
-                    if self.bucket:
-                        self.bucket.pay(len(response.data))
-                    self.check_stop()
+                    connection.pay(len(response.data))
+                    connection.check_stop()
                     yield response.data
             except grpc.RpcError:
                 if guard.stalled:  # the connection may be a black hole
-                    self.reopen()
-                self.check_outage()
+                    connection.reopen()
+                connection.check_outage()
                 raise
             if offset < total:
                 raise EndedEarlyError(f"stream ended at byte {offset} of {total}")
@@ -84,8 +100,8 @@ class Link(Wire):
     ) -> None:
         if response.offset != offset:
             raise LinkError(
-                f"gateway {self.address} sent byte {response.offset} of {path}, "
-                f"expected {offset}; update takt on both sides"
+                f"gateway {self.connection.address} sent byte {response.offset} of "
+                f"{path}, expected {offset}; update takt on both sides"
             )
         found = max(response.total_bytes, offset + len(response.data))
         if found > max_bytes:
@@ -104,13 +120,14 @@ class Link(Wire):
         """
         request = takt_pb2.WatchRequest(channel=channel, known_version=known_version)
         try:
-            call = self.start(lambda: self._releases().Watch(request))
-            with StallGuard(call, None, self.is_unwanted) as guard:
+            call = self.connection.start(lambda: self._releases().Watch(request))
+            with StallGuard(call, None, self.connection.should_cancel) as guard:
                 for response in guard.responses():
                     yield int(response.version)
         except grpc.RpcError as e:
-            self.check_stop()
-            raise translate(e, f"watching channel {channel}", self.address) from e
+            self.connection.check_stop()
+            what = f"watching channel {channel}"
+            raise translate(e, what, self.connection.address) from e
 
     def heartbeat(self, request: takt_pb2.HeartbeatRequest) -> None:
         """Send one heartbeat; a single try, within the stall time.
@@ -121,9 +138,10 @@ class Link(Wire):
             Interrupted: `stop` was set.
         """
         try:
-            self.call(lambda: self._fleet().Heartbeat, request)
+            self.connection.call(lambda: self._fleet().Heartbeat, request)
         except grpc.RpcError as e:
-            raise translate(e, "sending a heartbeat", self.address) from e
+            address = self.connection.address
+            raise translate(e, "sending a heartbeat", address) from e
 
     def report(self, request: takt_pb2.ReportRequest) -> None:
         """Deliver a report, with retries.
@@ -133,7 +151,8 @@ class Link(Wire):
             IdentityError: the certificate or the allow-list says no.
             Interrupted: `stop` was set.
         """
-        self.retrying(lambda: self._fleet().Report, request, "sending the report")
+        what = "sending the report"
+        self.connection.retrying(lambda: self._fleet().Report, request, what)
 
     def enroll(self, node: str, token: str, csr_pem: bytes) -> takt_pb2.EnrollResponse:
         """Trade a one-time token and a signing request for a certificate.
@@ -144,13 +163,13 @@ class Link(Wire):
             Interrupted: `stop` was set.
         """
         request = takt_pb2.EnrollRequest(node=node, token=token, csr_pem=csr_pem)
-        response: takt_pb2.EnrollResponse = self.retrying(
+        response: takt_pb2.EnrollResponse = self.connection.retrying(
             lambda: self._fleet().Enroll, request, f"enrolling node '{node}'"
         )
         return response
 
     def _releases(self) -> takt_pb2_grpc.ReleaseServiceStub:
-        return takt_pb2_grpc.ReleaseServiceStub(self.channel)
+        return takt_pb2_grpc.ReleaseServiceStub(self.connection.channel)
 
     def _fleet(self) -> takt_pb2_grpc.FleetServiceStub:
-        return takt_pb2_grpc.FleetServiceStub(self.channel)
+        return takt_pb2_grpc.FleetServiceStub(self.connection.channel)

@@ -1,30 +1,28 @@
-"""The machinery under a node's calls: one channel, its caps and its patience.
+"""The connection under a node's calls: one channel, its limits, and its retries.
 
-Owns the bandwidth cap, the added delay and the cuts of the node's profile, retries
+Owns the bandwidth, the added delay and the outages of the node's profile, retries
 with full jitter until a deadline, a stop that ends any wait, and the replacement of
-a channel that went dead. Not here: the calls themselves (edge/link/client.py), the
-channel's options and error texts (edge/link/channel.py).
+a channel that went dead. Not here: the calls themselves (edge/link/client.py,
+edge/link/teacher_stream.py), the channel's options (edge/link/channel.py), what a
+failure means (edge/link/failures.py).
 """
 
 import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
 from common.config import ProfileConfig
 from common.errors import Interrupted, LinkError, TaktError
-from edge.link.channel import (
-    Certificates,
-    identity_problem,
-    open_channel,
-    translate,
-)
-from edge.link.outages import CutError, Outages
-from edge.link.retry import Patience
-from edge.link.throttle import TokenBucket
+from edge.credentials import Certificates
+from edge.link.channel import open_channel
+from edge.link.failures import identity_problem, translate
+from edge.link.retry import Retry
+from edge.link.throttle import CutError, Outages, TokenBucket
 
 _BURST_S = 0.05  # of the cap's rate
 _FLOOR_BYTES_S = 1024.0  # a transfer slower than this for long has failed
@@ -45,17 +43,31 @@ _RETRIED = {
 _MAX_DOUBTFUL = 5  # tries in a row
 
 
-class Wire:
+@dataclass(frozen=True)
+class ConnectionOptions:
+    """What a node's config says of its network.
+
+    Attributes:
+        profile: bandwidth, delay and outages; None: a network without limits.
+        deadline_s: how long one operation goes on without progress.
+        stall_s: a stream that is silent for so long is cut and resumed; a message
+            (64 KiB) must fit into it.
+    """
+
+    profile: ProfileConfig | None = None
+    deadline_s: float = 600.0
+    stall_s: float = 30.0
+
+
+class Connection:
     """A channel to one gateway; safe for several threads."""
 
     def __init__(
         self,
         address: str,
         certificates: Certificates,
+        options: ConnectionOptions,
         *,
-        profile: ProfileConfig | None = None,
-        deadline_s: float = 600.0,
-        stall_s: float = 30.0,
         stop: threading.Event | None = None,
         sleep: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -67,41 +79,38 @@ class Wire:
         Args:
             address: ``host:port``.
             certificates: read now, and again by `reopen`.
-            profile: bandwidth, delay and cuts; None: a network without limits.
-            deadline_s: how long one operation goes on without progress.
-            stall_s: a stream that is silent for so long is cut and resumed; a
-                message (64 KiB) must fit into it.
+            options: of the node's config.
             stop: set it and every call ends soon with `Interrupted`.
             sleep: waits so many seconds; None: on `stop`.
             clock: monotonic seconds.
             rng: of the jitter.
-            on_wait: told the error and the pause before each further try.
+            on_wait: called with the error and the pause before each further try.
 
         Raises:
             IdentityError: a certificate file cannot be read.
         """
         self.address = address
-        self.pulled_bytes = 0
+        self.stall_s = options.stall_s
         self._certificates = certificates
-        self._deadline_s = deadline_s
-        self.stall_s = stall_s
-        self.stop = stop or threading.Event()
-        self._sleep = sleep or self.stop.wait
+        self._deadline_s = options.deadline_s
+        self._stop = stop or threading.Event()
+        self._sleep = sleep or self._stop.wait
         self._clock = clock
         self._rng = rng or random.Random()
         self._on_wait = on_wait or (lambda error, pause_s: None)
+        profile = options.profile
         self._delay_s = profile.delay_ms / 1000 if profile else 0.0
         self._outages = Outages(profile.cuts if profile else (), clock)
-        self.bucket: TokenBucket | None = None
+        self._bucket: TokenBucket | None = None
         self._floor_bytes_s = _FLOOR_BYTES_S
         if profile:
             rate = profile.bandwidth_kib_s * 1024.0
-            self.bucket = TokenBucket(
+            self._bucket = TokenBucket(
                 rate, burst_bytes=rate * _BURST_S, clock=clock, sleep=self._sleep
             )
             self._floor_bytes_s = min(_FLOOR_BYTES_S, rate / 4)
         self._lock = threading.Lock()
-        self.channel = open_channel(address, certificates, stall_s=stall_s)
+        self.channel = open_channel(address, certificates, stall_s=self.stall_s)
 
     def close(self) -> None:
         """Close the channel; calls under way end with an error."""
@@ -120,13 +129,13 @@ class Wire:
         stale.close()
 
     def retrying(self, method: Callable[[], Any], request: Any, what: str) -> Any:
-        """Make a unary call until it succeeds; see `call` and `wait`."""
-        patience = self.patience()
+        """Make a unary call until it succeeds; see `call` and `wait_or_raise`."""
+        retry = self.new_retry()
         while True:
             try:
                 return self.call(method, request)
             except grpc.RpcError as e:
-                self.wait(patience, e, what)
+                self.wait_or_raise(retry, e, what)
 
     def call(self, method: Callable[[], Any], request: Any) -> Any:
         """Make one unary call that a stop can interrupt.
@@ -141,7 +150,7 @@ class Wire:
             try:
                 return future.result(timeout=0.1)
             except grpc.FutureTimeoutError:
-                if self.is_unwanted():
+                if self.should_cancel():
                     future.cancel()
                     self.check_stop()
                     raise CutError from None
@@ -161,17 +170,22 @@ class Wire:
         self.check_outage()
         try:
             return call()
-        except ValueError as e:  # grpc's word for a closed channel
+        except ValueError as e:  # what grpc raises for a closed channel
             raise LinkError(f"the channel to gateway {self.address} is closed") from e
 
     def delay(self) -> None:
-        """Wait as long as the profile adds to each call, or message that is one."""
+        """Wait as long as the profile adds to each call, or to a stream's question."""
         if self._delay_s:
             self._sleep(self._delay_s)
 
-    def patience(self) -> Patience:
+    def pay(self, num_bytes: int) -> None:
+        """Wait as long as these bytes take at the profile's bandwidth."""
+        if self._bucket is not None:
+            self._bucket.pay(num_bytes)
+
+    def new_retry(self) -> Retry:
         """Begin an operation: its deadline counts from here."""
-        return Patience(
+        return Retry(
             self._deadline_s,
             floor_bytes_s=self._floor_bytes_s,
             clock=self._clock,
@@ -179,7 +193,7 @@ class Wire:
             rng=self._rng,
         )
 
-    def wait(self, patience: Patience, error: grpc.RpcError, what: str) -> None:
+    def wait_or_raise(self, retry: Retry, error: grpc.RpcError, what: str) -> None:
         """Pause before the next try, or raise what the failure means.
 
         Raises:
@@ -189,30 +203,30 @@ class Wire:
         """
         self.check_stop()
         meaning = translate(error, what, self.address)
-        doubtful = error.code() in _DOUBTFUL and patience.failures >= _MAX_DOUBTFUL
+        doubtful = error.code() in _DOUBTFUL and retry.failures >= _MAX_DOUBTFUL
         if error.code() not in _RETRIED or doubtful:
             raise meaning from error
-        if patience.failures <= _DIAGNOSES and not isinstance(error, CutError):
+        if retry.failures <= _DIAGNOSES and not isinstance(error, CutError):
             problem = identity_problem(
                 error,
                 self.address,
                 self._certificates,
                 timeout_s=min(_DIAGNOSIS_S, self.stall_s),
-                is_repeated=patience.failures == _DIAGNOSES,
+                is_repeated=retry.failures == _DIAGNOSES,
             )
             if problem is not None:
                 raise problem from error
-        pause_s = patience.next_pause_s()
+        pause_s = retry.next_pause_s()
         if pause_s is None:
-            waited = f"; gave up after {patience.elapsed_s:.0f} s"
+            waited = f"; gave up after {retry.elapsed_s:.0f} s"
             raise type(meaning)(f"{meaning}{waited}") from error
         self._on_wait(meaning, pause_s)
-        patience.sleep(pause_s)
+        retry.sleep(pause_s)
         self.check_stop()
 
-    def is_unwanted(self) -> bool:
-        """Say whether calls under way are to end: stopped, or the network is cut."""
-        return self.stop.is_set() or self._outages.is_out()
+    def should_cancel(self) -> bool:
+        """Check whether calls under way are to end: on a stop, or in an outage."""
+        return self._stop.is_set() or self._outages.is_out()
 
     def check_outage(self) -> None:
         """Raise `CutError` while the profile's network is cut."""
@@ -221,5 +235,5 @@ class Wire:
 
     def check_stop(self) -> None:
         """Raise `Interrupted` if the daemon is to end."""
-        if self.stop.is_set():
+        if self._stop.is_set():
             raise Interrupted("stopped while talking to the gateway")

@@ -1,10 +1,10 @@
 """How long, and with what pauses, a node keeps trying.
 
-Full jitter (a uniform draw from zero to a doubling bound), so that a whole fleet
-that lost its gateway at once does not come back at once. One deadline bounds
-the lot. Each byte that comes through puts it off a little, so that a transfer
-may take its time but a trickle ends. Clock, sleep and randomness enter by
-arguments. Not here: what is worth another try.
+The pauses have full jitter (a uniform draw from zero to a bound that doubles), so that
+a whole fleet that lost its gateway at once does not come back at once. One deadline
+bounds an operation. Each byte that arrives extends it a little, so that a slow transfer
+may finish but a trickle ends. Clock, sleep and randomness enter by
+arguments. Not here: which failures are retried (edge/link/connection.py).
 """
 
 import random
@@ -20,8 +20,8 @@ def full_jitter(
     return rng.uniform(0.0, min(max_s, first_s * 2.0 ** min(failures - 1, 30)))
 
 
-class Patience:
-    """The retries of one operation."""
+class Retry:
+    """The retries of one operation, and its deadline."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Patience:
         return self._deadline - self._clock()
 
     def progressed(self, num_bytes: int) -> None:
-        """Note that bytes came through: pauses are short again."""
+        """Note that bytes arrived: pauses are short again."""
         self.failures = 0
         credit = self._deadline + num_bytes / self._floor_bytes_s
         self._deadline = min(credit, self._clock() + self._deadline_s)

@@ -1,8 +1,8 @@
-"""Ends a streaming call that has gone silent, or that is no longer wanted.
+"""Cancels a streaming call that has gone silent, or that a stop or an outage ends.
 
 A gRPC deadline covers a whole call, and a slow but moving transfer may take
 hours; what counts is how long one read waits. A thread watches the read under
-way and cancels the call. Time spent between reads (paying for bandwidth) is no
+way and cancels the call. Time between reads (waiting for bandwidth) does not count as
 silence. Not here: what happens next (edge/link/client.py resumes).
 """
 
@@ -19,19 +19,19 @@ class StallGuard:
     """Watch the reads of one streaming call; a context manager."""
 
     def __init__(
-        self, call: Any, stall_s: float | None, is_unwanted: Callable[[], bool]
+        self, call: Any, stall_s: float | None, should_cancel: Callable[[], bool]
     ) -> None:
         """Prepare to watch.
 
         Args:
             call: a server-streaming call: an iterator with `cancel`.
             stall_s: longest silence allowed; None: any.
-            is_unwanted: once true, the call ends within a fraction of a second.
+            should_cancel: once true, the call ends within a fraction of a second.
         """
         self.stalled = False
         self._call = call
         self._stall_s = stall_s
-        self._is_unwanted = is_unwanted
+        self._should_cancel = should_cancel
         self._done = threading.Event()
         self._reading_since: float | None = None
         self._thread = threading.Thread(
@@ -76,6 +76,6 @@ class StallGuard:
             since = self._reading_since
             if self._stall_s is not None and since is not None:
                 self.stalled = time.monotonic() - since > self._stall_s
-            if self.stalled or self._is_unwanted():
+            if self.stalled or self._should_cancel():
                 self._call.cancel()
                 return

@@ -1,14 +1,13 @@
 """Questions to the gateway's live teacher: logits, and gradients through it.
 
-One stream of a node's link, opened again after a cut, with the question that was under
-way. Pixels cross once: a gradient that is wanted where logits were just asked for sends
-only its cotangent. The profile's bandwidth holds for both directions, its delay for
-each question. Not here: torch (edge/distill/live_teacher.py), the wire's promises
-(takt.proto).
+One stream over a node's connection, opened again after a cut, with the question that
+was under way. Pixels are sent once: a gradient at the images whose logits were just
+asked for sends only its cotangent. The profile's bandwidth holds for both directions,
+its delay for each question. Not here: torch (edge/distill/live_teacher.py), what the
+messages promise (takt.proto).
 """
 
 import math
-from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
@@ -18,8 +17,8 @@ from numpy.typing import NDArray
 
 from common.errors import ConfigError, LinkError
 from common.pb import takt_pb2, takt_pb2_grpc
-from edge.link.channel import EndedEarlyError, RefusedError
-from edge.link.client import Link
+from edge.link.connection import Connection
+from edge.link.failures import EndedEarlyError, RefusedError
 from edge.link.stall import StallGuard
 
 Batch = NDArray[np.float32]
@@ -28,16 +27,16 @@ _PART_BYTES, _PART_IMAGES = 512 * 1024, 256
 
 
 class TeacherStream:
-    """A live teacher at the other end of a link; for one thread.
+    """A live teacher at the other end of a connection; for one thread.
 
     Attributes:
         num_bytes: of the messages so far, both ways.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, connection: Connection) -> None:
         """Open nothing before the first question."""
         self.num_bytes = 0
-        self._link = link
+        self._connection = connection
         self._stream: _Stream | None = None
 
     def logits(self, x: Batch) -> Batch:
@@ -47,7 +46,7 @@ class TeacherStream:
             ConfigError: the gateway serves no live teacher, or not for such images.
             LinkError: no answer within the deadline.
             IdentityError: the certificate or the allow-list says no.
-            Interrupted: the link's `stop` was set.
+            Interrupted: the connection's `stop` was set.
         """
         return np.concatenate([self._ask(part, None) for part in _parts(x)])
 
@@ -64,7 +63,7 @@ class TeacherStream:
         return np.concatenate([self._ask(part, own) for part, own in pairs])
 
     def close(self) -> None:
-        """End the stream; the link stays."""
+        """End the stream; the connection stays open."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
@@ -75,41 +74,40 @@ class TeacherStream:
         given = None
         if cotangent is not None:
             given = np.ascontiguousarray(cotangent, dtype="<f4").tobytes()
-        patience = self._link.patience()
+        retry = self._connection.new_retry()
         while True:
             try:
                 if self._stream is None:
-                    self._stream = _Stream(self._link)
+                    self._stream = _Stream(self._connection)
                 else:
-                    self._link.delay()
+                    self._connection.delay()
                 request, response = self._stream.ask(pixels, x.shape, given)
                 break
             except grpc.RpcError as e:
                 self._recover(e)
                 try:
-                    self._link.wait(patience, e, "asking the live teacher")
+                    self._connection.wait_or_raise(retry, e, "asking the live teacher")
                 except RefusedError as refused:
                     raise ConfigError(f"{refused}; is it of this release?") from e
             except BaseException:
                 self.close()
                 raise
         self.num_bytes += (moved := request.ByteSize() + response.ByteSize())
-        if self._link.bucket:
-            self._link.bucket.pay(moved)
-        self._link.check_stop()
+        self._connection.pay(moved)
+        self._connection.check_stop()
         return self._read(response, x.shape, is_gradient=given is not None)
 
     def _recover(self, error: grpc.RpcError) -> None:
-        """Drop a stream that broke; say what another try cannot mend."""
+        """Drop a broken stream; raise if no further try can succeed."""
         stalled = self._stream is not None and self._stream.stalled
         self.close()
         if stalled:  # the connection may be a black hole
-            self._link.reopen()
+            self._connection.reopen()
         if error.code() is grpc.StatusCode.UNIMPLEMENTED:
             raise ConfigError(
                 "method adaad needs the live teacher, which gateway "
-                f"{self._link.address} does not serve; start it with the config of "
-                "this release, or give the student a method that goes without"
+                f"{self._connection.address} does not serve; start it with the config "
+                "of this release, or give the student a method that goes without"
             ) from error
 
     def _read(
@@ -126,8 +124,9 @@ class TeacherStream:
         if not fits or len(data) != 4 * math.prod(shape):
             what = "gradient" if is_gradient else "logits"
             raise LinkError(
-                f"gateway {self._link.address} sent {len(data)} bytes of {what} of "
-                f"shape {shape} for images of shape {asked}; update takt on both sides"
+                f"gateway {self._connection.address} sent {len(data)} bytes of {what} "
+                f"of shape {shape} for images of shape {asked}; update takt on both "
+                "sides"
             )
         return np.frombuffer(data, "<f4").reshape(shape)
 
@@ -135,20 +134,23 @@ class TeacherStream:
 class _Stream:
     """One `Query` call under way."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._requests: SimpleQueue[takt_pb2.QueryRequest | None] = SimpleQueue()
         self._last = b""  # the pixels that the gateway has at hand
         feed = iter(self._requests.get, None)
-        stub: Callable[[], Any] = lambda: takt_pb2_grpc.TeacherServiceStub(link.channel)  # noqa: E731
-        call = link.start(lambda: stub().Query(feed))
-        self._link = link
-        self._guard = StallGuard(call, link.stall_s, link.is_unwanted)
+
+        def query() -> Any:
+            return takt_pb2_grpc.TeacherServiceStub(connection.channel).Query(feed)
+
+        call = connection.start(query)
+        self._connection = connection
+        self._guard = StallGuard(call, connection.stall_s, connection.should_cancel)
         self._guard.__enter__()
         self._responses = self._guard.responses()
 
     @property
     def stalled(self) -> bool:
-        """Say whether it was cut for its silence."""
+        """Whether it was cancelled for its silence."""
         return self._guard.stalled
 
     def ask(
@@ -171,7 +173,7 @@ class _Stream:
             for response in self._responses:
                 return request, response
         except grpc.RpcError:
-            self._link.check_outage()  # a planned one says so itself
+            self._connection.check_outage()  # a planned one says so itself
             raise
         raise EndedEarlyError("the stream ended without an answer")
 

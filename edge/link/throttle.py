@@ -1,13 +1,21 @@
-"""A token bucket: how many bytes a second a node may read.
+"""The network that a node's profile allows: its bandwidth, and its planned outages.
 
-The bucket is paid after each read and may go into debt; the next read waits
-until the debt is gone. So a chunk larger than a second's worth still passes,
-and the average holds. Time and sleeping enter by arguments. Not here: what is
-read, and the kernel's own traffic shaping.
+The token bucket is paid after each read and may go into debt; the next read waits
+until the debt is gone. So a message larger than a second's worth still passes, and the
+average holds. That is why no rate limiter of a library is used: those are asked before
+the transfer, and an amount above their capacity never passes. While an outage lasts, no
+call to the gateway begins and those under way break off, as if the cable were out. Both
+work alike in a simulation, a container and on a device, and need no rights. Time and
+sleeping enter by arguments. Not here: what is read, what becomes of the calls
+(edge/link/connection.py), and the kernel's own traffic shaping.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import grpc
+
+from common.config import CutConfig
 
 
 class TokenBucket:
@@ -52,3 +60,32 @@ class TokenBucket:
         if debt_s > 0:
             self._sleep(debt_s)
         return debt_s
+
+
+class CutError(grpc.RpcError):
+    """A call that an outage of the profile ended, or did not let begin."""
+
+    def code(self) -> grpc.StatusCode:
+        """Count as a broken connection."""
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        """Return the reason."""
+        return "this node's network is cut, as its profile says"
+
+
+class Outages:
+    """When the network is out, from now on."""
+
+    def __init__(self, cuts: Sequence[CutConfig], clock: Callable[[], float]) -> None:
+        """Start counting; `clock` is monotonic, in seconds."""
+        start = clock()
+        self._clock = clock
+        self._spans = [
+            (start + cut.after_s, start + cut.after_s + cut.for_s) for cut in cuts
+        ]
+
+    def is_out(self) -> bool:
+        """Check whether the network is cut at this moment."""
+        now = self._clock()
+        return any(begin <= now < end for begin, end in self._spans)

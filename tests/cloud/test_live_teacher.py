@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from chaos_proxy import ChaosProxy, Faults
-from edge_site import EPS, FAST, EdgeSite, edge_site, recipe
+from edge_site import EPS, FAST, EdgeSite, connection_of, edge_site, recipe
 from torch import Tensor, nn
 
 from cloud.gateway.live_teacher import FileTeacher, LiveTeacher, in_threads, is_wanted
@@ -25,8 +25,6 @@ from edge.distill.fit import Images, fit_student
 from edge.distill.knowledge import Knowledge
 from edge.distill.live_teacher import live_teacher
 from edge.jobs.job import LiveLink
-from edge.link.channel import Certificates
-from edge.link.client import Link
 from edge.link.teacher_stream import TeacherStream
 from edge.state import StateDir
 
@@ -95,15 +93,13 @@ def where(node: EdgeConfig, **changes: Any) -> LiveLink:
 @contextlib.contextmanager
 def asking(node: EdgeConfig, **changes: Any) -> Iterator[TeacherStream]:
     """Open a stream without torch around it."""
-    identity = StateDir(node.state_dir).identity
-    arguments = {"deadline_s": 20.0, "stall_s": 5.0, **changes}
-    link = Link(node.gateway, Certificates.of(identity), **arguments)
-    stream = TeacherStream(link)
+    connection = connection_of(node, **{"profile": None, **changes})
+    stream = TeacherStream(connection)
     try:
         yield stream
     finally:
         stream.close()
-        link.close()
+        connection.close()
 
 
 def images(dataset: Dataset, count: int) -> Tensor:

@@ -24,12 +24,12 @@ from waiting import until
 from common.errors import ConfigError, StorageError, StudentError
 from common.release import Evaluation, decode_manifest
 from edge.config import EdgeConfig
+from edge.credentials import Certificates
 from edge.daemon import NodeDaemon
 from edge.daemon.enrolment import enroll, load_identity
 from edge.daemon.job_setup import claim, make_job
 from edge.jobs.job import OUTCOME, STUDENT, CpuSeconds, DistilOutcome
 from edge.jobs.runner import USAGE, ChildUsage
-from edge.link.channel import Certificates
 from edge.records import CapStatus
 from edge.state import FAULT_POINTS, StateDir, current_student, read_status, sha256_of
 

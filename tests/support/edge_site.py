@@ -34,9 +34,10 @@ from common.release import (
     quantize_rows,
 )
 from edge.config import EdgeConfig
+from edge.credentials import Certificates
 from edge.daemon.enrolment import enroll
-from edge.link.channel import Certificates
 from edge.link.client import Link
+from edge.link.connection import Connection, ConnectionOptions
 from edge.releases.sync import ReleaseSync
 from edge.state import StateDir
 
@@ -127,16 +128,7 @@ class EdgeSite:
         """Open a node's link and sync without a daemon."""
         state = StateDir(config.state_dir)
         state.create()
-        arguments: dict[str, Any] = {
-            "profile": config.profile,
-            "deadline_s": config.deadline_s,
-            "stall_s": config.stall_s,
-        }
-        link = Link(
-            config.gateway,
-            certificates or Certificates.of(state.identity),
-            **{**arguments, **link_arguments},
-        )
+        link = Link(connection_of(config, certificates, **link_arguments))
         root_json = root_json or (state.identity / "root.json").read_bytes()
         try:
             yield link, ReleaseSync(link, state, channel=CHANNEL, root_json=root_json)
@@ -213,6 +205,24 @@ class EdgeSite:
         }
         manifest = draft(**{**default, **fields})
         return self.repository.publish(manifest, drafts, force=True)
+
+
+def connection_of(
+    config: EdgeConfig, certificates: Certificates | None = None, **changes: Any
+) -> Connection:
+    """Open a node's connection; `changes` go to its options and its arguments."""
+    options: dict[str, Any] = {
+        "profile": config.profile,
+        "deadline_s": config.deadline_s,
+        "stall_s": config.stall_s,
+    }
+    options.update({name: changes.pop(name) for name in options if name in changes})
+    return Connection(
+        changes.pop("address", config.gateway),
+        certificates or Certificates.of(StateDir(config.state_dir).identity),
+        ConnectionOptions(**options),
+        **changes,
+    )
 
 
 @contextmanager
