@@ -1,8 +1,8 @@
 """What a teacher learns from: the images of its release, or all that the cloud has.
 
 A release speaks of the images that nodes hold. Where those are few (`dataset.limit`),
-a teacher of all images tells a node of them what only many show (README, Results).
-Not here: the training (teacher.py).
+a teacher of all images tells a node of them what only many show (measured:
+tests/bench/README.md). Not here: the training (teacher.py).
 """
 
 from dataclasses import replace

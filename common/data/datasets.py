@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config import DatasetConfig
-from common.errors import DataError
 from common.data.sources import Download, Source, Sources, download_public, open_sources
+from common.errors import DataError
 
 if TYPE_CHECKING:
     import torch

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config import DatasetConfig
-from common.errors import DataError
 from common.data.idx import read_digits, read_idx
 from common.data.image_folder import Form, Tree, common_form, read_images, scan_tree
+from common.errors import DataError
 
 Download = Callable[[str, Path], None]
 

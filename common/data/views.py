@@ -5,8 +5,8 @@ place follows from a seed, i and v alone. View 0 is the image itself; the others
 drawn without repetition from the (2 shift + 1)^2 crops of the image with `shift`
 black pixels around it (the pad-and-crop of CIFAR-10), times two with mirroring.
 Cloud and node both take pixels from here, so that the teacher's answers are of the
-very pixels that a student sees. Not here: which view is shown when (edge.distill.training),
-what the teacher says of it (cloud.extraction.block).
+very pixels that a student sees. Not here: which view is shown when
+(edge.distill.training), what the teacher says of it (cloud.extraction.block).
 """
 
 from dataclasses import dataclass

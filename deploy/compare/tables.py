@@ -1,7 +1,7 @@
 """The rows of `takt compare` as tables: mean and spread over seeds.
 
 One group a data set, student, method and CPU budget. For the terminal, and as
-Markdown for the README (tests/bench/compare_table.py). Not here: the rows themselves.
+Markdown for a page (tests/bench/page_tables.py). Not here: the rows themselves.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,70 +1,106 @@
-"""The README's reference parts, made from the code: tree, config keys, exit codes.
+"""The documentation's made parts, brought up to date: trees, keys, codes, results.
 
-    .venv/bin/python -m deploy.dev.docs      brings README.md up to date
+    .venv/bin/python -m deploy.dev.docs
 
-The phrase for a module is the first paragraph of its docstring, the note on a
-config key is the docstring under its field. A test compares. Not here: prose.
+A page is a README.md of the clone. A part called ``exit-codes`` stands on it between
+``<!-- exit-codes -->`` and ``<!-- /exit-codes -->``, and is made anew from the code or
+from the committed rows of a benchmark. A test compares. Not here: prose, and how a
+table of results is laid out (tests/bench).
 """
 
 import ast
-import inspect
-import json
+import importlib
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from common.config import RunConfig, Section
-from deploy.dev.readme import put, update
+from deploy.dev.config_tables import edge_config_table, run_config_table
 from deploy.runtime.exits import exit_codes
-from edge.config import EdgeConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("common", "cloud", "edge", "deploy")
-BOUNDS = {
-    "exclusiveMinimum": ">",
-    "minimum": ">=",
-    "exclusiveMaximum": "<",
-    "maximum": "<=",
-    "minItems": "at least",
-    "minProperties": "at least",
-}
+FOLDERS = (*PACKAGES, "proto", "tests")
+
+Parts = Mapping[str, Callable[[], str]]
 
 
-def up_to_date(readme: str, root: Path = ROOT) -> str:
-    """Put today's tree, config keys and exit codes between the README's marks.
+def parts_of(root: Path = ROOT) -> Parts:
+    """Name every part that is made, and what makes it."""
+    files = {
+        f"{package}-files": partial(file_tables, root / package) for package in PACKAGES
+    }
+    return {
+        "wings": partial(wing_table, root),
+        **files,
+        "run-config": run_config_table,
+        "edge-config": edge_config_table,
+        "exit-codes": exit_code_table,
+        **_bench_tables(root),
+    }
+
+
+def pages(root: Path = ROOT) -> list[Path]:
+    """List the pages of the clone."""
+    found = [path for folder in FOLDERS for path in (root / folder).rglob("README.md")]
+    return [root / "README.md", *sorted(found)]
+
+
+def up_to_date(page: str, parts: Parts) -> str:
+    """Make every part of a page anew; all else stays.
 
     Raises:
-        ValueError: a pair of marks is missing.
+        ValueError: a part begins and does not end.
     """
-    parts = {
-        "tree": tree(root),
-        "run-config": "\n".join(sections(RunConfig)),
-        "edge-config": "\n".join(sections(EdgeConfig, inner=False)),
-        "exit-codes": exit_code_table(),
-    }
-    for name, text in parts.items():
-        readme = put(readme, name, text)
-    return readme
+    for name in names_on(page):
+        if name in parts:
+            page = put(page, name, parts[name]())
+    return page
 
 
-def tree(root: Path) -> str:
-    """List every module of the packages with its phrase, as a code block."""
-    lines = []
+def names_on(page: str) -> list[str]:
+    """List the names of the parts that begin on a page."""
+    return re.findall(r"^<!-- ([\w-]+) -->$", page, re.MULTILINE)
+
+
+def put(page: str, name: str, text: str) -> str:
+    """Put a part's text between its marks; all else stays.
+
+    Raises:
+        ValueError: the marks are missing.
+    """
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if start not in page or end not in page:
+        raise ValueError(f"expected {start} and {end} on the page; add them")
+    head, _, rest = page.partition(start)
+    return f"{head}{start}\n{text}\n{end}{rest.partition(end)[2]}"
+
+
+def wing_table(root: Path) -> str:
+    """List the wings of all packages with their phrases, as a Markdown table."""
+    lines = ["| wing | what it is |", "| --- | --- |"]
     for package in PACKAGES:
-        phrase = phrase_of(root / package / "__init__.py")
-        lines += ["", f"{package + '/':24}{phrase}"]
-        for path in sorted((root / package).rglob("*.py")):
-            name = str(path.relative_to(root / package))
-            if path.name != "__init__.py" and not name.startswith("pb/"):
-                lines.append(f"  {name:35} {phrase_of(path)}")
-    return "\n".join(["```text", *lines[1:], "```"])
+        lines.append(_row(root, root / package / "__init__.py", f"**`{package}/`**"))
+        for wing in _wings(root / package):
+            name = wing.relative_to(root)
+            lines.append(_row(root, wing / "__init__.py", f"`{name}/`"))
+    return "\n".join(lines)
+
+
+def file_tables(package: Path) -> str:
+    """List every module of a package with its phrase: a table for each wing."""
+    blocks = [_file_table(package, package)]
+    for wing in _wings(package):
+        blocks.append(f"**`{wing.name}/`** {phrase_of(wing / '__init__.py')}.")
+        blocks.append(_file_table(package, wing))
+    return "\n\n".join(block for block in blocks if block)
 
 
 def phrase_of(module: Path) -> str:
     """Say what a module is: the first paragraph of its docstring, as one line."""
     text = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
-    return " ".join(text.split("\n\n")[0].replace("``", "").split()).rstrip(".")
+    return " ".join(text.split("\n\n")[0].replace("``", "`").split()).rstrip(".")
 
 
 def exit_code_table() -> str:
@@ -73,104 +109,46 @@ def exit_code_table() -> str:
     return "\n".join(["| code | meaning |", "| ---: | --- |", *rows])
 
 
-def sections(model: type[Section], *, inner: bool = True) -> Iterator[str]:
-    """Write a config model as a Markdown table, and then the sections in it."""
-    schema = model.model_json_schema()
-    found = {m.__name__: m for m in _models_below(Section)}
-    for name in [model.__name__, *(_in_order_of_use(schema) if inner else [])]:
-        properties = (schema if name == model.__name__ else schema["$defs"][name])[
-            "properties"
-        ]
-        fields = found[name].model_fields
-        yield f"**{title_of(name)}** {inspect.getdoc(found[name])}\n"
-        yield "| key | value | default | note |"
-        yield "| --- | --- | --- | --- |"
-        for key, entry in properties.items():
-            default = "required" if fields[key].is_required() else _default(entry)
-            note = note_of(fields[key].description)
-            yield f"| `{key}` | {_value(entry)} | {default} | {note} |"
-        yield ""
+def _wings(package: Path) -> list[Path]:
+    """List the sub-packages of a package, without generated code."""
+    found = [path.parent for path in package.glob("*/__init__.py")]
+    return sorted(path for path in found if path.name != "pb")
 
 
-def title_of(name: str) -> str:
-    """Name a section as people do: ``TeacherConfig`` is "Teacher"."""
-    return {"RunConfig": "The file", "EdgeConfig": "edge.toml"}.get(
-        name, name.removesuffix("Config")
-    ) + "."
+def _file_table(package: Path, folder: Path) -> str:
+    """List the modules of one folder; nothing, where there are none."""
+    found = [path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
+    rows = [_row(package, path, f"`{path.name}`") for path in found]
+    return "\n".join(["| file | what it is |", "| --- | --- |", *rows] if rows else [])
 
 
-def note_of(description: str | None) -> str:
-    """Write a field's description as a table's cell."""
-    text = " ".join((description or "").split())
-    return text.replace("|", "\\|").replace("None:", "left out:")
+def _row(page_folder: Path, path: Path, title: str) -> str:
+    target = path.parent if path.name == "__init__.py" else path
+    phrase = phrase_of(path).replace("|", "\\|")
+    outside = re.split(r"(`[^`]*`)", phrase)
+    phrase = "".join(
+        part if part.startswith("`") else part.replace("<", "\\<") for part in outside
+    )
+    return f"| [{title}]({target.relative_to(page_folder)}) | {phrase} |"
 
 
-def _models_below(model: type[Section]) -> Iterator[type[Section]]:
-    for child in model.__subclasses__():
-        yield child
-        yield from _models_below(child)
-
-
-def _in_order_of_use(schema: dict[str, Any]) -> list[str]:
-    """List the schema's sub-models in the order in which they first appear."""
-    order: list[str] = []
-
-    def visit(node: dict[str, Any]) -> None:
-        for name in re.findall(r"#/\$defs/(\w+)", str(node["properties"])):
-            if name not in order:
-                order.append(name)
-                visit(schema["$defs"][name])
-
-    visit(schema)
-    return order
-
-
-def _value(entry: dict[str, Any]) -> str:
-    """Describe what a key may hold."""
-    if "anyOf" in entry:
-        options = [o for o in entry["anyOf"] if o.get("type") != "null"]
-        return " or ".join(_value(option) for option in options)
-    if "$ref" in entry:
-        return f"a table: {title_of(entry['$ref'].split('/')[-1])[:-1]}"
-    if "enum" in entry:
-        return ", ".join(f'`"{value}"`' for value in entry["enum"])
-    if "const" in entry:
-        return f'`"{entry["const"]}"`'
-    if entry.get("type") == "array":
-        items = _value(entry["items"])
-        for one, many in (("a table", "tables"), ("whole number", "whole numbers")):
-            items = items.replace(one, many)
-        return f"a list of {items}"
-    if entry.get("type") == "object":
-        (values,) = entry.get("patternProperties", {}).values()
-        return f"by name, {_value(values)}"
-    if entry.get("unit") == "pixel scale":
-        return 'above 0, at most 1: `0.15`, `"8/255"`'
-    words = {"integer": "whole number", "number": "number", "boolean": "true, false"}
-    kind = words.get(entry["type"], "a path" if entry.get("format") else "text")
-    if pattern := entry.get("pattern"):
-        kind = "host:port" if ":" in pattern else "a name"
-    bounds = [f"{sign} {entry[b]}" for b, sign in BOUNDS.items() if b in entry]
-    return " ".join([kind, *bounds])
-
-
-def _default(entry: dict[str, Any]) -> str:
-    """Write a key's default as TOML would."""
-    value = entry.get("default")
-    if value is None:
-        return "-"
-    if isinstance(value, dict):
-        return "its defaults"
-    if isinstance(value, list):
-        return f"`{json.dumps(value)}`" if value else "none"
-    if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
+def _bench_tables(root: Path) -> Parts:
+    """Get the tables of results from tests/bench, which is no package."""
+    folder = str(root / "tests" / "bench")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    tables: Parts = importlib.import_module("page_tables").TABLES
+    return tables
 
 
 def main() -> None:
-    """Bring README.md up to date."""
-    update(up_to_date)
+    """Bring all pages up to date."""
+    parts = parts_of()
+    for path in pages():
+        old = path.read_text(encoding="utf-8")
+        new = up_to_date(old, parts)
+        if new != old:
+            path.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 Every variant of a student trains for the same CPU-seconds (those of the grid `full`),
 in turns with the recipe itself, and is measured by AutoAttack standard on the same
 test images, by which nothing is chosen here. The rows go to results/ablation.json as
-they come; what is there is not made again. ablation_table.py writes the README's table
+they come; what is there is not made again. ablation_table.py writes the page's table
 from them.
 """
 

@@ -1,28 +1,12 @@
-"""The README's ablation table, from the committed rows.
+"""The table of the takt recipe without one of its ingredients, or with one more.
 
-    .venv/bin/python tests/bench/ablation_table.py     brings README.md up to date
-
-A test compares. The rows come from tests/bench/ablation.py.
+The rows come from ablation.py. Not here: which file they are in (page_tables.py).
 """
 
-from pathlib import Path
-
-from rows import Row, read_rows
+from rows import Row
 from tables import Place, heads, spread
 
-from deploy.dev.readme import put, update
-
-ROWS = Path(__file__).parent / "results" / "ablation.json"
 WHOLE = "takt"
-
-
-def in_readme(readme: str) -> str:
-    """Put the table between the README's marks.
-
-    Raises:
-        ValueError: the marks are missing.
-    """
-    return put(readme, "ablation", markdown(read_rows(ROWS)))
 
 
 def markdown(rows: list[Row]) -> str:
@@ -73,12 +57,3 @@ def _meaning(rows: list[Row]) -> str:
         "that a variant of the same seed is above or below it; mean +- standard "
         f"deviation (number of seeds). {'; '.join(sets)}."
     )
-
-
-def main() -> None:
-    """Bring README.md up to date."""
-    update(in_readme)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,28 +1,13 @@
-"""The README's table of the live teacher: what it gives a student, and what it costs.
+"""The table of the live teacher: what it gives a student, and what it costs.
 
-    .venv/bin/python tests/bench/adaad_table.py     brings README.md up to date
-
-A test compares. The rows are those of `takt compare --grid deploy/grids/live.toml`:
-all of one machine, as CPU-seconds of two are not the same.
+The rows are those of the grid `live` of `takt compare`: all of one machine, as
+CPU-seconds of two are not the same. Not here: which file they are in (page_tables.py).
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from deploy.compare.rows import Row, read_rows
+from deploy.compare.rows import Row
 from deploy.compare.tables import Group, groups, meaning
-from deploy.dev.readme import put, update
-
-ROWS = Path(__file__).parent / "results" / "compare-live.json"
-
-
-def in_readme(readme: str) -> str:
-    """Put the table between the README's marks.
-
-    Raises:
-        ValueError: the marks are missing.
-    """
-    return put(readme, "adaad", markdown(read_rows(ROWS)))
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -46,12 +31,3 @@ def _line(group: Group) -> str:
         f"{group.mean('epochs'):.0f} | {teacher} | "
         f"{group.mean('pulled_bytes') / 2**20:.2f} MiB | {len(group.rows)} |"
     )
-
-
-def main() -> None:
-    """Bring README.md up to date."""
-    update(in_readme)
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,7 @@ from a teacher that has seen the node's own images alone ("own"); each takes as 
 steps as the config's epochs of all its images are, and is measured by AutoAttack
 standard on the first test images, by which nothing is chosen.
 The rows go to results/few-images.json as they come; few_images_table.py writes the
-README's table from them.
+page's table from them.
 """
 
 import argparse

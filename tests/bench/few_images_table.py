@@ -1,32 +1,16 @@
-"""The README's table of what a teacher adds to few images, from the committed rows.
+"""The table of what a teacher adds to few images.
 
-    .venv/bin/python tests/bench/few_images_table.py     brings README.md up to date
-
-A test compares. The rows come from tests/bench/few_images.py.
+The rows come from few_images.py. Not here: which file they are in (page_tables.py).
 """
 
-from pathlib import Path
-
-from rows import Row, read_rows
+from rows import Row
 from tables import heads, spread
 
-from deploy.dev.readme import put, update
-
-ROWS = Path(__file__).parent / "results" / "few-images.json"
 COLUMNS = {
     "labels": "+ soft labels",
     "deltas": "+ soft labels and deltas",
     "own": "+ those of a teacher of its own images",
 }
-
-
-def in_readme(readme: str) -> str:
-    """Put the table between the README's marks.
-
-    Raises:
-        ValueError: the marks are missing.
-    """
-    return put(readme, "few-images", markdown(read_rows(ROWS)))
 
 
 def markdown(rows: list[Row]) -> str:
@@ -71,12 +55,3 @@ def _gain(here: dict[str, dict[int, float]], name: str) -> str:
     own, without = here[name], here["none"]
     found = [own[seed] - without[seed] for seed in own if seed in without]
     return f"{spread(found, sign='+')} ({len(found)})" if found else "-"
-
-
-def main() -> None:
-    """Bring README.md up to date."""
-    update(in_readme)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,30 +1,18 @@
-"""The README's tables of margins: takt over the other methods, from committed rows.
+"""The tables of margins: how far takt is above the other methods.
 
-    .venv/bin/python tests/bench/margins_table.py     brings README.md up to date
-
-A test compares. The rows are those of the grids `full` and `few` of `takt compare`.
+The rows are those of the grids `full` and `few` of `takt compare`. Not here: which file
+they are in (page_tables.py).
 """
 
 from collections.abc import Sequence
 
-from tables import put_compared, spread
+from tables import spread
 
 from deploy.compare.rows import Row
-from deploy.dev.readme import update
 
-FILES = {"margins": "compare.json", "few-margins": "compare-few.json"}  # by mark
 OTHERS = ("rslad", "pgd_at", "warm_at")
 
 Place = tuple[str, int, str]
-
-
-def in_readme(readme: str) -> str:
-    """Put the tables between the README's marks.
-
-    Raises:
-        ValueError: the marks are missing.
-    """
-    return put_compared(readme, FILES, markdown)
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -74,12 +62,3 @@ def _margin(own: dict[int, float], other: dict[int, float]) -> str:
     if not found:
         return "-"
     return spread(found, sign="+")
-
-
-def main() -> None:
-    """Bring README.md up to date."""
-    update(in_readme)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,7 @@ config's takt recipe, the same seed, so the same weights, order and noise to beg
 with. Deltas are of that precision in the student's memory as well. Measured with
 AutoAttack standard on test images, by which nothing is chosen here. The rows go to
 results/precision.json as they come; what is there is not made again.
-precision_table.py writes the README's table from them.
+precision_table.py writes the page's table from them.
 """
 
 import argparse

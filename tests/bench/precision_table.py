@@ -1,18 +1,10 @@
-"""The README's table of precisions, from the committed rows.
+"""The table of precisions of labels and deltas.
 
-    .venv/bin/python tests/bench/precision_table.py     brings README.md up to date
-
-A test compares. The rows come from tests/bench/precision.py.
+The rows come from precision.py. Not here: which file they are in (page_tables.py).
 """
 
-from pathlib import Path
-
-from rows import Row, read_rows
+from rows import Row
 from tables import heads, spread
-
-from deploy.dev.readme import put, update
-
-ROWS = Path(__file__).parent / "results" / "precision.json"
 
 
 def markdown(rows: list[Row]) -> str:
@@ -37,15 +29,6 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join([*lines, "", _meaning(rows)])
 
 
-def in_readme(readme: str) -> str:
-    """Put the table between the README's marks.
-
-    Raises:
-        ValueError: the marks are missing.
-    """
-    return put(readme, "precision", markdown(read_rows(ROWS)))
-
-
 def _percent(rows: list[Row]) -> str:
     if not rows:
         return "-"
@@ -62,12 +45,3 @@ def _meaning(rows: list[Row]) -> str:
         "Robust % under AutoAttack standard; mean +- standard deviation (number of "
         f"seeds). {'; '.join(sets)}."
     )
-
-
-def main() -> None:
-    """Bring README.md up to date."""
-    update(in_readme)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,16 +1,9 @@
-"""What the README's tables of a bench's rows have in common."""
+"""What the tables of a bench's rows have in common."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from statistics import mean, stdev
 
 from rows import Row
-
-from deploy.compare.rows import Row as CompareRow
-from deploy.compare.rows import read_rows
-from deploy.dev.readme import put
-
-RESULTS = Path(__file__).parent / "results"
 
 Place = tuple[str, str]  # data set and student
 
@@ -29,18 +22,3 @@ def heads(rows: Sequence[Row]) -> dict[Place, str]:
         )
         for row in rows
     }
-
-
-def put_compared(
-    readme: str,
-    files: Mapping[str, str],
-    markdown: Callable[[Sequence[CompareRow]], str],
-) -> str:
-    """Put a table of each file of `takt compare` between its marks; files by mark.
-
-    Raises:
-        ValueError: the marks are missing.
-    """
-    for mark, file in files.items():
-        readme = put(readme, mark, markdown(read_rows(RESULTS / file)))
-    return readme

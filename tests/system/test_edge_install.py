@@ -1,4 +1,4 @@
-"""A node from nothing: the README's edge commands in a copy of the source.
+"""A node from nothing: the edge commands of the pages in a copy of the source.
 
 Installs the base dependencies over the network (gigabytes, where uv's cache is
 cold), so it is slow and is skipped offline.

@@ -1,8 +1,8 @@
 """The cloud side on a Ray cluster of three machines, one of which dies.
 
 The machines are namespaces of this one (machines.py) with addresses of their own;
-they share the storage folder. Jobs are submitted as the README does it. A node, on a
-machine of its own, follows the gateway on the head.
+they share the storage folder. Jobs are submitted as deploy/ssh/README.md does it. A
+node, on a machine of its own, follows the gateway on the head.
 """
 
 import json

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from deploy.dev.docs import up_to_date
-
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cloud", "common", "deploy", "edge")
 GENERATED = ROOT / "common" / "pb"
@@ -118,8 +116,3 @@ def test_every_direct_dependency_has_one_tested_version() -> None:
 def test_constraints_leave_the_build_of_torch_open() -> None:
     # A local suffix (+cpu, +cu130) would shut the other builds out.
     assert "+" not in (ROOT / "constraints.txt").read_text()
-
-
-def test_the_readme_is_up_to_date_with_tree_config_and_exit_codes() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert readme == up_to_date(readme), "run: .venv/bin/python -m deploy.dev.docs"

@@ -1,0 +1,9 @@
+"""Images and labels: where they come from, and which part is for what.
+
+`datasets.load_dataset` gives a `Dataset` of uint8 images, its splits and its
+fingerprint; `sources` knows the data sets by name, `idx` and `image_folder` read the
+files; `views` makes the crops and flips that cloud and node must agree on, bit by bit.
+
+Not here: which view is shown when (edge.distill.training), the training images of a
+teacher on its device (cloud.training.images).
+"""
