@@ -1,17 +1,32 @@
 """`takt cloud`: stage 1 and the gateway, as a cluster job or on this machine.
 
 `run` is train, extract, publish and serve after each other; each verb also works
-alone on the same storage folder and does not repeat what is there. Not here: the
-steps themselves.
+alone on the same storage folder and does not repeat what is there. This module adds
+what the user reads; not here: the steps (deploy/cloud_side.py).
 """
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from deploy.cli.options import (
+    DEFAULT_RUNS,
+    DEFAULT_STORAGE,
+    Address,
+    Assign,
+    Compare,
+    Config,
+    DataDir,
+    Limit,
+    RunsDir,
+    Seed,
+    Storage,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from common.config import RunConfig
@@ -21,50 +36,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-Config = Annotated[
-    str, typer.Option("--config", "-c", help="A TOML file, or a shipped config's name.")
-]
-DataDir = Annotated[
-    Path | None, typer.Option(help="Where the data set lies, or is put.")
-]
-Limit = Annotated[int | None, typer.Option(help="Use only so many training images.")]
-Seed = Annotated[int | None, typer.Option(help="Of everything random.")]
-Assign = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the config."),
-]
-Storage = Annotated[
-    Path, typer.Option("--storage", "-s", help="The cloud side's storage folder.")
-]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        envvar="RAY_ADDRESS",
-        help='A Ray cluster ("auto" within a job); default: a local one.',
-    ),
-]
-DEFAULT_STORAGE = Path("cloud-storage")
-
-
-def overrides_of(
-    data_dir: Path | None,
-    limit: int | None,
-    seed: int | None,
-    assign: list[str] | None,
-) -> dict[str, object]:
-    """Turn the options that stand for config keys into those keys."""
-    from deploy.runtime.settings import parse_assignments
-
-    overrides = parse_assignments(assign or [])
-    if data_dir is not None:
-        overrides["dataset.data_dir"] = str(data_dir.absolute())
-    if limit is not None:
-        overrides["dataset.limit"] = limit
-    if seed is not None:
-        overrides["seed"] = seed
-    return overrides
 
 
 @app.command()
@@ -81,7 +52,7 @@ def run(
     """Train, extract, publish, and serve until stopped; nodes may join at once."""
     from deploy.runtime.job_failure import recorded_failure
 
-    settings = _settings(config, data_dir, limit, seed, assign)
+    settings, _ = settings_of(config, data_dir, limit, seed, assign)
     with (
         recorded_failure(storage),
         _cluster(address, storage, settings),
@@ -105,7 +76,7 @@ def train(
     assign: Assign = None,
 ) -> None:
     """Train the teacher, or the best of [choice]; resumes what was interrupted."""
-    settings = _settings(config, data_dir, limit, seed, assign)
+    settings, _ = settings_of(config, data_dir, limit, seed, assign)
     with _cluster(address, storage, settings):
         _train(settings, storage)
 
@@ -121,7 +92,7 @@ def extract(
     assign: Assign = None,
 ) -> None:
     """Extract the teacher's knowledge into shards."""
-    settings = _settings(config, data_dir, limit, seed, assign)
+    settings, _ = settings_of(config, data_dir, limit, seed, assign)
     with _cluster(address, storage, settings):
         _extract(settings, storage)
 
@@ -139,7 +110,7 @@ def publish(
     ] = False,
 ) -> None:
     """Sign what was extracted as the channel's new release."""
-    settings = _settings(config, data_dir, limit, seed, assign)
+    settings, _ = settings_of(config, data_dir, limit, seed, assign)
     _publish(settings, storage, force=force)
 
 
@@ -151,7 +122,7 @@ def serve(
     assign: Assign = None,
 ) -> None:
     """Serve the repository to nodes until stopped."""
-    settings = _settings(config, None, None, None, assign)
+    settings, _ = settings_of(config, assign=assign)
     with _cluster(address, storage, settings), _gateway(settings, storage):
         _wait()
 
@@ -169,22 +140,15 @@ def report(
     config: Config,
     nodes_dir: Annotated[Path, typer.Option(help="Has NODE/students of each node.")],
     storage: Storage = DEFAULT_STORAGE,
-    runs_dir: Annotated[
-        Path, typer.Option(help="Where the run's folder is made.")
-    ] = Path("runs"),
+    runs_dir: RunsDir = DEFAULT_RUNS,
     data_dir: DataDir = None,
     limit: Limit = None,
     seed: Seed = None,
     assign: Assign = None,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Train PGD-AT baselines as well.")
-    ] = False,
+    compare: Compare = False,
 ) -> int:
     """Follow a job and its nodes that run elsewhere; end as `takt simulate` does."""
-    from deploy.runtime.settings import load_run_config
-
-    overrides = overrides_of(data_dir, limit, seed, assign)
-    settings, text = load_run_config(config, overrides)
+    settings, text = settings_of(config, data_dir, limit, seed, assign)
     from deploy.simulation.collect import collect_run
 
     return collect_run(
@@ -197,46 +161,19 @@ def report(
     )
 
 
-def _settings(
-    config: str,
-    data_dir: Path | None,
-    limit: int | None,
-    seed: int | None,
-    assign: list[str] | None,
-) -> "RunConfig":
-    from deploy.runtime.settings import load_run_config
-
-    overrides = overrides_of(data_dir, limit, seed, assign)
-    return load_run_config(config, overrides)[0]
-
-
-@contextmanager
 def _cluster(
     address: str | None, storage: Path, settings: "RunConfig"
-) -> Iterator[None]:
-    from cloud.cluster.local import connect, local_cluster
-    from deploy.runtime.exits import arm_signals
-    from deploy.runtime.machine import num_cores
+) -> AbstractContextManager[str]:
+    from deploy import cloud_side
 
-    if address:
-        with connect(address):
-            arm_signals()
-            yield
-        return
-    slots = max(settings.teacher.num_workers, settings.knowledge.num_actors)
-    logs = storage / "logs" / "ray"
-    with local_cluster(logs, num_cpus=max(slots, num_cores())):
-        arm_signals()
-        yield
+    return cloud_side.cluster(settings, logs=storage / "logs" / "ray", address=address)
 
 
 def _train(settings: "RunConfig", storage: Path) -> None:
+    from deploy import cloud_side
     from deploy.report.wording import describe, percent
-    from deploy.runtime.exits import arm_signals
-    from deploy.selection.teacher import make_teacher
 
-    card = make_teacher(settings, storage, typer.echo)
-    arm_signals()  # the training job has handlers of its own
+    card = cloud_side.train(settings, storage, typer.echo)
     typer.echo(
         f"teacher {card.architecture}: clean {percent(card.clean_accuracy)} %, "
         + ", ".join(f"{percent(e.accuracy)} % ({describe(e)})" for e in card.robust)
@@ -244,18 +181,15 @@ def _train(settings: "RunConfig", storage: Path) -> None:
 
 
 def _extract(settings: "RunConfig", storage: Path) -> None:
-    from cloud.extraction.job import extract_knowledge
+    from deploy import cloud_side
 
-    index = extract_knowledge(settings, storage)
-    typer.echo(f"knowledge: {index}")
+    typer.echo(f"knowledge: {cloud_side.extract(settings, storage)}")
 
 
 def _publish(settings: "RunConfig", storage: Path, *, force: bool = False) -> None:
-    from cloud.publishing.publish import publish_release
-    from common.data.datasets import load_dataset
+    from deploy import cloud_side
 
-    dataset = load_dataset(settings.dataset, seed=settings.seed)
-    manifest = publish_release(settings, storage, dataset, force=force)
+    manifest = cloud_side.publish(settings, storage, force=force)
     typer.echo(
         f"channel '{manifest.channel}' is at version {manifest.version}: "
         f"{sum(shard.num_bytes for shard in manifest.shards):,} bytes, "
@@ -265,24 +199,14 @@ def _publish(settings: "RunConfig", storage: Path, *, force: bool = False) -> No
 
 @contextmanager
 def _gateway(settings: "RunConfig", storage: Path) -> Iterator[None]:
-    """Serve the storage for the body."""
-    from cloud.gateway.live_teacher import is_wanted
-    from cloud.gateway.ray_serve import start_gateway, stop_gateway
+    from deploy import cloud_side
 
-    addresses = start_gateway(
-        settings.gateway,
-        storage,
-        channel=settings.channel,
-        live_teacher=is_wanted(settings),
-    )
-    typer.echo(
-        f"serving channel '{settings.channel}' at {addresses.address}, enrolment at "
-        f"{addresses.enroll_address}; nodes trust {storage / 'pki' / 'ca.crt'}"
-    )
-    try:
+    with cloud_side.gateway(settings, storage) as addresses:
+        typer.echo(
+            f"serving channel '{settings.channel}' at {addresses.address}, enrolment "
+            f"at {addresses.enroll_address}; nodes trust {storage / 'pki' / 'ca.crt'}"
+        )
         yield
-    finally:
-        stop_gateway()
 
 
 def _wait() -> None:

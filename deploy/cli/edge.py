@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from common.errors import ConfigError, TaktError
+from deploy.cli.options import AsJson
 
 if TYPE_CHECKING:
     from edge.config import EdgeConfig
@@ -97,7 +98,7 @@ def once(
 @app.command()
 def status(
     config: Config = DEFAULT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     check: Annotated[
         bool, typer.Option("--check", help="Fail unless the daemon is at work.")
     ] = False,

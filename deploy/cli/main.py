@@ -11,9 +11,20 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.cloud import Assign, Config, DataDir, Limit, Seed, overrides_of
 from deploy.cli.cloud import app as cloud_app
 from deploy.cli.edge import app as edge_app
+from deploy.cli.options import (
+    DEFAULT_RUNS,
+    AsJson,
+    Assign,
+    Compare,
+    Config,
+    DataDir,
+    Limit,
+    RunsDir,
+    Seed,
+    settings_of,
+)
 from deploy.cli.pki import app as pki_app
 
 app = typer.Typer(
@@ -37,21 +48,13 @@ def simulate(
     limit: Limit = None,
     seed: Seed = None,
     assign: Assign = None,
-    runs_dir: Annotated[
-        Path, typer.Option(help="Where the run's folder is made.")
-    ] = Path("runs"),
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Train PGD-AT baselines as well.")
-    ] = False,
+    runs_dir: RunsDir = DEFAULT_RUNS,
+    compare: Compare = False,
 ) -> int:
     """Run the whole system on this machine: teacher, release, capped nodes."""
-    from deploy.runtime.settings import load_run_config
-
-    overrides = overrides_of(data_dir, limit, seed, assign)
-    settings, text = load_run_config(config, overrides)
-    from deploy.simulation.simulate import (
-        run_simulation,  # after what costs less to refuse
-    )
+    settings, text = settings_of(config, data_dir, limit, seed, assign)
+    # Imported after the config was read: a wrong one is refused at once.
+    from deploy.simulation.simulate import run_simulation
 
     return run_simulation(settings, text, runs_dir=runs_dir, compare=compare)
 
@@ -66,9 +69,9 @@ def evaluate(
     eps: Annotated[
         str | None, typer.Option(help='Such as "8/255"; default: what it trained on.')
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where the data lies.")] = None,
+    data_dir: DataDir = None,
     seed: Annotated[int, typer.Option(help="Of the attack.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure clean and robust accuracy of a saved teacher or student."""
     from deploy.evaluation.single import evaluate_model, parse_eps
@@ -99,14 +102,13 @@ def fit(
     limit: Limit = None,
     assign: Assign = None,
     cpus: Annotated[float, typer.Option(help="The node's CPU cap, in cores.")] = 1.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Pick the largest student whose training fits a node, by measuring steps."""
     from rich.console import Console
 
     from common.config import ProfileConfig
     from common.errors import ConfigError
-    from deploy.runtime.settings import load_run_config
     from deploy.runtime.terminal import make_console
     from deploy.selection.student import run_fit, subject_of_config, subject_of_release
 
@@ -116,8 +118,8 @@ def fit(
     if release is not None:
         subject = subject_of_release(release.absolute(), data_dir)
     else:
-        overrides = overrides_of(data_dir, limit, None, assign)
-        subject = subject_of_config(load_run_config(config, overrides)[0])
+        settings, _ = settings_of(config, data_dir, limit, assign=assign)
+        subject = subject_of_config(settings)
     run_fit(
         subject,
         ProfileConfig(cpus=cpus, memory_mib=memory_mib, bandwidth_kib_s=1),
@@ -190,16 +192,15 @@ def doctor(
     config: Config = "digits",
     data_dir: DataDir = None,
     assign: Assign = None,
-    runs_dir: Annotated[Path, typer.Option(help="Where runs are made.")] = Path("runs"),
+    runs_dir: RunsDir = DEFAULT_RUNS,
     pki: Annotated[
         Path | None, typer.Option(help="A folder of certificates, to check the clock.")
     ] = None,
 ) -> int:
     """Check whether this machine can run takt; one line each, with the fix."""
     from deploy.doctor import run_doctor
-    from deploy.runtime.settings import load_run_config
 
-    settings, _ = load_run_config(config, overrides_of(data_dir, None, None, assign))
+    settings, _ = settings_of(config, data_dir, assign=assign)
     return run_doctor(settings, runs_dir=runs_dir, pki_dir=pki)
 
 

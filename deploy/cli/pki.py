@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deploy.cli.options import DEFAULT_STORAGE, Assign, Config, Storage, settings_of
+
 if TYPE_CHECKING:
     from cloud.pki.authority import Authority
 
@@ -20,11 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Storage = Annotated[
-    Path, typer.Option("--storage", "-s", help="The gateway's storage folder.")
-]
 Node = Annotated[str, typer.Argument(help="The node's name.")]
-DEFAULT_STORAGE = Path("cloud-storage")
 
 
 @app.command()
@@ -58,15 +56,12 @@ def allow(node: Node, storage: Storage = DEFAULT_STORAGE) -> None:
 
 @app.command()
 def invite(
-    config: Annotated[str, typer.Option("--config", "-c", help="The run's config.")],
+    config: Config,
     out: Annotated[Path, typer.Option(help="Takes one folder for each node.")],
     gateway: Annotated[str, typer.Option(help="host:port of the node port.")],
     enroll: Annotated[str, typer.Option(help="host:port of the enrolment port.")],
     storage: Storage = DEFAULT_STORAGE,
-    assign: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the config."),
-    ] = None,
+    assign: Assign = None,
     home: Annotated[Path, typer.Option(help="Where a node finds its folder.")] = Path(
         "/etc/takt"
     ),
@@ -76,9 +71,8 @@ def invite(
 ) -> None:
     """Write what each node of a config needs to join: config, CA, one-time token."""
     from deploy.cli.invite import CA, invite_nodes
-    from deploy.runtime.settings import load_run_config, parse_assignments
 
-    settings = load_run_config(config, parse_assignments(assign or []))[0]
+    settings, _ = settings_of(config, assign=assign)
     authority = _authority(storage)
     authority.init()
     invited = invite_nodes(

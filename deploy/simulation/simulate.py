@@ -14,19 +14,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cloud.cluster.local import local_cluster
-from cloud.extraction.job import extract_knowledge
-from cloud.gateway.live_teacher import is_wanted
-from cloud.gateway.ray_serve import check_ports, start_gateway, stop_gateway
+from cloud.gateway.ray_serve import check_ports, stop_gateway
 from cloud.pki.authority import Authority
-from cloud.publishing.publish import publish_release
 from cloud.training.teacher_files import WEIGHTS
 from common.config import RunConfig
 from common.data.datasets import Dataset, load_dataset
+from deploy import cloud_side
 from deploy.evaluation.pool import EvaluationPool
-from deploy.runtime.exits import arm_signals
 from deploy.runtime.machine import num_cores
-from deploy.selection.teacher import make_teacher
 from deploy.simulation.lifecycle import conduct_run
 from deploy.simulation.live_view import open_view
 from deploy.simulation.node_reports import harvest, train_baselines
@@ -87,7 +82,8 @@ def _simulate(
         findings.nodes = stack.enter_context(nodes)
         cloud = stack.enter_context(ExitStack())
         with phases.phase("cluster", "start a local Ray") as phase:
-            phase.outcome = _start_cluster(config, run, cloud)
+            cluster = cloud_side.cluster(config, logs=run.logs / "ray")
+            phase.outcome = f"Ray at {cloud.enter_context(cluster)}"
         gateway = beside.submit(_start_gateway, config, run, nodes)
         cloud.callback(stop_gateway)
         cloud.callback(wait, [gateway])  # Ray must not go while Serve starts on it
@@ -106,28 +102,12 @@ def _simulate(
             phase.outcome = findings.describe_evaluation()
 
 
-def _start_cluster(config: RunConfig, run: RunFolder, cloud: ExitStack) -> str:
-    """Start the run's own Ray; `cloud` ends it."""
-    cloud.callback(arm_signals)  # Ray drops all handlers when it ends
-    slots = max(config.teacher.num_workers, config.knowledge.num_actors)
-    cluster = cloud.enter_context(
-        local_cluster(run.logs / "ray", num_cpus=max(slots, num_cores()))
-    )
-    arm_signals()
-    return f"Ray at {cluster.address}"
-
-
 def _start_gateway(config: RunConfig, run: RunFolder, nodes: SimulatedNodes) -> str:
     """Start the gateway, then the nodes, which wait for a release.
 
     Runs beside the teacher's training: both spend most of their start waiting.
     """
-    addresses = start_gateway(
-        config.gateway,
-        run.cloud,
-        channel=config.channel,
-        live_teacher=is_wanted(config),
-    )
+    addresses = cloud_side.start_gateway(config, run.cloud)
     authority = Authority(run.cloud / "pki")
     data_dir = config.dataset.data_dir
     site = NodeSite(
@@ -151,19 +131,16 @@ def _train_and_publish(
 ) -> EvaluationPool:
     """Do stage 1; return the evaluation, which has begun with the teacher."""
     with phases.phase("teacher", "adversarial training with Ray Train") as phase:
-        try:
-            findings.teacher = make_teacher(config, run.cloud)
-        finally:
-            arm_signals()  # Ray Train has handlers of its own
+        findings.teacher = cloud_side.train(config, run.cloud)
         phase.outcome = findings.describe_teacher()
     pool = stack.enter_context(open_pool(config, run, dataset))
     teacher = run.cloud / WEIGHTS
     findings.measure_teacher(pool.submit(teacher, config.evaluation.teacher_images))
     with phases.phase("knowledge", "extract it with Ray actors") as phase:
-        extract_knowledge(config, run.cloud)
+        cloud_side.extract(config, run.cloud)
         phase.outcome = ", ".join(config.knowledge.contents)
     with phases.phase("publish", f"sign a release to '{config.channel}'") as phase:
-        findings.manifest = publish_release(config, run.cloud, dataset)
+        findings.manifest = cloud_side.publish(config, run.cloud, dataset)
         phase.outcome = findings.describe_release()
     return pool
 

@@ -84,7 +84,7 @@ def test_revoke_names_the_nodes_that_there_are(storage: Path) -> None:
 
 def test_the_verbs_load_neither_ray_nor_torch(storage: Path) -> None:
     script = (
-        "import sys; from deploy import pki; from typer.testing import CliRunner; "
+        "import sys; from deploy.cli import pki; from typer.testing import CliRunner; "
         f"CliRunner().invoke(pki.app, ['list', '--storage', {str(storage)!r}]); "
         "assert 'cloud.pki.authority' in sys.modules; "
         "print({'ray', 'torch', 'sqlalchemy', 'tuf'} & set(sys.modules))"

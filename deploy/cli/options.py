@@ -1,0 +1,80 @@
+"""The options that several verbs share, and the config that they make together.
+
+Each option is declared once, as a type that a verb's parameter has. Not here: options
+of one verb only, and what an option means for a run (deploy.runtime.settings).
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from common.config import RunConfig
+
+Config = Annotated[
+    str, typer.Option("--config", "-c", help="A TOML file, or a shipped config's name.")
+]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Where the data set lies, or is put.")
+]
+Limit = Annotated[int | None, typer.Option(help="Use only so many training images.")]
+Seed = Annotated[int | None, typer.Option(help="Of everything random.")]
+Assign = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the config."),
+]
+Storage = Annotated[
+    Path, typer.Option("--storage", "-s", help="The cloud side's storage folder.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        envvar="RAY_ADDRESS",
+        help='A Ray cluster ("auto" within a job); default: a local one.',
+    ),
+]
+RunsDir = Annotated[Path, typer.Option(help="Where the run's folder is made.")]
+Compare = Annotated[
+    bool, typer.Option("--compare", help="Train PGD-AT baselines as well.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DEFAULT_STORAGE = Path("cloud-storage")
+DEFAULT_RUNS = Path("runs")
+
+
+def overrides_of(
+    data_dir: Path | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    assign: list[str] | None = None,
+) -> dict[str, object]:
+    """Turn the options that stand for config keys into those keys."""
+    from deploy.runtime.settings import parse_assignments
+
+    overrides = parse_assignments(assign or [])
+    if data_dir is not None:
+        overrides["dataset.data_dir"] = str(data_dir.absolute())
+    if limit is not None:
+        overrides["dataset.limit"] = limit
+    if seed is not None:
+        overrides["seed"] = seed
+    return overrides
+
+
+def settings_of(
+    config: str,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    assign: list[str] | None = None,
+) -> "tuple[RunConfig, str]":
+    """Read a verb's config with its options on top; also as TOML text.
+
+    Raises:
+        ConfigError: the config cannot be read, or a key or value is wrong.
+    """
+    from deploy.runtime.settings import load_run_config
+
+    return load_run_config(config, overrides_of(data_dir, limit, seed, assign))

@@ -1,0 +1,143 @@
+"""The cloud side, composed once: Ray, stage 1 and the gateway of a storage folder.
+
+`takt simulate` and `takt cloud` (`run`, and each step alone) call these functions in
+their own order. A step does not repeat what its storage folder already holds. Not
+here: the steps themselves (the wings of cloud/), and what the user sees of them.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.config import RunConfig
+from common.release import Manifest, TeacherCard
+from deploy.runtime.exits import arm_signals
+from deploy.runtime.machine import num_cores
+
+# Ray and Ray Train take seconds to import; each step imports what it uses.
+if TYPE_CHECKING:
+    from cloud.gateway.addresses import Addresses
+    from common.data.datasets import Dataset
+
+
+@contextmanager
+def cluster(
+    config: RunConfig, *, logs: Path, address: str | None = None
+) -> Iterator[str]:
+    """Connect to a Ray cluster, or start a local one that fits the config.
+
+    Args:
+        config: of the run; a local Ray gets a slot for each worker and actor.
+        logs: takes a local Ray's logs.
+        address: of a cluster that runs; None: start a local one.
+
+    Yields:
+        The cluster's address.
+
+    Raises:
+        ClusterError: Ray did not start, or cannot be reached.
+    """
+    from cloud.cluster.local import connect, local_cluster
+
+    try:
+        if address:
+            with connect(address):
+                arm_signals()
+                yield address
+        else:
+            slots = max(config.teacher.num_workers, config.knowledge.num_actors)
+            with local_cluster(logs, num_cpus=max(slots, num_cores())) as local:
+                arm_signals()
+                yield local.address
+    finally:
+        arm_signals()  # Ray removes all handlers when it ends
+
+
+def train(
+    config: RunConfig,
+    storage: Path,
+    update: Callable[[str], None] = lambda line: None,
+) -> TeacherCard:
+    """Train the teacher, or choose one where the config has candidates.
+
+    Args:
+        config: of the run.
+        storage: the cloud side's folder.
+        update: called with a line for each candidate.
+
+    Raises:
+        TaktError: as `deploy.selection.teacher.make_teacher`.
+    """
+    from deploy.selection.teacher import make_teacher
+
+    try:
+        return make_teacher(config, storage, update)
+    finally:
+        arm_signals()  # Ray Train installs handlers of its own
+
+
+def extract(config: RunConfig, storage: Path) -> Path:
+    """Extract the teacher's knowledge; return the folder of its shards.
+
+    Raises:
+        TaktError: as `cloud.extraction.job.extract_knowledge`.
+    """
+    from cloud.extraction.job import extract_knowledge
+
+    return extract_knowledge(config, storage)
+
+
+def publish(
+    config: RunConfig,
+    storage: Path,
+    dataset: "Dataset | None" = None,
+    *,
+    force: bool = False,
+) -> Manifest:
+    """Sign what was extracted as the channel's new release.
+
+    Args:
+        config: of the run.
+        storage: the cloud side's folder.
+        dataset: of the config, where it is loaded already.
+        force: publish a new version even if nothing is new.
+
+    Raises:
+        TaktError: as `cloud.publishing.publish.publish_release`.
+    """
+    from cloud.publishing.publish import publish_release
+    from common.data.datasets import load_dataset
+
+    if dataset is None:
+        dataset = load_dataset(config.dataset, seed=config.seed)
+    return publish_release(config, storage, dataset, force=force)
+
+
+def start_gateway(config: RunConfig, storage: Path) -> "Addresses":
+    """Start the gateway on the connected Ray, with a live teacher where one is used.
+
+    Raises:
+        TaktError: as `cloud.gateway.ray_serve.start_gateway`.
+    """
+    from cloud.gateway import ray_serve
+    from cloud.gateway.live_teacher import is_wanted
+
+    return ray_serve.start_gateway(
+        config.gateway,
+        storage,
+        channel=config.channel,
+        live_teacher=is_wanted(config),
+    )
+
+
+@contextmanager
+def gateway(config: RunConfig, storage: Path) -> "Iterator[Addresses]":
+    """Serve the storage folder for the body; see `start_gateway`."""
+    from cloud.gateway.ray_serve import stop_gateway
+
+    addresses = start_gateway(config, storage)
+    try:
+        yield addresses
+    finally:
+        stop_gateway()
