@@ -197,7 +197,8 @@ def _fit(
 ) -> "Fitted":
     import torch
 
-    from edge.distill.fit import Images, fit_student
+    from edge.distill.batch import Images
+    from edge.distill.fit import fit_student
     from edge.distill.knowledge import read_knowledge
 
     torch.set_num_threads(1)  # of this thread

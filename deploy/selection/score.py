@@ -16,7 +16,8 @@ from common.data.datasets import Dataset
 from common.models.zoo import load_model
 from common.release import Manifest
 from common.robustness.evaluate import autoattack, clean_accuracy, robust_accuracy_pgd
-from edge.distill.fit import Images, fit_student
+from edge.distill.batch import Images
+from edge.distill.fit import fit_student
 from edge.distill.knowledge import read_knowledge
 
 STEPS = 20  # of PGD on the validation images

@@ -1,20 +1,25 @@
-"""How a student is attacked while it trains: what a batch is, and the deltas.
+"""How a student is attacked while it trains: one function a method.
 
-Each `craft_...` makes a delta (N, C, H, W) against the student as it is now. None
-needs a teacher on the device: what the teacher had to say arrives in the `Batch`,
-and the one that asks it meanwhile (`craft_by_live_teacher`) is given a way to.
+To craft is to compute an adversarial perturbation: each `craft_...` returns a delta
+(N, C, H, W) against the student's current weights. None needs a teacher on the
+device: the teacher's soft labels arrive in the `Batch`, and `craft_by_live_teacher`
+calls a remote one.
+
+The two `craft_warm_...` start from the delta of the sample's last epoch. That is
+the idea of ATTA (Zheng et al., "Efficient Adversarial Training with Transferable
+Adversarial Examples", CVPR 2020), which also moves a delta with the crop of its
+image; with a single step it is known as FGSM-EP and FGSM-PGI, the latter with a
+consistency term (Jia et al., ECCV 2022). Ours are kept as signs (delta_memory.py)
+and get fresh uniform noise each time.
+
 Not here: the attacks themselves (common.robustness.attacks), what is then minimised
 (losses.py).
 """
-
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.config import StudentConfig
 from common.robustness.attacks import (
     Model,
     SampleLoss,
@@ -22,40 +27,8 @@ from common.robustness.attacks import (
     pgd,
     warm_started,
 )
+from edge.distill.batch import Batch, Setting
 from edge.distill.class_temperatures import ClassTemperatures, at_temperature
-
-
-class Boundary(NamedTuple):
-    """Points just beyond the teacher's decision boundary (Heo et al., 2019)."""
-
-    x: Tensor  # (N, C, H, W) in [0, 1]
-    soft_labels: Tensor  # (N, K), the teacher's there
-
-
-class Batch(NamedTuple):
-    """One batch and what the release says of it; None where it says nothing."""
-
-    x: Tensor  # (N, C, H, W) in [0, 1]
-    y: Tensor  # (N,)
-    soft_labels: Tensor | None = None  # (N, K), the teacher's on x
-    delta: Tensor | None = None  # (N, C, H, W), where a warm start begins
-    boundary: Boundary | None = None
-    place: Tensor | None = None  # (N, H*W): of x on its canvas, see common.data.views
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a step depends on, beside the model and the batch."""
-
-    recipe: StudentConfig
-    eps: float  # now, pixel scale; below the full one while warming up
-    steps: int  # of the attack now: the recipe's, or more (safeguard.py)
-    step_size: float  # of the attack now: the recipe's, in proportion to eps
-    progress: float  # share of the training that is done, in [0, 1]
-    temperature: float
-    generator: torch.Generator | None = None
-    class_temperatures: ClassTemperatures | None = None  # method absld
-    teacher: Model | None = None  # method adaad: x -> logits, differentiable
 
 
 def craft_by_labels(model: Model, batch: Batch, setting: Setting) -> Tensor:
@@ -69,7 +42,7 @@ def craft_by_soft_labels(model: Model, batch: Batch, setting: Setting) -> Tensor
 
 
 def craft_by_class_soft_labels(model: Model, batch: Batch, setting: Setting) -> Tensor:
-    """Increase the same, of soft labels at the temperature of each class (ABSLD)."""
+    """Increase RSLAD's divergence, at a temperature of each class (ABSLD)."""
     temperatures = require_class_temperatures(setting).adversarial
     soft = at_temperature(require_soft_labels(batch), temperatures[batch.y])
     return _pgd(model, batch, soft, setting)
@@ -82,17 +55,17 @@ def craft_by_live_teacher(model: Model, batch: Batch, setting: Setting) -> Tenso
     def both(x_adv: Tensor) -> Tensor:
         return torch.cat([model(x_adv), teacher(x_adv) / setting.temperature], 1)
 
-    def apart(logits: Tensor, target: Tensor) -> Tensor:
+    def divergence(logits: Tensor, target: Tensor) -> Tensor:
         own, other = (F.log_softmax(part, 1) for part in logits.chunk(2, 1))
         return F.kl_div(own, other, reduction="none", log_target=True).sum(1)
 
-    return _pgd(both, batch, batch.y, setting, apart)
+    return _pgd(both, batch, batch.y, setting, divergence)
 
 
 def craft_by_clean(model: Model, batch: Batch, setting: Setting) -> Tensor:
     """Increase KL(S(x) -> S(x_adv)) (Zhang et al., TRADES, ICML 2019).
 
-    From noise always: at x itself the divergence has no gradient.
+    Always from a random start: at x itself the divergence has no gradient.
     """
     with torch.no_grad():
         clean = F.softmax(model(batch.x), 1)
@@ -100,20 +73,23 @@ def craft_by_clean(model: Model, batch: Batch, setting: Setting) -> Tensor:
 
 
 def craft_warm_by_labels(model: Model, batch: Batch, setting: Setting) -> Tensor:
-    """Continue from the kept delta, by the labels; no teacher."""
+    """Start from the last epoch's delta and increase the labels' cross-entropy.
+
+    In essence ATTA (Zheng et al., CVPR 2020); see the module's docstring.
+    """
     return _warm(model, batch, batch.y, setting)
 
 
 def craft_warm_by_soft_labels(model: Model, batch: Batch, setting: Setting) -> Tensor:
-    """Continue from the shipped, then from the kept delta, by `mixed_labels`."""
+    """Start from the shipped, later from the last epoch's delta; `mixed_labels`."""
     return _warm(model, batch, mixed_labels(batch, setting), setting)
 
 
 def mixed_labels(batch: Batch, setting: Setting) -> Tensor:
     """Mix the true label into the soft labels, by the recipe's weight: (N, K).
 
-    A robust teacher is unsure of its own training images; what it lacks there a
-    student of few parameters lacks twice.
+    A robust teacher is unsure even of its own training images, and a student of few
+    parameters that imitates it alone is less sure still.
     """
     soft = require_soft_labels(batch)
     weight = setting.recipe.label_weight
@@ -125,19 +101,19 @@ def mixed_labels(batch: Batch, setting: Setting) -> Tensor:
 
 
 def require_soft_labels(batch: Batch) -> Tensor:
-    """Return the soft labels; `contents_for` sees to it that they are there."""
+    """Return the soft labels; `contents_for` makes the node pull them."""
     assert batch.soft_labels is not None, "the method needs soft_labels"
     return batch.soft_labels
 
 
 def require_class_temperatures(setting: Setting) -> ClassTemperatures:
-    """Return the class temperatures; `Training` keeps them for who adapts them."""
+    """Return the class temperatures; `Training` sets them for method absld."""
     assert setting.class_temperatures is not None, "the method needs temperatures"
     return setting.class_temperatures
 
 
 def require_teacher(setting: Setting) -> Model:
-    """Return the live teacher; `fit_student` sees to it that there is one."""
+    """Return the live teacher; `fit_student` refuses a method that lacks it."""
     assert setting.teacher is not None, "the method needs a live teacher"
     return setting.teacher
 

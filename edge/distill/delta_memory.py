@@ -1,21 +1,28 @@
 """The last delta of each training sample, one bit a pixel.
 
-A warm-started attack goes on from these. Signs are enough: an attack with fresh
-noise ends at +-eps almost everywhere, and a data set of n pixels costs n / 8
-bytes. Where a student sees crops and mirrored views, the signs are kept of the
-padded image, its canvas, and move with the pixels that they belong to: what one
-view's attack found is where the next view's attack begins. Not here: the attack
-(common.robustness.attacks), how signs are packed (sign_bits.py).
+A warm-started attack starts from these. To keep deltas between epochs, and to move
+them with the crop of their image, is the idea of ATTA (Zheng et al., CVPR 2020);
+FGSM-EP and FGSM-PGI do the former with one step (Jia et al., ECCV 2022). Here only
+signs are kept: an attack with fresh noise ends at +-eps almost everywhere, and a
+data set of n pixels costs n / 8 bytes. Where a student sees crops and mirrored
+views, the signs are those of the padded image, its canvas, and move with the pixels
+that they belong to: what one view's attack found is where the next view's attack
+starts.
+
+Signs are packed as the shipped deltas are (common.release): by numpy on a CPU, where
+it is the fastest, by torch elsewhere. Not here: the attack
+(common.robustness.attacks).
 """
 
 import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edge.distill.sign_bits import pack, unpack
+from common.release import pack_signs, unpack_signs
 
 _TIE = 1e-6
 
@@ -54,7 +61,7 @@ class DeltaMemory:
             shipped: packed signs, of images; copied. None draws them.
             generator: of the random signs.
             margin: of a canvas around its image, pixels; random signs there.
-            device: that keeps them; None: the CPU.
+            device: where the signs are kept; None: the CPU.
         """
         inner = (x.shape[1], x.shape[2], x.shape[3])
         shape = (inner[0], inner[1] + 2 * margin, inner[2] + 2 * margin)
@@ -119,3 +126,35 @@ class DeltaMemory:
         where = index[:, None].expand(-1, self._shape[0], -1)
         canvas.flatten(2).scatter_(2, where, values.flatten(2))
         self._signs[positions] = pack(canvas)
+
+
+def pack(delta: Tensor) -> Tensor:
+    """Keep the signs: (n, C, H, W) -> uint8 (n, ceil(C*H*W / 8)), device kept."""
+    if delta.device.type == "cpu":
+        return torch.from_numpy(pack_signs(delta.numpy()))
+    return pack_by_torch(delta)
+
+
+def unpack(packed: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Undo `pack`: float32 (n, C, H, W) of -1 and +1, device kept."""
+    if packed.device.type == "cpu":
+        return torch.from_numpy(unpack_signs(packed.numpy(), shape))
+    return unpack_by_torch(packed, shape)
+
+
+def pack_by_torch(delta: Tensor) -> Tensor:
+    """Do the same as `pack` with torch alone."""
+    bits = (delta.flatten(1) > 0).int()
+    bits = F.pad(bits, (0, -bits.shape[1] % 8)).view(len(bits), -1, 8)
+    return (bits << _places(delta.device)).sum(2).to(torch.uint8)
+
+
+def unpack_by_torch(packed: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Do the same as `unpack` with torch alone."""
+    bits = (packed.int()[:, :, None] >> _places(packed.device)) & 1
+    kept = bits.flatten(1)[:, : math.prod(shape)]
+    return kept.float().mul_(2).sub_(1).view(-1, *shape)
+
+
+def _places(device: torch.device) -> Tensor:
+    return torch.arange(7, -1, -1, dtype=torch.int32, device=device)

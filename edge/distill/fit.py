@@ -18,13 +18,11 @@ from common.config import StudentConfig
 from common.errors import ConfigError
 from common.release import needs_live_teacher
 from common.robustness.attacks import Model
+from edge.distill.batch import Images
 from edge.distill.checkpoint import FitState, load_checkpoint, save_checkpoint
-from edge.distill.images import Images
 from edge.distill.knowledge import Knowledge
 from edge.distill.training import Training
 from edge.jobs.job import CpuSeconds, CurvePoint
-
-__all__ = ["Fitted", "Images", "fit_student"]
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from common.release import (
     dequantize_rows,
     unpack_signs,
 )
-from edge.distill.crafting import Boundary
+from edge.distill.batch import Boundary
 
 
 @dataclass(frozen=True)

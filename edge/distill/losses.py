@@ -15,11 +15,9 @@ from torch import Tensor
 
 from common.errors import ConfigError
 from common.robustness.attacks import Model
+from edge.distill.batch import Batch, Boundary, Setting
 from edge.distill.class_temperatures import at_temperature
 from edge.distill.crafting import (
-    Batch,
-    Boundary,
-    Setting,
     craft_by_class_soft_labels,
     craft_by_clean,
     craft_by_labels,

@@ -24,7 +24,8 @@ from common.faults import point as fault_point
 from common.models.zoo import num_parameters, save_model
 from common.release import Evaluation, Manifest, recipe_of
 from common.robustness.evaluate import is_collapsed, predict, robust_accuracy_pgd
-from edge.distill.fit import Fitted, Images, fit_student
+from edge.distill.batch import Images
+from edge.distill.fit import Fitted, fit_student
 from edge.distill.knowledge import read_knowledge, read_manifest
 from edge.distill.student_card import student_card
 from edge.jobs.job import (

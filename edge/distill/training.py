@@ -20,11 +20,10 @@ from common.models.zoo import build_model
 from common.optim import schedule, warmed_up
 from common.robustness.attacks import Model, pgd
 from common.robustness.evaluate import is_collapsed, predict
+from edge.distill.batch import Batch, Images, Setting
 from edge.distill.checkpoint import FitState
 from edge.distill.class_temperatures import ClassTemperatures
-from edge.distill.crafting import Batch, Setting
 from edge.distill.delta_memory import DeltaMemory
-from edge.distill.images import Images as Images
 from edge.distill.knowledge import Knowledge
 from edge.distill.learner import Learner, under
 from edge.distill.losses import method

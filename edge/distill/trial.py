@@ -18,12 +18,13 @@ from common.config import AttackConfig
 from common.data.datasets import load_dataset
 from common.data.views import Views
 from common.durable import write_atomic
-from common.errors import ConfigError, TaktError
+from common.errors import ConfigError
 from common.models.zoo import num_macs, num_parameters
 from common.release import check_views, contents_for, needs_live_teacher
 from common.robustness.evaluate import robust_accuracy_pgd
-from edge.distill.__main__ import out_of_memory
+from edge.distill.batch import Images
 from edge.distill.checkpoint import FitState, save_checkpoint
+from edge.distill.exit_code import exit_code_of
 from edge.distill.knowledge import (
     BoundaryPoints,
     Knowledge,
@@ -31,8 +32,8 @@ from edge.distill.knowledge import (
     read_manifest,
 )
 from edge.distill.run import own_images
-from edge.distill.training import Images, Training
-from edge.jobs.job import CHECKPOINT, EXIT_OUT_OF_MEMORY, read_message
+from edge.distill.training import Training
+from edge.jobs.job import CHECKPOINT, read_message
 from edge.jobs.sizing import COST, Cost, TrialJob
 
 _PART = 8  # of a batch: the first, quick look
@@ -157,20 +158,15 @@ def _peak(training: Training, job: TrialJob, val: Images) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run one trial; the exit code says how it ended, as `edge.distill.run`'s."""
-    try:
+    """Run one trial; the exit code says how it ended, as that of `edge.distill`."""
+
+    def run() -> None:
         job = read_message(Path(argv[0]), TrialJob)
         torch.set_num_threads(job.threads)
         cost = measure(job)
         write_atomic(job.work_dir / COST, cost.model_dump_json().encode())
-    except TaktError as e:
-        print(e, file=sys.stderr)
-        return e.exit_code
-    except (MemoryError, RuntimeError) as e:
-        if not out_of_memory(e):
-            raise
-        return EXIT_OUT_OF_MEMORY
-    return 0
+
+    return exit_code_of(run)
 
 
 if __name__ == "__main__":

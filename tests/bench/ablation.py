@@ -27,12 +27,8 @@ from common.robustness.attacks import Model
 from deploy.compare.grid import load_grid
 from deploy.compare.interleave import in_turns
 from deploy.runtime.settings import load_run_config
-from edge.distill.crafting import (
-    Batch,
-    Setting,
-    craft_warm_by_soft_labels,
-    mixed_labels,
-)
+from edge.distill.batch import Batch, Setting
+from edge.distill.crafting import craft_warm_by_soft_labels, mixed_labels
 from edge.distill.fit import Fitted
 from edge.distill.knowledge import Knowledge
 from edge.distill.losses import METHODS, Method, takt_loss

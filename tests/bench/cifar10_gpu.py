@@ -36,7 +36,8 @@ from common.release import (
     TeacherCard,
     encode_manifest,
 )
-from edge.distill.fit import Fitted, Images, fit_student
+from edge.distill.batch import Images
+from edge.distill.fit import Fitted, fit_student
 from edge.distill.knowledge import read_knowledge
 from edge.distill.student_card import student_card
 

@@ -20,8 +20,8 @@ from cloud.training.teacher import TeacherRun
 from common.config import AttackConfig, RunConfig, StudentConfig
 from common.data.datasets import Dataset, Split
 from deploy.runtime.settings import load_run_config
+from edge.distill.batch import Images
 from edge.distill.checkpoint import FitState
-from edge.distill.fit import Images
 from edge.distill.knowledge import Knowledge
 from edge.distill.training import Training
 

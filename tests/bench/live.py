@@ -26,9 +26,8 @@ from common.models.zoo import load_model
 from common.robustness.evaluate import clean_accuracy, robust_accuracy_pgd
 from deploy.compare.teacher import prepare_stage
 from deploy.runtime.settings import load_run_config
+from edge.distill.batch import Batch, Images
 from edge.distill.checkpoint import FitState
-from edge.distill.crafting import Batch
-from edge.distill.images import Images
 from edge.distill.knowledge import read_knowledge, read_manifest
 from edge.distill.training import Training
 

@@ -38,9 +38,9 @@ from common.robustness.attacks import pgd
 from common.robustness.evaluate import autoattack, clean_accuracy
 from deploy.compare.teacher import prepare_stage
 from deploy.runtime.settings import load_run_config
+from edge.distill.batch import Images
 from edge.distill.checkpoint import FitState
 from edge.distill.delta_memory import DeltaMemory
-from edge.distill.images import Images
 from edge.distill.knowledge import Knowledge
 from edge.distill.training import Training
 

@@ -19,8 +19,8 @@ from rows import write_rows
 from common.data.datasets import load_dataset
 from deploy.compare.teacher import prepare_stage
 from deploy.runtime.settings import load_run_config
+from edge.distill.batch import Images
 from edge.distill.fit import fit_student
-from edge.distill.images import Images
 from edge.distill.knowledge import read_knowledge, read_manifest
 
 ROWS = Path(__file__).parent / "results" / "profile.json"

@@ -23,7 +23,8 @@ from common.config import AttackConfig, DatasetConfig, StudentConfig
 from common.data.datasets import load_dataset
 from common.robustness.evaluate import robust_accuracy_pgd
 from deploy.runtime.settings import load_run_config
-from edge.distill.fit import Images, fit_student
+from edge.distill.batch import Images
+from edge.distill.fit import fit_student
 from edge.distill.knowledge import Knowledge
 
 RESULTS = Path(__file__).parent / "results" / "safeguard.json"

@@ -23,7 +23,8 @@ from common.robustness.evaluate import (
     robust_accuracy_pgd,
 )
 from deploy.compare.teacher import prepare_stage
-from edge.distill.fit import Fitted, Images, fit_student
+from edge.distill.batch import Images
+from edge.distill.fit import Fitted, fit_student
 from edge.distill.knowledge import Knowledge, read_knowledge, read_manifest
 
 Rest = Callable[[float], None]

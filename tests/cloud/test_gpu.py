@@ -12,7 +12,8 @@ from cloud.training.teacher import EpochReport, TeacherRun, fit_teacher
 from common.config import StudentConfig
 from common.data.datasets import Dataset, load_dataset
 from common.models.zoo import build_model
-from edge.distill.fit import Images, fit_student
+from edge.distill.batch import Images
+from edge.distill.fit import fit_student
 from edge.distill.knowledge import Knowledge
 
 pytestmark = [

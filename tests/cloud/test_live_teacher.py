@@ -21,7 +21,8 @@ from common.models.zoo import ModelCard, build_model, load_model, save_model
 from deploy.runtime.settings import load_run_config
 from edge.config import EdgeConfig
 from edge.daemon import NodeDaemon
-from edge.distill.fit import Images, fit_student
+from edge.distill.batch import Images
+from edge.distill.fit import fit_student
 from edge.distill.knowledge import Knowledge
 from edge.distill.live_teacher import live_teacher
 from edge.jobs.job import LiveLink

@@ -34,9 +34,10 @@ from common.release import (
 )
 from deploy.compare.teacher import prepare_stage
 from deploy.runtime.settings import load_run_config
+from edge.distill.batch import Images
 from edge.distill.checkpoint import FitState
 from edge.distill.delta_memory import DeltaMemory
-from edge.distill.fit import Images, fit_student
+from edge.distill.fit import fit_student
 from edge.distill.knowledge import read_knowledge, read_manifest
 from edge.distill.training import Training
 from edge.releases.sync import needed_shards

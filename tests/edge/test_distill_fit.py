@@ -13,7 +13,8 @@ from common.data.datasets import load_dataset
 from common.release import (
     encode_manifest,
 )
-from edge.distill.fit import Fitted, Images, fit_student
+from edge.distill.batch import Images
+from edge.distill.fit import Fitted, fit_student
 from edge.distill.knowledge import Knowledge, read_knowledge, read_manifest
 from edge.distill.run import distil
 

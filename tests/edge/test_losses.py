@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from common.config import AttackConfig, StudentConfig
 from common.errors import ConfigError
 from common.release import contents_for
+from edge.distill.batch import Batch, Boundary, Setting
 from edge.distill.class_temperatures import ClassTemperatures
-from edge.distill.crafting import Batch, Boundary, Setting, craft_warm_by_soft_labels
+from edge.distill.crafting import craft_warm_by_soft_labels
 from edge.distill.losses import METHODS, method
 
 EPS = 0.1

@@ -12,8 +12,9 @@ from torch.nn.functional import interpolate
 from common.config import AttackConfig, DatasetConfig, StudentConfig
 from common.data.datasets import load_dataset
 from deploy.runtime.settings import load_run_config
+from edge.distill.batch import Images
 from edge.distill.checkpoint import FitState, load_checkpoint, save_checkpoint
-from edge.distill.fit import Fitted, Images, fit_student
+from edge.distill.fit import Fitted, fit_student
 from edge.distill.knowledge import Knowledge
 from edge.distill.training import Training
 

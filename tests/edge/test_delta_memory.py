@@ -1,9 +1,9 @@
-"""Packed signs: torch packs them as numpy does."""
+"""Signs of deltas, packed: torch packs them as numpy does."""
 
 import pytest
 import torch
 
-from edge.distill.sign_bits import pack, pack_by_torch, unpack, unpack_by_torch
+from edge.distill.delta_memory import pack, pack_by_torch, unpack, unpack_by_torch
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7), (3, 40, 40)])

@@ -1,0 +1,42 @@
+"""How a child of this wing ends: one line on stderr and an exit code.
+
+Not here: the codes of errors (common.errors), those of a child (edge.jobs.job).
+"""
+
+import sys
+from collections.abc import Callable
+
+from common.errors import Interrupted, TaktError
+from edge.jobs.job import EXIT_OUT_OF_MEMORY, EXIT_TERMINATED
+
+
+def exit_code_of(work: Callable[[], object]) -> int:
+    """Run `work`; write what went wrong to stderr and return the exit code.
+
+    Raises:
+        Exception: it is neither an error of takt nor memory that ran out, thus a bug.
+    """
+    try:
+        work()
+    except Interrupted as e:
+        print(e, file=sys.stderr)
+        return EXIT_TERMINATED
+    except TaktError as e:
+        print(e, file=sys.stderr)
+        return e.exit_code
+    except (MemoryError, RuntimeError) as e:
+        if not is_out_of_memory(e):
+            raise
+        reason = " ".join(str(e).split())[:200] or type(e).__name__
+        print(f"out of memory while distilling: {reason}", file=sys.stderr)
+        return EXIT_OUT_OF_MEMORY
+    return 0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell an allocation that failed, in Python or in torch, from other errors."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    words = ("bad alloc", "not enough memory", "can't allocate", "out of memory")
+    return any(word in text for word in words)
