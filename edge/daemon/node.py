@@ -1,7 +1,7 @@
 """The node's daemon: watch, pull, distil, evaluate, promote, report.
 
 It stays small and never imports torch: each distillation is a child process in
-its own cage. A kill at any point leaves the old or the new, and the last good
+its own executor. A kill at any point leaves the old or the new, and the last good
 student serves until a better one is promoted. The states:
 
     enrolled -> pulling -> verifying -> distilling -> evaluating -> promoting -> idle
@@ -39,7 +39,7 @@ from edge.daemon.release_handler import ReleaseHandler
 from edge.daemon.reports import Outbox
 from edge.daemon.sd_notify import Notifier
 from edge.daemon.status import StatusBoard, in_a_line
-from edge.limits import open_cage
+from edge.limits import open_executor
 from edge.link.client import Link
 from edge.link.connection import Connection, ConnectionOptions
 from edge.link.retry import full_jitter
@@ -236,12 +236,12 @@ class NodeDaemon:
         """Refuse caps that are too small before anything is pulled."""
         config = self._config
         try:
-            with open_cage(
+            with open_executor(
                 config.profile, name=config.node, method=config.cap_method
-            ) as cage:
-                for note in cage.notes:
+            ) as executor:
+                for note in executor.notes:
                     logger.warning("%s, and gets no more", note)
-                return CapStatus(method=cage.method, hard=cage.hard)
+                return CapStatus(method=executor.method, hard=executor.hard)
         except CapError as e:  # said while the gateway still hears it
             self._board.say("stopped", message=str(e))
             raise

@@ -1,6 +1,6 @@
 """One distillation, as the daemon sees it: a capped child process and its end.
 
-Starts ``python -m edge.distill JOB.json`` inside the cage, follows its progress
+Starts ``python -m edge.distill JOB.json`` in an executor, follows its progress
 and answers its ways to die: out of memory (batch halved, once), killed (goes on
 from its checkpoint, a few times), a word of its own (the exit code says which
 error). Not here: the caps (edge/limits/methods.py), the training (edge/distill/run.py).
@@ -39,7 +39,7 @@ from edge.jobs.job import (
     read_message,
     read_progress,
 )
-from edge.limits import Cage, child_environment, open_cage
+from edge.limits import Executor, child_environment, open_executor
 from edge.records import CapStatus, Record
 
 JOB, LOG, USAGE = "job.json", "child.log", "usage.json"
@@ -87,7 +87,7 @@ class Distillation:
 
         Args:
             profile: the caps.
-            node: name for the cage.
+            node: part of the executor's name.
             cap_method: this one only; None: the first that works.
             stop: set it, and the child is ended and `run` raises.
             on_progress: told at least once a second of the last epoch and usage.
@@ -121,15 +121,17 @@ class Distillation:
         if outcome is not None:
             with contextlib.suppress(OSError, ValueError):
                 return outcome, ChildUsage.model_validate_json(usage_file.read_bytes())
-        with open_cage(self._profile, name=self._node, method=self._cap_method) as cage:
+        with open_executor(
+            self._profile, name=self._node, method=self._cap_method
+        ) as executor:
             if outcome is None:
-                outcome, job = self._until_done(cage, job, default_batch_size)
-            usage = _usage(cage).model_copy(update={"halved_to": job.batch_size})
+                outcome, job = self._until_done(executor, job, default_batch_size)
+            usage = _usage(executor).model_copy(update={"halved_to": job.batch_size})
         write_atomic(usage_file, usage.model_dump_json().encode())
         return outcome, usage
 
     def _until_done(
-        self, cage: Cage, job: DistilJob, default_batch_size: int
+        self, executor: Executor, job: DistilJob, default_batch_size: int
     ) -> tuple[DistilOutcome, DistilJob]:
         """Start the child until it is done; return the job that it did."""
         job = _taken_up(job)
@@ -137,12 +139,12 @@ class Distillation:
         while True:
             data = job.model_dump_json(indent=1).encode()
             write_atomic(job.work_dir / JOB, data, point="edge.job")
-            code, last_words = self._run_once(cage, job)
-            out_of_memory = cage.usage().oom_killed or code == EXIT_OUT_OF_MEMORY
+            code, last_words = self._run_once(executor, job)
+            out_of_memory = executor.usage().oom_killed or code == EXIT_OUT_OF_MEMORY
             if code == 0:
                 return read_message(job.work_dir / OUTCOME, DistilOutcome), job
             if out_of_memory:
-                job = self._halved(job, default_batch_size, cage, last_words)
+                job = self._halved(job, default_batch_size, executor, last_words)
                 continue
             if code in ERRORS:
                 raise ERRORS[code](last_words)
@@ -154,7 +156,11 @@ class Distillation:
                 )
 
     def _halved(
-        self, job: DistilJob, default_batch_size: int, cage: Cage, last_words: str
+        self,
+        job: DistilJob,
+        default_batch_size: int,
+        executor: Executor,
+        last_words: str,
     ) -> DistilJob:
         """Make the job of the second try, or give up."""
         batch_size = job.batch_size or default_batch_size
@@ -162,13 +168,13 @@ class Distillation:
         if batch_size <= halved:
             raise MemoryCapError(
                 f"OOM-capped: the distillation needs more than its "
-                f"{self._profile.memory_mib} MiB ({cage.method}), with batches of "
+                f"{self._profile.memory_mib} MiB ({executor.method}), with batches of "
                 f"{default_batch_size} and of {batch_size}; raise memory_mib or choose "
                 f"a smaller student ({last_words})"
             )
         return job.model_copy(update={"batch_size": halved})
 
-    def _run_once(self, cage: Cage, job: DistilJob) -> tuple[int, str]:
+    def _run_once(self, executor: Executor, job: DistilJob) -> tuple[int, str]:
         """Start the child and wait for its end: its exit status and last words."""
         log = job.work_dir / LOG
         argv = [sys.executable, "-m", "edge.distill", str(job.work_dir / JOB)]
@@ -179,7 +185,7 @@ class Distillation:
                     stream.truncate(0)
                     stream.seek(0)
                 begin = stream.tell()
-                code = self._follow(cage, job, argv, environment, stream)
+                code = self._follow(executor, job, argv, environment, stream)
             words = last_line(log, begin)
         except OSError as e:
             raise StorageError(f"cannot write {log}: {e.strerror or e}") from e
@@ -187,19 +193,19 @@ class Distillation:
 
     def _follow(
         self,
-        cage: Cage,
+        executor: Executor,
         job: DistilJob,
         argv: list[str],
         environment: dict[str, str],
         stream: IO[bytes],
     ) -> int:
         """Report the child's progress until it ends or the daemon has to."""
-        process = cage.spawn(argv, env=environment, stdout=stream, stderr=stream)
+        process = executor.spawn(argv, env=environment, stdout=stream, stderr=stream)
         progress = job.work_dir / PROGRESS
         try:
             while True:
                 points = read_progress(progress)
-                self._on_progress(points[-1] if points else None, _usage(cage))
+                self._on_progress(points[-1] if points else None, _usage(executor))
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     return process.wait(timeout=_TICK_S)
                 if self._stop.is_set():
@@ -208,14 +214,14 @@ class Distillation:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=_TERMINATE_S)
-            cage.kill()
+            executor.kill()
             raise
 
 
-def _usage(cage: Cage) -> ChildUsage:
+def _usage(executor: Executor) -> ChildUsage:
     return ChildUsage(
-        cap=CapStatus(method=cage.method, hard=cage.hard),
-        peak_memory_mib=round(cage.usage().peak_memory_mib, 1),
+        cap=CapStatus(method=executor.method, hard=executor.hard),
+        peak_memory_mib=round(executor.usage().peak_memory_mib, 1),
     )
 
 

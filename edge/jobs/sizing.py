@@ -20,7 +20,7 @@ from common.durable import write_atomic
 from common.errors import TaktError
 from edge.jobs.job import EXIT_OUT_OF_MEMORY, Message, read_message
 from edge.jobs.runner import ERRORS, last_line
-from edge.limits import child_environment, num_threads, open_cage
+from edge.limits import child_environment, num_threads, open_executor
 
 JOB, COST, LOG = "trial.json", "cost.json", "trial.log"
 
@@ -78,7 +78,7 @@ def try_out(
     """
     with (
         tempfile.TemporaryDirectory(prefix="takt-fit-") as folder,
-        open_cage(profile, name="fit") as cage,
+        open_executor(profile, name="fit") as executor,
     ):
         work = Path(folder)
         job = TrialJob(
@@ -94,19 +94,19 @@ def try_out(
         )
         write_atomic(work / JOB, job.model_dump_json().encode())
         with (work / LOG).open("wb") as log:
-            process = cage.spawn(
+            process = executor.spawn(
                 [sys.executable, "-m", "edge.distill.trial", str(work / JOB)],
                 env={**os.environ, **child_environment(profile)},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
             code = process.wait()
-        usage = cage.usage()
+        usage = executor.usage()
         peak = round(usage.peak_memory_mib, 1)
         if usage.oom_killed or code == EXIT_OUT_OF_MEMORY:
-            return Trial(None, peak, cage.method, cage.hard)
+            return Trial(None, peak, executor.method, executor.hard)
         if code != 0:
             words = last_line(work / LOG, 0) or f"the trial ended with status {code}"
             raise ERRORS.get(code, TaktError)(words)
         cost = read_message(work / COST, Cost)
-    return Trial(cost, peak, cage.method, cage.hard)
+    return Trial(cost, peak, executor.method, executor.hard)

@@ -1,33 +1,34 @@
 """Hard caps on what a distillation may use.
 
-`open_cage` takes the first method that works on this machine and proves it;
-`probe_methods` says of each whether it would; `methods` has the whole promise: what is
-covered, what is not.
+`open_executor` takes the first method that works on this machine, and tests it; its
+`Executor` runs one child at a time inside the caps. `probe_methods` tests each method.
+`methods` says what is covered and what is not. `effective_limits` reads what this
+process may use at most.
 
 Not here: how fast a node may pull (edge.link), which job runs under the caps
 (edge.jobs). Torch-free.
 """
 
-from edge.limits.executor import Cage
-from edge.limits.machine import effective_limits
+from edge.limits.effective import effective_limits
+from edge.limits.executor import Executor
 from edge.limits.methods import (
     METHODS,
     MINIMUM_MIB,
     MethodReport,
     child_environment,
     num_threads,
-    open_cage,
+    open_executor,
     probe_methods,
 )
 
 __all__ = [
     "METHODS",
     "MINIMUM_MIB",
-    "Cage",
+    "Executor",
     "MethodReport",
     "child_environment",
     "effective_limits",
     "num_threads",
-    "open_cage",
+    "open_executor",
     "probe_methods",
 ]

@@ -1,12 +1,26 @@
-"""Where this process sits in the cgroup hierarchies: mounts and own groups.
+"""Control groups, whichever version: where this process is, who is in a group, its end.
 
-Reads `/proc/self/mountinfo` and `/proc/self/cgroup` and joins them to folders
-that exist here, inside a container too. It makes and changes no group.
+Reads `/proc/self/mountinfo` and `/proc/self/cgroup` and joins them to folders that
+exist here, inside a container too. takt's groups are called
+``takt.<node>.<owner>.<number>``; the owner names the daemon that made them, so that
+the groups of a dead daemon are recognised and removed.
+
+Without a library: a cgroup is a folder of small text files. The work is to find the
+right folder (inside a container, under a delegated service, v1 or v2), which a user of
+a library would have to do as well. Not here: the caps (edge/limits/cgroup_v1.py,
+edge/limits/cgroup_v2.py).
 """
 
+import contextlib
 import os
+import signal
+import time
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+
+from edge.limits import procfs
+
+MAX_PROCESSES = 256  # in a group: ends a fork bomb, far above what torch starts
 
 
 class Mount(NamedTuple):
@@ -18,7 +32,7 @@ class Mount(NamedTuple):
 
 
 def own_group(controller: str, *, proc: Path = Path("/proc/self")) -> Path | None:
-    """Find the folder of this process's group in a v1 hierarchy, or "" for v2."""
+    """Find the folder of this process's group: of a v1 controller, or "" for v2."""
     for mount in mounts(proc):
         if controller not in mount.controllers:
             continue
@@ -30,7 +44,7 @@ def own_group(controller: str, *, proc: Path = Path("/proc/self")) -> Path | Non
 
 
 def ancestors(controller: str, *, proc: Path = Path("/proc/self")) -> list[Path]:
-    """List the own group and all groups above it that can be seen, inmost first."""
+    """List the own group and all groups above it that can be seen, innermost first."""
     own = own_group(controller, proc=proc)
     if own is None:
         return []
@@ -98,3 +112,41 @@ def oom_kills_v1(group: Path) -> int:
     if kills is None:  # before Linux 4.13: how often the limit was hit
         kills = read_number(group / "memory.failcnt")
     return kills or 0
+
+
+def group_members(folder: Path) -> list[int]:
+    """List the processes of a group; none when it is gone."""
+    try:
+        return [int(pid) for pid in (folder / "cgroup.procs").read_text().split()]
+    except OSError:
+        return []
+
+
+def remove_group(folder: Path) -> None:
+    """Kill a group's processes and remove it; give up silently after a second.
+
+    A group that stays is stale once the daemon has ended, and is removed then.
+    """
+    for _ in range(100):
+        for pid in group_members(folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        try:
+            folder.rmdir()
+            return
+        except FileNotFoundError:
+            return
+        except OSError:  # busy until the kernel has removed the last process
+            time.sleep(0.01)
+
+
+def remove_stale(parent: Path) -> None:
+    """Remove the groups that dead daemons left under `parent`."""
+    for folder in parent.glob("takt.*.*.*"):
+        if procfs.is_dead(folder.name.split(".")[2]):
+            remove_group(folder)
+
+
+def quota_period_us(cpus: float) -> int:
+    """Choose a CFS period: short, but its quota at least the kernel's 1 ms."""
+    return min(1_000_000, max(50_000, int(1000 / cpus) + 1))

@@ -1,7 +1,7 @@
-"""Caps by cgroup v1: one group of our own per controller (usually needs root).
+"""Caps by cgroup v1: an own group per controller (usually needs root).
 
-Memory without swap, CPU by CFS quota, number of processes. Groups of daemons
-that are gone are removed when the next cage opens.
+Memory without swap, CPU by CFS quota, number of processes. The groups of daemons that
+ended are removed when the next executor opens.
 """
 
 import contextlib
@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from common.errors import CapError
-from edge.limits import procfs as processes
-from edge.limits.backend import Caps, Holder, Launch
-from edge.limits.cgroup import oom_kills_v1, own_group, read_number
-from edge.limits.cgroup_folder import (
+from edge.limits import procfs
+from edge.limits.backend import Backend, Caps, Launch
+from edge.limits.cgroup import (
     MAX_PROCESSES,
     group_members,
+    oom_kills_v1,
+    own_group,
     quota_period_us,
+    read_number,
     remove_group,
     remove_stale,
 )
@@ -23,8 +25,8 @@ from edge.limits.cgroup_folder import (
 _MIB = 1024 * 1024
 
 
-class CgroupV1(Holder):
-    """Holds the caps in a group under the daemon's own, in each v1 hierarchy."""
+class CgroupV1(Backend):
+    """Enforces the caps by a group under the daemon's own, in each v1 hierarchy."""
 
     method: ClassVar[str] = "cgroup-v1"
 
@@ -64,7 +66,7 @@ class CgroupV1(Holder):
             (self._folders["pids"] / "pids.max").write_text(str(MAX_PROCESSES))
 
     def launch(self) -> Launch:
-        """Enter every group."""
+        """Enter every group at the start."""
         self._kills_before = self.oom_kills()
         groups = dict.fromkeys(f / "cgroup.procs" for f in self._folders.values())
         return Launch(groups=tuple(str(group) for group in groups))
@@ -73,8 +75,8 @@ class CgroupV1(Holder):
         """List the processes of the group."""
         return group_members(self._folders["memory"])
 
-    def is_over(self, memory: Mapping[int, processes.Memory], total_mib: float) -> bool:
-        """Tell whether the kernel killed one process: then all must go, as in v2."""
+    def is_over(self, memory: Mapping[int, procfs.Memory], total_mib: float) -> bool:
+        """Check whether the kernel killed a process; then kill all, as in v2."""
         return self.oom_kills() > self._kills_before
 
     def cpu_s(self) -> float | None:

@@ -1,8 +1,9 @@
-"""Caps by cgroup v2: a leaf of our own under the daemon's delegated group.
+"""Caps by cgroup v2: a leaf under the daemon's delegated group.
 
 Works where the daemon has a group to itself (a service with `Delegate=yes`, a
 container with a writable cgroup tree, the root group). A group with processes in
-it cannot hand controllers down, so the daemon first moves itself into a leaf.
+it cannot enable controllers for its children, so the daemon first moves itself into a
+leaf.
 """
 
 import contextlib
@@ -11,17 +12,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from common.errors import CapError
-from edge.limits.backend import Caps, Holder, Launch
+from edge.limits.backend import Backend, Caps, Launch
 from edge.limits.cgroup import (
-    oom_kills_v2,
-    own_group,
-    read_counter,
-    read_number,
-)
-from edge.limits.cgroup_folder import (
     MAX_PROCESSES,
     group_members,
+    oom_kills_v2,
+    own_group,
     quota_period_us,
+    read_counter,
+    read_number,
     remove_group,
     remove_stale,
 )
@@ -31,8 +30,8 @@ _CONTROLLERS = ("memory", "cpu", "pids")
 _MIB = 1024 * 1024
 
 
-class CgroupV2(Holder):
-    """Makes a leaf for one cage and sets its caps."""
+class CgroupV2(Backend):
+    """Enforces the caps by a leaf group for one executor."""
 
     method: ClassVar[str] = "cgroup-v2"
 
@@ -43,7 +42,7 @@ class CgroupV2(Holder):
             CapError: there is no v2 hierarchy, it has no memory or cpu
                 controller here, or the daemon may not use it.
         """
-        # A container's init may be moved too; elsewhere it is never in our group.
+        # A container's init may be moved too; elsewhere it is in another group.
         self._make_leaf(_delegated(), name, caps, movable={os.getpid(), 1})
 
     def _make_leaf(
@@ -51,7 +50,7 @@ class CgroupV2(Holder):
     ) -> None:
         self._folder = parent / name
         try:
-            _hand_down(parent, movable)
+            _enable_controllers(parent, movable)
             remove_stale(parent)
             self._folder.mkdir()
             self._set(caps)
@@ -77,7 +76,7 @@ class CgroupV2(Holder):
         (self._folder / file).write_text(str(value))
 
     def launch(self) -> Launch:
-        """Enter the leaf."""
+        """Enter the leaf at the start."""
         return Launch(groups=(str(self._folder / "cgroup.procs"),))
 
     def members(self, root: int) -> list[int]:
@@ -115,7 +114,7 @@ def _delegated() -> Path:
     return own.parent if own.name == _DAEMON_LEAF else own
 
 
-def _hand_down(parent: Path, movable: set[int]) -> None:
+def _enable_controllers(parent: Path, movable: set[int]) -> None:
     """Enable the controllers for the groups under `parent`.
 
     Args:

@@ -1,21 +1,21 @@
-"""Caps that a container or a service manager holds already: read back, not made.
+"""Caps that a container or a service manager enforces already: read, not made.
 
 Used when the limits of the groups above this process are at or below the
 profile's. They hold for the daemon and its child together, which is stricter
-than a cage of our own. There is nothing to set and nothing to remove.
+than an own group. There is nothing to set and nothing to remove.
 """
 
 from typing import ClassVar
 
 from common.errors import CapError
-from edge.limits.backend import Caps, Holder
-from edge.limits.machine import group_limits, oom_kills_above
+from edge.limits.backend import Backend, Caps
+from edge.limits.effective import group_limits, oom_kills_above
 
-# A profile of 500 MiB in a container of 512 MB (488 MiB) or 512 MiB is held.
+# A profile of 500 MiB in a container of 512 MB (488 MiB) or 512 MiB is accepted.
 TOLERANCE = 1.05
 
 
-class Inherited(Holder):
+class Inherited(Backend):
     """Relies on the limits of the groups above this process."""
 
     method: ClassVar[str] = "inherited"

@@ -2,7 +2,7 @@
 
 Run as a file by `edge.limits.executor`, never imported by it:
 ``python -I -S launcher.py SPEC PROGRAM [ARGUMENT ...]`` where SPEC is JSON with
-the daemon's pid, a file descriptor for report, the `cgroup.procs` files to
+the daemon's pid, a file descriptor for its report, the `cgroup.procs` files to
 enter and the soft resource limits to set.
 
 It exists because the alternative, `preexec_fn`, may deadlock in a daemon that
@@ -27,11 +27,11 @@ def enter(parent: int, groups: list[str], limits: dict[str, int]) -> None:
     """Tie this process to its daemon and put it inside its caps.
 
     Raises:
-        OSError: the daemon is gone, or a group or a limit cannot be had.
+        OSError: the daemon has ended, or a group or a limit is refused.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    # A daemon that is killed takes its child along: it would restart, find an
-    # orphan still training, and the two together would be over the cap.
+    # The child dies with a daemon that is killed. Otherwise the daemon would restart
+    # beside an orphan that still trains, and the two would exceed the cap.
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "cannot ask to die with the daemon")
     if os.getppid() != parent:
@@ -48,13 +48,13 @@ def enter(parent: int, groups: list[str], limits: dict[str, int]) -> None:
             soft = min(soft, hard)
         # The hard limit stays: an ordinary user could never raise it again.
         resource.setrlimit(kind, (soft, hard))
-    # Short of memory, the kernel must take the child and not the daemon.
+    # When memory is short, the kernel must kill the child and not the daemon.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
 
 
 def main() -> None:
-    """Enter the caps and exec; tell the daemon "+" or what went wrong."""
+    """Enter the caps and exec; report "+" or the error to the daemon."""
     spec = json.loads(sys.argv[1])
     program = sys.argv[2:]
     os.set_inheritable(spec["report"], False)

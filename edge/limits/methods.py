@@ -1,23 +1,23 @@
-"""Hard caps on what a distillation may use: the front door.
+"""The methods of enforcing caps, best first, and which of them works here.
 
-`open_cage` takes the first method that works here: a cgroup v2 leaf, cgroup v1,
-a systemd scope, limits inherited from a container, or else the soft cap. Each is
-proved by really starting a process under it.
+`open_executor` takes the first method that works here: a cgroup v2 leaf, cgroup v1,
+a systemd scope, limits inherited from a container, or else the watchdog ("soft"). Each
+is tested by starting a process under it.
 
 What is covered:
 - memory: the anonymous memory of the child and all that it starts; over the cap
   the child dies, never the daemon or the machine. cgroups count file cache too,
-  but that gives way.
+  but the kernel drops that first.
 - CPU: cores as a fraction, over any second or so.
 - number of processes (cgroup methods).
 - the child's end: it dies with the daemon, also when that is killed; what it
-  leaves behind is killed with it, or when the next cage opens.
+  leaves behind is killed with it, or when the next executor opens.
 
 What is not covered:
-- GPU memory, disk space, disk and network rates (bandwidth: `edge/link/client.py`).
-- the soft cap is a watchdog: a tree can be over its memory cap for 50 ms, and
-  its CPU share is kept by stopping and continuing it.
-- shared memory and files in /dev/shm under the soft cap.
+- GPU memory, disk space, disk and network rates (bandwidth: `edge/link/throttle.py`).
+- exactness of the watchdog: a tree can be over its memory cap for 50 ms, and its
+  CPU share is kept by stopping and continuing it.
+- shared memory and files in /dev/shm under the watchdog.
 - the daemon's own use (under 100 MiB), except under `inherited`.
 
 Verdict: holds honest programs to their caps, exactly with a cgroup, closely
@@ -35,35 +35,19 @@ from dataclasses import dataclass
 
 from common.config import ProfileConfig
 from common.errors import CapError
-from edge.limits import procfs as processes
-from edge.limits.backend import Caps, Holder
+from edge.limits import procfs
+from edge.limits.backend import Backend, Caps
 from edge.limits.cgroup_v1 import CgroupV1
 from edge.limits.cgroup_v2 import CgroupV2
-from edge.limits.executor import Cage, Usage
+from edge.limits.effective import EffectiveLimits, effective_limits
+from edge.limits.executor import Executor
 from edge.limits.inherited import Inherited
-from edge.limits.machine import EffectiveLimits, effective_limits
-from edge.limits.process import CagedProcess
 from edge.limits.systemd_scope import SystemdScope
-from edge.limits.watchdog import SoftCap
-
-__all__ = [
-    "METHODS",
-    "MINIMUM_MIB",
-    "Cage",
-    "CagedProcess",
-    "EffectiveLimits",
-    "MethodReport",
-    "Usage",
-    "child_environment",
-    "effective_limits",
-    "num_threads",
-    "open_cage",
-    "probe_methods",
-]
+from edge.limits.watchdog import Watchdog
 
 # `python -m edge.distill` with the smallest student on digits (torch 2.14, CUDA
 # build): its anonymous memory peaks at 295 MiB, of which importing torch is 290; a
-# cgroup or soft cap of 290 MiB kills it during the import, one of 300 MiB lets it
+# cgroup or watchdog of 290 MiB kills it during the import, one of 300 MiB lets it
 # finish. The rest is margin for larger images and other builds.
 MINIMUM_MIB = 340
 
@@ -80,26 +64,26 @@ class MethodReport:
     reason: str  # why it does not work
 
 
-METHODS: dict[str, Callable[[str, Caps], Holder]] = {
+METHODS: dict[str, Callable[[str, Caps], Backend]] = {
     "cgroup-v2": CgroupV2,
     "cgroup-v1": CgroupV1,
     "systemd-scope": SystemdScope,
     "inherited": lambda name, caps: Inherited(caps),
-    "soft": lambda name, caps: SoftCap(caps),
+    "soft": lambda name, caps: Watchdog(caps),
 }
 
 
-def open_cage(
+def open_executor(
     profile: ProfileConfig,
     *,
     name: str,
     method: str | None = None,
     minimum_mib: float = MINIMUM_MIB,
-) -> Cage:
-    """Open a cage that holds a profile's caps by the first method that works.
+) -> Executor:
+    """Open an executor with a profile's caps, by the first method that works.
 
     A profile that asks for more than this machine or container has gets what
-    there is, with a note.
+    is available, with a note.
 
     Args:
         profile: the caps.
@@ -108,9 +92,9 @@ def open_cage(
         minimum_mib: refuse a smaller memory cap.
 
     Raises:
-        CapError: the cap is too small, or no (or not this) method works.
+        CapError: the cap is too small, or the method, or every method, fails here.
     """
-    caps, notes = _affordable(profile, effective_limits())
+    caps, notes = _available(profile, effective_limits())
     if caps.memory_mib < minimum_mib:
         raise CapError(
             f"memory cap {caps.memory_mib:.0f} MiB is too small: importing torch and "
@@ -123,7 +107,7 @@ def open_cage(
     reasons = []
     for candidate in [method] if method else METHODS:
         try:
-            return _proved_cage(candidate, name, caps, notes)
+            return _open_verified(candidate, name, caps, notes)
         except CapError as e:
             reasons.append(f"{candidate}: {e}")
     raise CapError(f"no cap method works here: {'; '.join(reasons)}")
@@ -131,12 +115,12 @@ def open_cage(
 
 def probe_methods(profile: ProfileConfig) -> list[MethodReport]:
     """Try every method with a profile's caps, best first."""
-    caps, _ = _affordable(profile, effective_limits())
+    caps, _ = _available(profile, effective_limits())
     reports = []
     for method in METHODS:
         try:
-            with _proved_cage(method, "probe", caps, []) as cage:
-                reports.append(MethodReport(method, True, cage.hard, ""))
+            with _open_verified(method, "probe", caps, []) as executor:
+                reports.append(MethodReport(method, True, executor.hard, ""))
         except CapError as e:
             reports.append(MethodReport(method, False, False, str(e)))
     return reports
@@ -163,10 +147,10 @@ def num_threads(profile: ProfileConfig) -> int:
     return max(1, min(len(os.sched_getaffinity(0)), math.ceil(quota)))
 
 
-def _affordable(
+def _available(
     profile: ProfileConfig, limits: EffectiveLimits
 ) -> tuple[Caps, list[str]]:
-    """Cut a profile down to what there is, and say where."""
+    """Reduce a profile to what is available; note what was reduced."""
     notes = []
     if profile.cpus > limits.cpus:
         notes.append(
@@ -182,30 +166,32 @@ def _affordable(
     return Caps(cpus, min(profile.memory_mib, limits.memory_mib)), notes
 
 
-def _proved_cage(method: str, name: str, caps: Caps, notes: Sequence[str]) -> Cage:
-    """Make a cage and run `true` in it.
+def _open_verified(
+    method: str, name: str, caps: Caps, notes: Sequence[str]
+) -> Executor:
+    """Make an executor and run `true` in it.
 
     Raises:
         CapError: the method does not work here.
     """
-    group = f"takt.{name}.{processes.owner_tag()}.{next(_numbers)}"
-    cage = Cage(METHODS[method](group, caps), caps, name=group, notes=notes)
+    group = f"takt.{name}.{procfs.owner_tag()}.{next(_numbers)}"
+    executor = Executor(METHODS[method](group, caps), caps, name=group, notes=notes)
     try:
-        if (status := cage.spawn(["true"]).wait(timeout=20)) != 0:
+        if (status := executor.spawn(["true"]).wait(timeout=20)) != 0:
             raise CapError(f"`true` ended with status {status}")
     except subprocess.TimeoutExpired as e:
-        cage.close()
+        executor.close()
         raise CapError(f"`true` did not end within {e.timeout:g} s") from e
     except BaseException:
-        cage.close()
+        executor.close()
         raise
-    return cage
+    return executor
 
 
 def _kill_orphans() -> None:
     """Kill what dead daemons left running, whichever method they used."""
-    for pid, group in processes.all_marked():
+    for pid, group in procfs.all_marked():
         owner = group.split(".")[2:3]
-        if owner and processes.is_dead(owner[0]):
+        if owner and procfs.is_dead(owner[0]):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)

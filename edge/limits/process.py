@@ -1,6 +1,7 @@
 """Start one child through the launcher, and read its CPU time before it is reaped.
 
-Not here: what a cap is and who watches it (`edge/limits/executor.py`).
+Not here: what a cap is (`edge/limits/backend.py`), who watches the child
+(`edge/limits/executor.py`).
 """
 
 import json
@@ -24,8 +25,8 @@ _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="takt-spawn")
 Stream = int | IO[Any] | None
 
 
-class CagedProcess(subprocess.Popen[bytes]):
-    """A child in a cage; `on_exit` is called while it is dead but not yet reaped."""
+class CappedProcess(subprocess.Popen[bytes]):
+    """A child inside its caps; `on_exit` is called when it is dead, not yet reaped."""
 
     on_exit: Callable[[], None] | None = None
 
@@ -54,7 +55,7 @@ class CagedProcess(subprocess.Popen[bytes]):
         return status
 
     def is_dead(self, *, block: bool = False) -> bool:
-        """Tell whether it has ended, without reaping it."""
+        """Check whether it has ended, without reaping it."""
         flags = os.WEXITED | os.WNOWAIT | (0 if block else os.WNOHANG)
         try:
             return os.waitid(os.P_PID, self.pid, flags) is not None
@@ -73,8 +74,8 @@ def start(
     stdout: Stream,
     stderr: Stream,
     cwd: Path | None,
-) -> CagedProcess:
-    """Start `argv` inside the caps of `launch`; return once it really runs there.
+) -> CappedProcess:
+    """Start `argv` inside the caps of `launch`; return once it runs there.
 
     Raises:
         CapError: it could not be put inside its caps, or not be started.
@@ -89,8 +90,8 @@ def start(
     launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), json.dumps(spec)]
     command = [*launch.prefix, *launcher, *argv]
 
-    def popen() -> CagedProcess:
-        return CagedProcess(
+    def popen() -> CappedProcess:
+        return CappedProcess(
             command,
             env={**launch.env, **env},
             stdin=subprocess.DEVNULL,

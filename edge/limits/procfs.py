@@ -1,8 +1,8 @@
 """What `/proc` says about a tree of processes: members, memory, CPU time.
 
-Plain reads of the files that matter, because a watchdog makes them many times a
-second (psutil scans every process of the machine to find children, and takes
-ten times as long to read one). Linux only. It changes nothing and kills nothing.
+Plain reads of the files that are needed, because the executor's thread makes them many
+times a second: psutil scans every process of the machine to find children, and takes
+ten times as long to read one. Linux only. It changes nothing and kills nothing.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import psutil
 
-MARK = "TAKT_CAGE"  # environment variable that a caged process and its heirs carry
+MARK = "TAKT_EXECUTOR"  # environment variable of a capped process and its children
 _VFORK_S = 1.0  # a child of vfork calls exec within milliseconds
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _LISTS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
@@ -88,13 +88,13 @@ def age_s(pid: int) -> float:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process runs, sleeps or is stopped: not gone, not a zombie."""
+    """Check whether a process runs, sleeps or is stopped: not gone, not a zombie."""
     stat = _stat(pid)
     return stat is not None and stat[0] not in (b"Z", b"X")
 
 
 def is_stopped(pid: int) -> bool:
-    """Tell whether a process is stopped by a signal."""
+    """Check whether a process is stopped by a signal."""
     stat = _stat(pid)
     return stat is not None and stat[0] == b"T"
 
@@ -112,13 +112,13 @@ def tree(root: int) -> list[int]:
     return members
 
 
-def marked(cage: str) -> list[int]:
-    """Find the processes that were started in a cage, wherever they are now."""
-    return [pid for pid, name in all_marked() if name == cage]
+def marked(executor: str) -> list[int]:
+    """Find the processes that an executor started, wherever they are now."""
+    return [pid for pid, name in all_marked() if name == executor]
 
 
 def all_marked() -> Iterator[tuple[int, str]]:
-    """Find every caged process of this user: pid and name of its cage.
+    """Find every capped process of this user: pid and name of its executor.
 
     A scan of all processes: for closing and cleaning, not for sampling.
     """
@@ -138,9 +138,9 @@ def owner_tag() -> str:
 
 
 def is_dead(owner: str) -> bool:
-    """Tell whether the daemon of this tag is surely gone.
+    """Check whether the daemon of this tag has surely ended.
 
-    A tag of another pid namespace is not judged: its daemon cannot be seen.
+    False for a tag of another pid namespace: its daemon cannot be seen from here.
     """
     namespace, _, rest = owner.partition("-")
     pid, _, started = rest.partition("-")

@@ -1,9 +1,9 @@
 """Caps by a transient systemd scope: for a user with a session and cgroup v2.
 
 systemd gives a delegated scope, and the leaf in it is made as in
-edge/limits/cgroup_v2.py. An idle anchor process keeps the scope for as long as the cage
-is open: a scope vanishes with its last process, and its counters with it.
-Children enter through a throw-away scope: only systemd may move a process out of
+edge/limits/cgroup_v2.py. An idle anchor process keeps the scope for as long as the
+executor is open: a scope vanishes with its last process, and its counters with it.
+Children enter through a temporary scope: only systemd may move a process out of
 the login session; from there on the user may.
 """
 
@@ -22,7 +22,7 @@ from edge.limits.process import start
 
 
 class SystemdScope(CgroupV2):
-    """Holds the caps in a scope of the user's (for root: the system's) manager."""
+    """Enforces the caps in a scope of the user's (for root: the system's) manager."""
 
     method: ClassVar[str] = "systemd-scope"
 
@@ -30,7 +30,7 @@ class SystemdScope(CgroupV2):
         """Start the scope and its anchor, and make the leaf.
 
         Raises:
-            CapError: systemd is not there, or refuses, or hands no controllers on.
+            CapError: systemd is not there, or refuses, or delegates no controllers.
         """
         if not Path("/run/systemd/system").exists() or not shutil.which("systemd-run"):
             raise CapError("systemd does not run here")
@@ -57,7 +57,7 @@ class SystemdScope(CgroupV2):
             raise
 
     def launch(self) -> Launch:
-        """Leave the session by a throw-away scope, then enter the capped leaf."""
+        """Leave the session by a temporary scope, then enter the capped leaf."""
         groups = super().launch().groups
         return Launch(prefix=(*_systemd_run(), "--"), groups=groups, env=_bus())
 
@@ -78,6 +78,6 @@ def _systemd_run() -> tuple[str, ...]:
 
 
 def _bus() -> dict[str, str]:
-    """Say where the user's manager listens; cron and ssh commands may not know."""
+    """Name the user manager's socket folder, which cron and ssh commands may lack."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
     return {"XDG_RUNTIME_DIR": runtime}

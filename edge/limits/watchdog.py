@@ -11,7 +11,7 @@ CPU: SIGSTOP and SIGCONT in a closed loop on the measured CPU time.
 
 A tree can go over its cap by what it touches within one sample (50 ms), and a
 process that resets its limits or its environment escapes: this is a cap for
-honest programs.
+honest programs. The name of the method is "soft".
 """
 
 import contextlib
@@ -22,9 +22,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from edge.limits import procfs as processes
-from edge.limits.backend import Caps, Holder, Launch
-from edge.limits.machine import oom_kills_above
+from edge.limits import procfs
+from edge.limits.backend import Backend, Caps, Launch
+from edge.limits.effective import oom_kills_above
 
 _MIB = 1024 * 1024
 PERIOD_S = 0.1  # one stop and one go in this time
@@ -35,11 +35,11 @@ IMPORT_SLACK_MIB = 512.0
 
 
 class CpuPacer:
-    """Decide when a tree runs and when it stands, from its measured CPU time.
+    """Decide when a tree runs and when it is stopped, from its measured CPU time.
 
     The share is a credit in CPU-seconds that grows with time and shrinks with
-    use. What was used too much is owed (so the mean is exact however late the
-    loop wakes); what was not used is kept for two periods only.
+    use. Overuse becomes a debt (so the mean is exact however late the loop wakes);
+    what was not used is kept for two periods only.
     """
 
     def __init__(self, cpus: float, *, period_s: float = PERIOD_S) -> None:
@@ -74,12 +74,12 @@ class CpuPacer:
             return max(0.001, (self._burst - self._credit) / self._cpus)
         net = rate - self._cpus  # how fast the credit shrinks
         until_empty = self._credit / net if net > 0 else self._period_s
-        # Not finer: what a late stop uses too much is owed, so it costs no accuracy.
+        # Not finer: the overuse of a late stop becomes a debt, so it costs no accuracy.
         return min(self._period_s, max(self._period_s / 10, until_empty))
 
 
-class SoftCap(Holder):
-    """Holds the caps by watching; the fallback that always works."""
+class Watchdog(Backend):
+    """Enforces the caps by sampling and signals; the fallback that always works."""
 
     method: ClassVar[str] = "soft"
     hard: ClassVar[bool] = False
@@ -94,7 +94,7 @@ class SoftCap(Holder):
         self._reaped_s: dict[int, float] = {}  # read at each sample of the memory
 
     def launch(self) -> Launch:
-        """Start with a generous bound; the watchdog tightens it."""
+        """Start with a generous bound, which the samples tighten."""
         bound = int((self._caps.memory_mib + IMPORT_SLACK_MIB) * _MIB)
         self._pacer = CpuPacer(self._caps.cpus)
         self._next_pace = 0.0
@@ -102,13 +102,13 @@ class SoftCap(Holder):
         self._reaped_s = {}
         return Launch(limits={"RLIMIT_DATA": bound})
 
-    def is_over(self, memory: Mapping[int, processes.Memory], total_mib: float) -> bool:
-        """Compare the sum with the cap and let each process grow by the rest."""
+    def is_over(self, memory: Mapping[int, procfs.Memory], total_mib: float) -> bool:
+        """Compare the sum with the cap; let each process grow by what is left."""
         left_mib = self._caps.memory_mib - total_mib
         if left_mib < 0:
             return True
         for pid, found in memory.items():
-            young = processes.own_cpu_s(pid) < IMPORT_CPU_S
+            young = procfs.own_cpu_s(pid) < IMPORT_CPU_S
             slack_mib = IMPORT_SLACK_MIB if young else 0.0
             bound = int((found.data_mib + left_mib + slack_mib) * _MIB)
             with contextlib.suppress(OSError, ValueError):  # gone, or not ours
@@ -116,15 +116,15 @@ class SoftCap(Holder):
                 if hard != resource.RLIM_INFINITY:
                     bound = min(bound, hard)
                 resource.prlimit(pid, resource.RLIMIT_DATA, (bound, hard))
-        self._reaped_s = {pid: processes.reaped_cpu_s(pid) for pid in memory}
+        self._reaped_s = {pid: procfs.reaped_cpu_s(pid) for pid in memory}
         return False
 
     def pace(self, members: Sequence[int], now: float) -> float:
-        """Stop or continue the tree; return when to look again."""
+        """Stop or continue the tree; return when to call again."""
         if now < self._next_pace:
             return self._next_pace
         now = time.monotonic()
-        used = sum(map(processes.own_cpu_s, members)) + sum(self._reaped_s.values())
+        used = sum(map(procfs.own_cpu_s, members)) + sum(self._reaped_s.values())
         delay = self._pacer.step(now, used)
         if self._pacer.running == self._stopped:
             self._signal(members)

@@ -247,7 +247,7 @@ def test_over_the_memory_cap_the_batch_is_halved_once(
         NodeDaemon(config).once()
     (report,) = reports_of(site, "sensor")
     assert report.message.startswith("OOM-capped: batch halved from 216 to 108")
-    # A soft cap sees what was touched within one sample, then ends it.
+    # A watchdog sees what was touched within one sample, then ends it.
     assert report.peak_memory_mib <= (800 if report.cap.hard else 1.15 * 800)
 
 

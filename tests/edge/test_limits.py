@@ -1,9 +1,9 @@
-"""Each test shows one property of the cages on this machine, or says why it cannot.
+"""Each test shows one property of the executors on this machine, or says why it cannot.
 
     python -m pytest tests/edge/test_limits.py -ra
 
 As root this machine's cgroups are tried too; an ordinary user tries what is
-there, which always includes the soft cap.
+there, which always includes the watchdog.
 """
 
 import os
@@ -30,12 +30,12 @@ from edge.limits import (
     MethodReport,
     child_environment,
     effective_limits,
-    open_cage,
+    open_executor,
     probe_methods,
+    procfs,
 )
-from edge.limits import procfs as processes
-from edge.limits.executor import Cage
-from edge.limits.machine import group_limits
+from edge.limits.effective import group_limits
+from edge.limits.executor import Executor
 from edge.limits.watchdog import CpuPacer
 
 ROOT = Path(__file__).parents[2]
@@ -67,9 +67,9 @@ def method(request: pytest.FixtureRequest, reports: dict[str, MethodReport]) -> 
 
 
 @pytest.fixture
-def cage(method: str) -> Iterator[Cage]:
-    with open_cage(SMALL, name="test", method=method, minimum_mib=1) as cage:
-        yield cage
+def executor(method: str) -> Iterator[Executor]:
+    with open_executor(SMALL, name="test", method=method, minimum_mib=1) as executor:
+        yield executor
 
 
 def python(code: str, *args: str) -> list[str]:
@@ -79,21 +79,21 @@ def python(code: str, *args: str) -> list[str]:
 # --- memory
 
 
-def test_an_allocation_beyond_the_cap_is_stopped(cage: Cage) -> None:
-    child = cage.spawn(python(GREEDY))
+def test_an_allocation_beyond_the_cap_is_stopped(executor: Executor) -> None:
+    child = executor.spawn(python(GREEDY))
     assert child.wait(timeout=60) == -signal.SIGKILL
-    assert cage.usage().oom_killed
+    assert executor.usage().oom_killed
 
 
-def test_an_allocation_within_the_cap_goes_through(cage: Cage) -> None:
+def test_an_allocation_within_the_cap_goes_through(executor: Executor) -> None:
     code = "import time; kept = b'1' * (60 << 20); time.sleep(0.3)"
-    assert cage.spawn(python(code)).wait(timeout=60) == 0
-    usage = cage.usage()
+    assert executor.spawn(python(code)).wait(timeout=60) == 0
+    usage = executor.usage()
     assert not usage.oom_killed
     assert 60 <= usage.peak_memory_mib < 80
 
 
-def test_the_memory_of_the_whole_tree_counts(cage: Cage) -> None:
+def test_the_memory_of_the_whole_tree_counts(executor: Executor) -> None:
     # Two processes of 70 MiB each: none is over the cap of 100, together they are.
     code = """
     import os, time
@@ -101,12 +101,12 @@ def test_the_memory_of_the_whole_tree_counts(cage: Cage) -> None:
     kept = b'1' * (70 << 20)
     time.sleep(20)
     """
-    child = cage.spawn(python(code))
+    child = executor.spawn(python(code))
     assert child.wait(timeout=20) == -signal.SIGKILL  # the root too, with its child
-    assert cage.usage().oom_killed
+    assert executor.usage().oom_killed
 
 
-def test_memory_shared_after_a_fork_counts_once(cage: Cage) -> None:
+def test_memory_shared_after_a_fork_counts_once(executor: Executor) -> None:
     code = """
     import os, time
     kept = b'1' * (60 << 20)
@@ -115,8 +115,8 @@ def test_memory_shared_after_a_fork_counts_once(cage: Cage) -> None:
     if child:
         os.waitpid(child, 0)
     """
-    assert cage.spawn(python(code)).wait(timeout=30) == 0
-    assert cage.usage().peak_memory_mib < 90
+    assert executor.spawn(python(code)).wait(timeout=30) == 0
+    assert executor.usage().peak_memory_mib < 90
 
 
 def test_two_processes_of_equal_size_both_count_once_they_are_too_old_for_vfork(
@@ -132,17 +132,17 @@ def test_two_processes_of_equal_size_both_count_once_they_are_too_old_for_vfork(
     with subprocess.Popen(python(code), cwd=tmp_path) as parent:
         try:
             until("both", lambda: len(list(tmp_path.glob("ready-*"))) == 2)
-            members = processes.tree(parent.pid)
-            equal = dict.fromkeys(members, processes.Memory(80.0, 90.0))
-            if max(map(processes.age_s, members)) < 0.9:
-                assert 70 < processes.total_anonymous_mib(equal) < 90
-            until("its pages", lambda: 140 < processes.total_anonymous_mib(equal) < 160)
+            members = procfs.tree(parent.pid)
+            equal = dict.fromkeys(members, procfs.Memory(80.0, 90.0))
+            if max(map(procfs.age_s, members)) < 0.9:
+                assert 70 < procfs.total_anonymous_mib(equal) < 90
+            until("its pages", lambda: 140 < procfs.total_anonymous_mib(equal) < 160)
         finally:
-            for pid in processes.tree(parent.pid):
+            for pid in procfs.tree(parent.pid):
                 os.kill(pid, signal.SIGKILL)
 
 
-def test_one_huge_allocation_under_the_soft_cap_fails_at_once() -> None:
+def test_one_huge_allocation_under_the_watchdog_fails_at_once() -> None:
     # Catchable: the child can say so, instead of being killed.
     code = """
     try:
@@ -150,20 +150,22 @@ def test_one_huge_allocation_under_the_soft_cap_fails_at_once() -> None:
     except MemoryError:
         raise SystemExit(4)
     """
-    with open_cage(SMALL, name="test", method="soft", minimum_mib=1) as cage:
-        assert cage.spawn(python(code)).wait(timeout=30) == 4
-        assert not cage.usage().oom_killed
+    with open_executor(SMALL, name="test", method="soft", minimum_mib=1) as executor:
+        assert executor.spawn(python(code)).wait(timeout=30) == 4
+        assert not executor.usage().oom_killed
 
 
-def test_a_cage_works_again_after_its_child_ran_out_of_memory(cage: Cage) -> None:
-    cage.spawn(python(GREEDY)).wait(timeout=60)
-    assert cage.spawn(["true"]).wait(timeout=30) == 0
-    assert not cage.usage().oom_killed
+def test_an_executor_works_again_after_its_child_ran_out_of_memory(
+    executor: Executor,
+) -> None:
+    executor.spawn(python(GREEDY)).wait(timeout=60)
+    assert executor.spawn(["true"]).wait(timeout=30) == 0
+    assert not executor.usage().oom_killed
 
 
 def test_a_cap_below_the_cost_of_importing_torch_is_refused() -> None:
     with pytest.raises(CapError, match=f"need {MINIMUM_MIB} MiB"):
-        open_cage(SMALL, name="test")
+        open_executor(SMALL, name="test")
 
 
 # --- CPU
@@ -171,9 +173,9 @@ def test_a_cap_below_the_cost_of_importing_torch_is_refused() -> None:
 
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_a_quarter_of_a_core_is_a_quarter_of_a_core(
-    cage: Cage, num_threads: int
+    executor: Executor, num_threads: int
 ) -> None:
-    child = cage.spawn(python(SPIN, str(num_threads)))
+    child = executor.spawn(python(SPIN, str(num_threads)))
     time.sleep(0.3)  # the start is not spinning
     share = measured_share(child.pid)
     assert share < 0.25 * 1.15
@@ -191,9 +193,9 @@ def measured_share(pid: int) -> float:
     return (after.user + after.system - before.user - before.system) / elapsed
 
 
-def test_the_soft_cap_itself_costs_under_2_percent_of_a_core() -> None:
-    with open_cage(SMALL, name="test", method="soft", minimum_mib=1) as cage:
-        cage.spawn(python(SPIN, "2"))
+def test_the_watchdog_itself_costs_under_2_percent_of_a_core() -> None:
+    with open_executor(SMALL, name="test", method="soft", minimum_mib=1) as executor:
+        executor.spawn(python(SPIN, "2"))
         started, before = time.monotonic(), time.process_time()
         time.sleep(3)
         own = (time.process_time() - before) / (time.monotonic() - started)
@@ -227,7 +229,7 @@ def test_idle_time_is_not_saved_up() -> None:
     assert not pacer.running
 
 
-def test_cpu_time_of_finished_children_counts(cage: Cage) -> None:
+def test_cpu_time_of_finished_children_counts(executor: Executor) -> None:
     code = """
     import os, time
     if os.fork() == 0:
@@ -236,9 +238,10 @@ def test_cpu_time_of_finished_children_counts(cage: Cage) -> None:
         os._exit(0)
     os.wait()
     """
-    before = cage.usage().cpu_s
-    assert cage.spawn(python(code)).wait(timeout=30) == 0
-    assert 0.3 <= cage.usage().cpu_s - before < 0.8  # the rest: two starts of Python
+    before = executor.usage().cpu_s
+    assert executor.spawn(python(code)).wait(timeout=30) == 0
+    used = executor.usage().cpu_s - before
+    assert 0.3 <= used < 0.8  # the rest: two starts of Python
 
 
 def test_threads_are_the_quota_rounded_up_within_affinity() -> None:
@@ -251,21 +254,21 @@ def test_threads_are_the_quota_rounded_up_within_affinity() -> None:
 
 # --- life and death
 
-# A daemon of its own: opens a cage, starts a child with a child of its own.
+# A daemon of its own: opens an executor, starts a child with a child of its own.
 DAEMON = """
 import sys, time
 from common.config import ProfileConfig
-from edge.limits import open_cage
+from edge.limits import open_executor
 profile = ProfileConfig(cpus=0.25, memory_mib=100, bandwidth_kib_s=1)
-cage = open_cage(profile, name="doomed", method=sys.argv[1], minimum_mib=1)
-child = cage.spawn([sys.executable, "-c", "while True: pass"])
-print(child.pid, cage.name, flush=True)
+executor = open_executor(profile, name="doomed", method=sys.argv[1], minimum_mib=1)
+child = executor.spawn([sys.executable, "-c", "while True: pass"])
+print(child.pid, executor.name, flush=True)
 time.sleep(60)
 """
 
 
 def kill_a_daemon(method: str) -> tuple[int, str]:
-    """Start a daemon with a busy child, SIGKILL it; return the child and cage."""
+    """Start a daemon with a busy child, SIGKILL it; return the child and executor."""
     daemon = subprocess.Popen(
         [sys.executable, "-c", DAEMON, method],
         cwd=ROOT,
@@ -282,69 +285,71 @@ def kill_a_daemon(method: str) -> tuple[int, str]:
 
 def test_a_child_dies_with_its_killed_daemon(method: str) -> None:
     child, _ = kill_a_daemon(method)
-    until("its end", lambda: not processes.is_alive(child))
+    until("its end", lambda: not procfs.is_alive(child))
 
 
-def test_what_a_killed_daemon_left_goes_when_the_next_cage_opens(method: str) -> None:
+def test_what_a_killed_daemon_left_goes_when_the_next_executor_opens(
+    method: str,
+) -> None:
     _, name = kill_a_daemon(method)
-    open_cage(SMALL, name="next", method=method, minimum_mib=1).close()
+    open_executor(SMALL, name="next", method=method, minimum_mib=1).close()
     left = list(Path("/sys/fs/cgroup").glob(f"**/{name}*"))
-    until("their end", lambda: not processes.marked(name))
+    until("their end", lambda: not procfs.marked(name))
     assert left == []
 
 
-def test_a_child_outlives_the_thread_that_started_it(cage: Cage) -> None:
-    thread = threading.Thread(target=cage.spawn, args=(["sleep", "20"],))
+def test_a_child_outlives_the_thread_that_started_it(executor: Executor) -> None:
+    thread = threading.Thread(target=executor.spawn, args=(["sleep", "20"],))
     thread.start()
     thread.join()
     time.sleep(0.2)
-    assert len(cage_members(cage)) == 1
+    assert len(members_of(executor)) == 1
 
 
-def test_kill_reaches_a_grandchild_in_a_session_of_its_own(cage: Cage) -> None:
+def test_kill_reaches_a_grandchild_in_a_session_of_its_own(executor: Executor) -> None:
     code = """
     import os, time
     if os.fork() == 0:
         os.setsid()
     time.sleep(60)
     """
-    cage.spawn(python(code))
-    until("its child", lambda: len(cage_members(cage)) == 2)
-    cage.kill()
-    assert cage_members(cage) == []
+    executor.spawn(python(code))
+    until("its child", lambda: len(members_of(executor)) == 2)
+    executor.kill()
+    assert members_of(executor) == []
 
 
-def test_what_a_finished_child_leaves_behind_is_killed(cage: Cage) -> None:
+def test_what_a_finished_child_leaves_behind_is_killed(executor: Executor) -> None:
     code = """
     import os, time
     if os.fork() == 0:
         os.setsid()
         time.sleep(60)
     """
-    assert cage.spawn(python(code)).wait(timeout=30) == 0
-    until("their end", lambda: cage_members(cage) == [])
+    assert executor.spawn(python(code)).wait(timeout=30) == 0
+    until("their end", lambda: members_of(executor) == [])
 
 
-def test_nothing_stays_stopped_when_a_soft_cage_closes() -> None:
+def test_nothing_stays_stopped_when_a_watchdog_closes() -> None:
     tiny = ProfileConfig(cpus=0.02, memory_mib=100, bandwidth_kib_s=1)
-    cage = open_cage(tiny, name="test", method="soft", minimum_mib=1)
-    child = cage.spawn(python(SPIN, "2"))
-    until("its stop", lambda: processes.is_stopped(child.pid))
-    cage.close()
-    assert cage_members(cage) == []
+    executor = open_executor(tiny, name="test", method="soft", minimum_mib=1)
+    child = executor.spawn(python(SPIN, "2"))
+    until("its stop", lambda: procfs.is_stopped(child.pid))
+    executor.close()
+    assert members_of(executor) == []
 
 
-def cage_members(cage: Cage) -> list[int]:
-    """List the live processes of a cage by their mark."""
-    return [pid for pid in processes.marked(cage.name) if processes.is_alive(pid)]
+def members_of(executor: Executor) -> list[int]:
+    """List the live processes of an executor by their mark."""
+    return [pid for pid in procfs.marked(executor.name) if procfs.is_alive(pid)]
 
 
-def test_a_program_that_does_not_exist_is_a_cap_error(cage: Cage) -> None:
+def test_a_program_that_does_not_exist_is_a_cap_error(executor: Executor) -> None:
     with pytest.raises(CapError, match="no-such-program"):
-        cage.spawn(["/no-such-program"])
+        executor.spawn(["/no-such-program"])
 
 
-def test_the_daemon_does_not_import_torch_for_its_cages() -> None:
+def test_the_daemon_does_not_import_torch_for_its_executors() -> None:
     code = "import edge.limits, sys; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
@@ -355,10 +360,10 @@ def test_the_daemon_does_not_import_torch_for_its_cages() -> None:
 def test_a_profile_beyond_the_machine_gets_the_machine_and_a_note() -> None:
     huge = ProfileConfig(cpus=1000, memory_mib=10**8, bandwidth_kib_s=1)
     limits = effective_limits()
-    with open_cage(huge, name="test", method="soft") as cage:
-        assert cage.caps.cpus == limits.cpus
-        assert cage.caps.memory_mib == pytest.approx(limits.memory_mib)
-        assert len(cage.notes) == 2
+    with open_executor(huge, name="test", method="soft") as executor:
+        assert executor.caps.cpus == limits.cpus
+        assert executor.caps.memory_mib == pytest.approx(limits.memory_mib)
+        assert len(executor.notes) == 2
 
 
 def test_the_smallest_v2_limit_above_this_process_counts(tmp_path: Path) -> None:
@@ -394,7 +399,7 @@ def test_v1_limits_of_a_container_are_found_at_its_mount(tmp_path: Path) -> None
     assert group_limits(proc=proc) == (400, 0.25)
 
 
-def test_the_soft_cap_works_everywhere(reports: dict[str, MethodReport]) -> None:
+def test_the_watchdog_works_everywhere(reports: dict[str, MethodReport]) -> None:
     assert list(reports) == list(METHODS)
     assert reports["soft"].works
     assert not reports["soft"].hard

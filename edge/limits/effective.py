@@ -1,8 +1,9 @@
-"""What this process may use at most: machine, container, affinity, whichever is least.
+"""What this process may use at most: the least of machine, container and affinity.
 
 The number of cores and the memory that other tools report are the host's, also
 inside a container; a node that sizes itself by them is killed. This reads the
-limits of all visible cgroups above this process, v2 and v1. It sets nothing.
+limits of all visible cgroups above this process, v2 and v1. It sets nothing, and knows
+no method of enforcing caps: those, and programs beside a node, use it.
 """
 
 import os
@@ -22,7 +23,7 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True)
 class EffectiveLimits:
-    """The least of all limits that hold already, and where each comes from."""
+    """The least of all limits in force, and where each comes from."""
 
     cpus: float  # cores
     cpus_by: str
@@ -31,7 +32,7 @@ class EffectiveLimits:
 
 
 def effective_limits(*, proc: Path = Path("/proc")) -> EffectiveLimits:
-    """Read the limits that hold for this process now, without any cage."""
+    """Read the limits that hold for this process now, without any executor."""
     affinity = len(os.sched_getaffinity(0))
     cores = os.cpu_count() or affinity
     cpus = [(float(affinity), "the machine" if affinity == cores else "CPU affinity")]
