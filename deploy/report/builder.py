@@ -25,7 +25,7 @@ from deploy.report.result import (
     TeacherResult,
     Threat,
 )
-from edge.jobs.job import DistilOutcome
+from edge.jobs.job import DistilResult
 from edge.jobs.runner import ChildUsage
 
 VALIDATION = "validation_split"  # flag of what was not measured on the test split
@@ -126,7 +126,7 @@ def node_result(
 
 def baseline_result(
     node: NodeConfig,
-    outcome: DistilOutcome,
+    outcome: DistilResult,
     usage: ChildUsage,
     *,
     student: Path,

@@ -17,7 +17,7 @@ from common.config import AttackConfig, DatasetConfig, NodeConfig
 from common.durable import write_atomic
 from common.errors import StorageError
 from common.release import Manifest, encode_manifest
-from edge.jobs.job import STUDENT, DistilJob, DistilOutcome
+from edge.jobs.job import STUDENT, DistilJob, DistilResult
 from edge.jobs.runner import ChildUsage, Distillation
 from edge.limits import num_threads
 from edge.releases.sync import MANIFEST
@@ -29,7 +29,7 @@ STEPS = 7
 class Trained:
     """A baseline and the file of its student."""
 
-    outcome: DistilOutcome
+    outcome: DistilResult
     usage: ChildUsage
     student: Path
 

@@ -31,7 +31,7 @@ from deploy.simulation.live_view import Snapshot
 from deploy.simulation.nodes import Nodes
 from deploy.simulation.phases import Phases
 from deploy.simulation.run_folder import RunFolder
-from edge.jobs.job import DistilOutcome
+from edge.jobs.job import DistilResult
 from edge.jobs.runner import ChildUsage
 
 
@@ -51,7 +51,7 @@ class BaselineFinding:
     """What became of one baseline."""
 
     node: NodeConfig
-    outcome: DistilOutcome
+    outcome: DistilResult
     usage: ChildUsage
     student: Path
     measurement: Measurement

@@ -15,24 +15,24 @@ from common import faults
 from common.durable import fsync_folder, write_atomic
 from common.errors import StorageError
 from common.release import Manifest
-from edge.jobs.job import OUTCOME, STUDENT, DistilOutcome
+from edge.jobs.job import RESULT, STUDENT, DistilResult
 from edge.records import Promoted
 from edge.state import StateDir, sha256_of, storage_error
 
 CARD = "promoted.json"
 
 
-def robust_accuracy(outcome: DistilOutcome | Promoted) -> float:
+def robust_accuracy(result: DistilResult | Promoted) -> float:
     """Take the lowest of the measured robust accuracies; 0 for none."""
-    return min((each.accuracy for each in outcome.robust), default=0.0)
+    return min((each.accuracy for each in result.robust), default=0.0)
 
 
-def _attacks(outcome: DistilOutcome | Promoted) -> set[tuple[str, str, str]]:
-    return {(each.attack, each.version, each.norm) for each in outcome.robust}
+def _attacks(result: DistilResult | Promoted) -> set[tuple[str, str, str]]:
+    return {(each.attack, each.version, each.norm) for each in result.robust}
 
 
 def decide(
-    outcome: DistilOutcome, manifest: Manifest, serving: Promoted | None
+    result: DistilResult, manifest: Manifest, serving: Promoted | None
 ) -> tuple[str, str]:
     """Choose what becomes of a new student.
 
@@ -40,18 +40,18 @@ def decide(
         The outcome for report and current.json ("promoted", "kept" for the old
         one is better, "refused") and why, in one line.
     """
-    if outcome.collapsed:
+    if result.collapsed:
         return "refused", (
             "the student answers one class for (nearly) every image; it is not "
             "promoted: see learning_rate and eps_warmup_epochs of its recipe"
         )
-    new = robust_accuracy(outcome)
+    new = robust_accuracy(result)
     if serving is None:
         return "promoted", f"the first student, {new:.1%} robust on validation images"
     same = (serving.fingerprint, serving.eps) == (manifest.fingerprint, manifest.eps)
     if not same:
         return "promoted", "the release is of other data or another threat"
-    if _attacks(outcome) != _attacks(serving):
+    if _attacks(result) != _attacks(serving):
         return "promoted", "the student that serves was measured by another attack"
     old = robust_accuracy(serving)
     if new < old:
@@ -63,41 +63,41 @@ def decide(
 
 
 def store_student(
-    state: StateDir, work: Path, outcome: DistilOutcome, manifest: Manifest
+    state: StateDir, work: Path, result: DistilResult, manifest: Manifest
 ) -> Promoted:
     """Copy a distilled student to students/, whole or not at all.
 
     Args:
         state: of the node.
         work: the distillation's folder.
-        outcome: what the child said of it.
+        result: as the child reported it.
         manifest: of the release that it came from.
 
     Raises:
-        StorageError: the disk is full, or the student is not what its outcome
+        StorageError: the disk is full, or the student is not what its result
             says; students/ is as it was.
     """
     source = work / STUDENT
     name = str(manifest.version)
     try:
-        if sha256_of(source) != outcome.weights_sha256:
+        if sha256_of(source) != result.weights_sha256:
             raise StorageError(
-                f"{source} is damaged: its digest is not the outcome's; remove {work}"
+                f"{source} is damaged: its digest is not the result's; remove {work}"
             )
         existing = state.students / name / STUDENT
-        if existing.exists() and sha256_of(existing) != outcome.weights_sha256:
-            name = f"{name}-{outcome.weights_sha256[:8]}"  # of another channel
+        if existing.exists() and sha256_of(existing) != result.weights_sha256:
+            name = f"{name}-{result.weights_sha256[:8]}"  # of another channel
         promoted = Promoted(
             channel=manifest.channel,
             version=manifest.version,
-            student=outcome.student,
+            student=result.student,
             folder=name,
-            weights_sha256=outcome.weights_sha256,
+            weights_sha256=result.weights_sha256,
             dataset=manifest.dataset,
             fingerprint=manifest.fingerprint,
             eps=manifest.eps,
-            clean_accuracy=outcome.clean_accuracy,
-            robust=outcome.robust,
+            clean_accuracy=result.clean_accuracy,
+            robust=result.robust,
         )
         place = state.students / name
         if place.exists():
@@ -106,7 +106,7 @@ def store_student(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         write_atomic(part / STUDENT, source.read_bytes())
-        write_atomic(part / OUTCOME, (work / OUTCOME).read_bytes())
+        write_atomic(part / RESULT, (work / RESULT).read_bytes())
         write_atomic(part / CARD, promoted.model_dump_json(indent=1).encode())
         faults.point("edge.student.before_rename")
         os.replace(part, place)

@@ -27,7 +27,7 @@ from edge.daemon.job_setup import claim, make_job, storing
 from edge.daemon.promotion import decide, prune_students, robust_accuracy, store_student
 from edge.daemon.reports import Outbox, make_report
 from edge.daemon.status import StatusBoard
-from edge.jobs.job import CurvePoint, DistilOutcome
+from edge.jobs.job import CurvePoint, DistilResult
 from edge.jobs.runner import JOB, ChildUsage, Distillation
 from edge.link.client import Link
 from edge.records import Current, Promoted
@@ -95,14 +95,14 @@ class ReleaseHandler:
             version=release.version,
             manifest_sha256=release.manifest_sha256,
             student=self._config.student,
-            outcome=ending.verdict,
-            message=ending.why,
+            outcome=ending.outcome,
+            message=ending.message,
             promoted=ending.promoted or self.current.promoted,
         )
         report = make_report(
             current,
             profile=self._config.profile,
-            outcome=ending.outcome,
+            result=ending.result,
             usage=self._usage,
             seed=self._config.seed,
             pulled_bytes=link.pulled_bytes,
@@ -135,28 +135,28 @@ class ReleaseHandler:
         with storing(folder):
             manifest = decode_manifest((folder / MANIFEST).read_bytes())
         try:
-            outcome = self._distil(release, manifest, folder, work)
+            result = self._distil(release, manifest, folder, work)
         except (Interrupted, StorageError, LinkError, IdentityError):
             raise  # the last two: of a child that asks the live teacher
         except TrustError as e:
             return _Ending("refused", str(e), failure=e)
         except TaktError as e:
             return _Ending("failed", str(e), failure=e)
-        verdict, why = decide(outcome, manifest, self.current.promoted)
+        outcome, message = decide(result, manifest, self.current.promoted)
         if self._usage is not None and self._usage.halved_to is not None:
             recipe = recipe_of(manifest, self._config.student)
             halved = f"from {recipe.batch_size} to {self._usage.halved_to}"
-            why = f"OOM-capped: batch halved {halved}; {why}"
-        if verdict == "promoted":
+            message = f"OOM-capped: batch halved {halved}; {message}"
+        if outcome == "promoted":
             self._board.say("promoting")
-            promoted = store_student(self._state, work, outcome, manifest)
-            return _Ending(verdict, why, outcome=outcome, promoted=promoted)
-        failure = StudentError(why) if verdict == "refused" else None
-        return _Ending(verdict, why, outcome=outcome, failure=failure)
+            promoted = store_student(self._state, work, result, manifest)
+            return _Ending(outcome, message, result=result, promoted=promoted)
+        failure = StudentError(message) if outcome == "refused" else None
+        return _Ending(outcome, message, result=result, failure=failure)
 
     def _distil(
         self, release: Release, manifest: Manifest, folder: Path, work: Path
-    ) -> DistilOutcome:
+    ) -> DistilResult:
         """Run the child to its end, or find that it got there before."""
         config = self._config
         job = make_job(config, manifest, folder=folder, work=work)
@@ -169,10 +169,10 @@ class ReleaseHandler:
             on_progress=self._distilling,
         )
         recipe = recipe_of(manifest, config.student)
-        outcome, self._usage = distillation.run(
+        result, self._usage = distillation.run(
             job, default_batch_size=recipe.batch_size
         )
-        return outcome
+        return result
 
     def _distilling(self, last: CurvePoint | None, usage: ChildUsage) -> None:
         """Show the child's last epoch."""
@@ -228,8 +228,8 @@ class ReleaseHandler:
 class _Ending:
     """How a release ended on this node."""
 
-    verdict: str
-    why: str
-    outcome: DistilOutcome | None = None
+    outcome: str  # promoted, kept, refused or failed
+    message: str
+    result: DistilResult | None = None
     promoted: Promoted | None = None
     failure: TaktError | None = None

@@ -18,7 +18,7 @@ from common import faults
 from common.config import ProfileConfig
 from common.durable import fsync_folder, write_atomic
 from common.pb import takt_pb2
-from edge.jobs.job import DistilOutcome
+from edge.jobs.job import DistilResult
 from edge.jobs.runner import ChildUsage
 from edge.link.client import Link
 from edge.link.failures import RefusedError
@@ -32,7 +32,7 @@ def make_report(
     current: Current,
     *,
     profile: ProfileConfig,
-    outcome: DistilOutcome | None,
+    result: DistilResult | None,
     usage: ChildUsage | None,
     seed: int,
     pulled_bytes: int,
@@ -42,7 +42,7 @@ def make_report(
     Args:
         current: what current.json is going to say.
         profile: the node's caps.
-        outcome: of the distillation; None when it failed.
+        result: of the distillation; None when it failed.
         usage: what it used; None when it never started.
         seed: of the distillation.
         pulled_bytes: payload, since the daemon started.
@@ -65,25 +65,25 @@ def make_report(
         report.cap.method = usage.cap.method
         report.cap.hard = usage.cap.hard
         report.peak_memory_mib = usage.peak_memory_mib
-    if outcome is not None:
-        _add_outcome(report, outcome)
+    if result is not None:
+        _add_result(report, result)
     return report
 
 
-def _add_outcome(report: takt_pb2.ReportRequest, outcome: DistilOutcome) -> None:
-    report.architecture = outcome.architecture
-    report.num_parameters = outcome.num_parameters
-    report.method = outcome.method
-    report.seed = outcome.seed
-    report.cpu_s.distil = outcome.cpu_s.distil
-    report.cpu_s.attack = outcome.cpu_s.attack
-    report.cpu_s.evaluate = outcome.cpu_s.evaluate
-    report.clean_accuracy = outcome.clean_accuracy
-    report.weights_sha256 = outcome.weights_sha256
-    report.live_bytes = outcome.live_bytes
-    for each in outcome.robust:
+def _add_result(report: takt_pb2.ReportRequest, result: DistilResult) -> None:
+    report.architecture = result.architecture
+    report.num_parameters = result.num_parameters
+    report.method = result.method
+    report.seed = result.seed
+    report.cpu_s.distil = result.cpu_s.distil
+    report.cpu_s.attack = result.cpu_s.attack
+    report.cpu_s.evaluate = result.cpu_s.evaluate
+    report.clean_accuracy = result.clean_accuracy
+    report.weights_sha256 = result.weights_sha256
+    report.live_bytes = result.live_bytes
+    for each in result.robust:
         report.robust.add(**each.model_dump())
-    for point in outcome.curve:
+    for point in result.curve:
         report.curve.add(**point.model_dump(exclude={"epochs"}, exclude_none=True))
 
 

@@ -2,7 +2,7 @@
 
 `fit_student` is the whole of stage 2 as a function: a recipe, images and
 knowledge in, a student out. Not here: the steps (training.py), release and
-outcome files (distill.py), caps.
+result files (run.py), caps.
 """
 
 import math

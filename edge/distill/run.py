@@ -2,7 +2,7 @@
 
 ``python -m edge.distill JOB.json`` reads the job, the pulled release and the
 node's own images, checks that they are the images the release speaks of, trains
-(fit.py), measures the student and leaves it with its outcome. Exit codes: 0
+(fit.py), measures the student and leaves it with its result. Exit codes: 0
 done, a TaktError's own, 4 out of memory, 143 ended by SIGTERM (the checkpoint is
 safe). Not here: pulling, caps and promotion (daemon.py).
 """
@@ -30,12 +30,12 @@ from edge.distill.knowledge import read_knowledge, read_manifest
 from edge.distill.student_card import student_card
 from edge.jobs.job import (
     CHECKPOINT,
-    OUTCOME,
     PROGRESS,
+    RESULT,
     STUDENT,
     CurvePoint,
     DistilJob,
-    DistilOutcome,
+    DistilResult,
 )
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 def distil(
     job: DistilJob, *, should_stop: Callable[[], bool] = lambda: False
-) -> DistilOutcome:
+) -> DistilResult:
     """Train and measure the job's student; leave it in the job's work folder.
 
     Raises:
@@ -161,8 +161,8 @@ def _leave(
     fitted: Fitted,
     val: Images,
     live_bytes: int,
-) -> DistilOutcome:
-    """Measure the student on the whole validation split; write it, then its outcome."""
+) -> DistilResult:
+    """Measure the student on the whole validation split; write it, then its result."""
     began = fitted.clock()
     clean, robust, collapsed = _judge(fitted.model, val, job, manifest)
     evaluate_s = fitted.cpu_s.evaluate + fitted.clock() - began
@@ -170,7 +170,7 @@ def _leave(
     fault_point("child.student.before_rename")
     digest = save_model(job.work_dir / STUDENT, fitted.model, card)
     fault_point("child.student.after_rename")
-    outcome = DistilOutcome(
+    result = DistilResult(
         student=job.student,
         architecture=recipe.model,
         num_parameters=num_parameters(fitted.model),
@@ -187,9 +187,9 @@ def _leave(
         flags=(*fitted.flags, "collapsed") if collapsed else fitted.flags,
         weights_sha256=digest,
     )
-    data = outcome.model_dump_json(indent=1).encode()
-    write_atomic(job.work_dir / OUTCOME, data, point="child.outcome")
-    return outcome
+    data = result.model_dump_json(indent=1).encode()
+    write_atomic(job.work_dir / RESULT, data, point="child.outcome")
+    return result
 
 
 def _judge(

@@ -1,4 +1,4 @@
-"""What the daemon and its distillation child tell each other: JOB and outcome.
+"""What the daemon and its distillation child exchange: a job, and its result.
 
 The daemon writes a `DistilJob` and starts ``python -m edge.distill JOB.json``
 inside the caps; the child leaves, in the job's work folder:
@@ -6,7 +6,7 @@ inside the caps; the child leaves, in the job's work folder:
     checkpoint.safetensors   at each milestone; a restarted child goes on from it
     progress.jsonl           one `CurvePoint` a line, an epoch a line
     student.safetensors      the student with its model card
-    outcome.json             a `DistilOutcome`, written last
+    outcome.json             a `DistilResult`, written last
 
 Torch-free, as the daemon is. Not here: the training (edge.distill.run), the caps.
 """
@@ -23,7 +23,7 @@ from common.release import Evaluation
 CHECKPOINT = "checkpoint.safetensors"
 PROGRESS = "progress.jsonl"
 STUDENT = "student.safetensors"
-OUTCOME = "outcome.json"
+RESULT = "outcome.json"
 
 # Exit codes of the child, beside those of the TaktError family.
 EXIT_OUT_OF_MEMORY = 4
@@ -78,8 +78,8 @@ class CpuSeconds(Message):
     evaluate: float = Field(ge=0)
 
 
-class DistilOutcome(Message):
-    """What came of a job; the student itself lies beside it."""
+class DistilResult(Message):
+    """What came of a job; the student itself is in a file beside it."""
 
     student: str
     architecture: str
@@ -107,7 +107,7 @@ MessageT = TypeVar("MessageT", bound=Message)
 
 
 def read_message(path: Path, model: type[MessageT]) -> MessageT:
-    """Read a job or an outcome.
+    """Read a job or a result.
 
     Raises:
         StorageError: the file is missing, unreadable or not of that shape.

@@ -31,11 +31,11 @@ from common.errors import (
 )
 from edge.jobs.job import (
     EXIT_OUT_OF_MEMORY,
-    OUTCOME,
     PROGRESS,
+    RESULT,
     CurvePoint,
     DistilJob,
-    DistilOutcome,
+    DistilResult,
     read_message,
     read_progress,
 )
@@ -100,7 +100,7 @@ class Distillation:
 
     def run(
         self, job: DistilJob, *, default_batch_size: int
-    ) -> tuple[DistilOutcome, ChildUsage]:
+    ) -> tuple[DistilResult, ChildUsage]:
         """Distil, however often the child has to be started for it.
 
         Args:
@@ -115,24 +115,24 @@ class Distillation:
             TaktError: what the child found wrong, or too many crashes.
         """
         usage_file = job.work_dir / USAGE
-        outcome: DistilOutcome | None = None
+        result: DistilResult | None = None
         with contextlib.suppress(StorageError):
-            outcome = read_message(job.work_dir / OUTCOME, DistilOutcome)
-        if outcome is not None:
+            result = read_message(job.work_dir / RESULT, DistilResult)
+        if result is not None:
             with contextlib.suppress(OSError, ValueError):
-                return outcome, ChildUsage.model_validate_json(usage_file.read_bytes())
+                return result, ChildUsage.model_validate_json(usage_file.read_bytes())
         with open_executor(
             self._profile, name=self._node, method=self._cap_method
         ) as executor:
-            if outcome is None:
-                outcome, job = self._until_done(executor, job, default_batch_size)
+            if result is None:
+                result, job = self._until_done(executor, job, default_batch_size)
             usage = _usage(executor).model_copy(update={"halved_to": job.batch_size})
         write_atomic(usage_file, usage.model_dump_json().encode())
-        return outcome, usage
+        return result, usage
 
     def _until_done(
         self, executor: Executor, job: DistilJob, default_batch_size: int
-    ) -> tuple[DistilOutcome, DistilJob]:
+    ) -> tuple[DistilResult, DistilJob]:
         """Start the child until it is done; return the job that it did."""
         job = _taken_up(job)
         crashes = 0
@@ -142,7 +142,7 @@ class Distillation:
             code, last_words = self._run_once(executor, job)
             out_of_memory = executor.usage().oom_killed or code == EXIT_OUT_OF_MEMORY
             if code == 0:
-                return read_message(job.work_dir / OUTCOME, DistilOutcome), job
+                return read_message(job.work_dir / RESULT, DistilResult), job
             if out_of_memory:
                 job = self._halved(job, default_batch_size, executor, last_words)
                 continue

@@ -28,7 +28,7 @@ from common.pb.takt_pb2 import ReportRequest
 from common.release import Evaluation
 from edge.config import EdgeConfig, save_edge_config
 from edge.daemon import NodeDaemon
-from edge.jobs.job import CHECKPOINT, OUTCOME, PROGRESS, DistilOutcome, read_progress
+from edge.jobs.job import CHECKPOINT, PROGRESS, RESULT, DistilResult, read_progress
 from edge.records import Status
 from edge.state import current_student, read_status, sha256_of
 
@@ -135,7 +135,7 @@ def test_a_stopped_daemon_exits_cleanly_within_ten_seconds(followed: Followed) -
 def test_the_first_student_is_promoted_and_whole(followed: Followed) -> None:
     student = current_student(followed.config.state_dir)
     assert student is not None
-    outcome = json.loads((student.parent / OUTCOME).read_text())
+    outcome = json.loads((student.parent / RESULT).read_text())
     assert outcome["weights_sha256"] == sha256_of(student)
 
 
@@ -202,10 +202,10 @@ def test_a_distillation_survives_a_stop_and_a_killed_child(site: EdgeSite) -> No
         until("the next one", lambda: (work / CHECKPOINT).stat().st_mtime_ns > saved)
         kill_child_of(work)
         assert resumed.result(timeout=PATIENCE_S).outcome == "promoted"
-    outcome = DistilOutcome.model_validate_json((work / OUTCOME).read_bytes())
+    result = DistilResult.model_validate_json((work / RESULT).read_bytes())
     # The first of three children trained it; its CPU time is measured, so unique.
-    assert outcome.curve[0] == first_epoch
-    epochs = [point.epoch for point in outcome.curve]
+    assert result.curve[0] == first_epoch
+    epochs = [point.epoch for point in result.curve]
     assert epochs == list(range(1, len(epochs) + 1))
 
 

@@ -27,11 +27,11 @@ from edge.distill.knowledge import read_manifest
 from edge.distill.run import distil
 from edge.jobs.job import (
     CHECKPOINT,
-    OUTCOME,
     PROGRESS,
+    RESULT,
     STUDENT,
     DistilJob,
-    DistilOutcome,
+    DistilResult,
     read_message,
     read_progress,
 )
@@ -51,7 +51,7 @@ def written(job: DistilJob) -> str:
 @pytest.fixture(scope="module")
 def undisturbed(
     release: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[DistilJob, DistilOutcome]:
+) -> tuple[DistilJob, DistilResult]:
     job = job_for(release, tmp_path_factory.mktemp("work"))
     return job, distil(job)
 
@@ -78,32 +78,32 @@ def said(capfd: pytest.CaptureFixture[str]) -> str:
 
 
 def test_the_student_left_behind_is_the_one_that_was_measured(
-    release: Path, undisturbed: tuple[DistilJob, DistilOutcome]
+    release: Path, undisturbed: tuple[DistilJob, DistilResult]
 ) -> None:
-    job, outcome = undisturbed
+    job, result = undisturbed
     student, card = load_model(job.work_dir / STUDENT)
     x, y = load_dataset(DatasetConfig(), seed=0).val.tensors()
     with torch.no_grad():
         accuracy = float((student(x).argmax(1) == y).double().mean())
     data = (job.work_dir / STUDENT).read_bytes()
-    assert outcome.clean_accuracy == accuracy
-    assert outcome.weights_sha256 == hashlib.sha256(data).hexdigest()
+    assert result.clean_accuracy == accuracy
+    assert result.weights_sha256 == hashlib.sha256(data).hexdigest()
     assert card.fingerprint == read_manifest(release).fingerprint
-    assert read_message(job.work_dir / OUTCOME, DistilOutcome) == outcome
-    assert outcome.robust[0].num_images == len(y)
+    assert read_message(job.work_dir / RESULT, DistilResult) == result
+    assert result.robust[0].num_images == len(y)
 
 
 def test_the_curve_has_a_point_an_epoch_with_growing_cpu_seconds(
-    undisturbed: tuple[DistilJob, DistilOutcome],
+    undisturbed: tuple[DistilJob, DistilResult],
 ) -> None:
-    job, outcome = undisturbed
+    job, result = undisturbed
     curve = read_progress(job.work_dir / PROGRESS)
     assert [p.epoch for p in curve] == [1, 2, 3, 4]
     assert [p.cpu_s for p in curve] == sorted(p.cpu_s for p in curve)
-    assert tuple(curve) == outcome.curve
+    assert tuple(curve) == result.curve
     assert curve[-1].robust_accuracy is not None
-    assert 0 < outcome.cpu_s.attack < outcome.cpu_s.distil
-    assert outcome.cpu_s.evaluate > 0
+    assert 0 < result.cpu_s.attack < result.cpu_s.distil
+    assert result.cpu_s.evaluate > 0
 
 
 def test_the_child_needs_neither_torchvision_nor_sklearn_nor_a_compiler(
@@ -127,7 +127,7 @@ def test_the_child_needs_neither_torchvision_nor_sklearn_nor_a_compiler(
 def test_a_child_killed_at_any_durable_step_ends_with_the_same_student(
     release: Path,
     tmp_path: Path,
-    undisturbed: tuple[DistilJob, DistilOutcome],
+    undisturbed: tuple[DistilJob, DistilResult],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job = job_for(release, tmp_path)
@@ -141,16 +141,16 @@ def test_a_child_killed_at_any_durable_step_ends_with_the_same_student(
     ]:
         monkeypatch.setenv(VARIABLE, f"{point}:kill")
         assert forked(lambda: main([path])) == -signal.SIGKILL, point
-        assert not (tmp_path / OUTCOME).exists()
+        assert not (tmp_path / RESULT).exists()
     monkeypatch.delenv(VARIABLE)
     assert forked(lambda: main([path])) == 0
-    outcome = read_message(tmp_path / OUTCOME, DistilOutcome)
-    assert outcome.weights_sha256 == undisturbed[1].weights_sha256
+    result = read_message(tmp_path / RESULT, DistilResult)
+    assert result.weights_sha256 == undisturbed[1].weights_sha256
     assert [p.epoch for p in read_progress(tmp_path / PROGRESS)] == [1, 2, 3, 4]
 
 
 def test_a_training_stopped_between_checkpoints_repeats_exactly(
-    release: Path, tmp_path: Path, undisturbed: tuple[DistilJob, DistilOutcome]
+    release: Path, tmp_path: Path, undisturbed: tuple[DistilJob, DistilResult]
 ) -> None:
     job = job_for(release, tmp_path)
     steps = count()
@@ -185,7 +185,7 @@ def test_batch_statistics_go_on_where_a_stopped_training_left_them(
 
 
 def test_a_checkpoint_of_another_job_or_a_damaged_one_is_not_taken_up(
-    release: Path, tmp_path: Path, undisturbed: tuple[DistilJob, DistilOutcome]
+    release: Path, tmp_path: Path, undisturbed: tuple[DistilJob, DistilResult]
 ) -> None:
     distil(job_for(release, tmp_path, seed=5))
     job = job_for(release, tmp_path)
@@ -206,7 +206,7 @@ def test_sigterm_ends_the_child_with_143_and_keeps_the_checkpoint(
 
     assert forked(run_and_be_terminated) == 143
     assert said(capfd) == ("stopped while training; the last checkpoint stays\n")
-    assert not (tmp_path / OUTCOME).exists()
+    assert not (tmp_path / RESULT).exists()
 
 
 WITH_LITTLE_MEMORY = """

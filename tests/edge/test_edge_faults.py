@@ -28,7 +28,7 @@ from edge.credentials import Certificates
 from edge.daemon import NodeDaemon
 from edge.daemon.enrolment import enroll, load_identity
 from edge.daemon.job_setup import claim, make_job
-from edge.jobs.job import OUTCOME, STUDENT, CpuSeconds, DistilOutcome
+from edge.jobs.job import RESULT, STUDENT, CpuSeconds, DistilResult
 from edge.jobs.runner import USAGE, ChildUsage
 from edge.records import CapStatus
 from edge.state import FAULT_POINTS, StateDir, current_student, read_status, sha256_of
@@ -38,7 +38,7 @@ WORK_POINTS = [p for p in FAULT_POINTS if p not in IDENTITY_POINTS]
 SEEDS = itertools.count()  # a report is known by its seed
 # A process that has the daemon's modules but no thread forks the victims.
 VICTIMS = multiprocessing.get_context("forkserver")
-VICTIMS.set_forkserver_preload(["edge.daemon", "edge.identity"])
+VICTIMS.set_forkserver_preload(["edge.daemon", "edge.daemon.enrolment"])
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def prepare(
     claim(release, make_job(node, manifest, folder=folder, work=work))
     weights = f"weights of {release.version}".encode()
     (work / STUDENT).write_bytes(weights)
-    outcome = DistilOutcome(
+    result = DistilResult(
         student="tiny",
         architecture="cnn_tiny",
         num_parameters=1000,
@@ -121,7 +121,7 @@ def prepare(
     )
     usage = ChildUsage(cap=CapStatus(method="soft", hard=False), peak_memory_mib=300)
     (work / USAGE).write_text(usage.model_dump_json())
-    (work / OUTCOME).write_text(outcome.model_dump_json())
+    (work / RESULT).write_text(result.model_dump_json())
 
 
 def kill_at(point: str, target: Callable[..., None], *arguments: object) -> None:
@@ -146,7 +146,7 @@ def outcomes(site: EdgeSite, node: EdgeConfig) -> list[str]:
 
 def test_every_fault_point_in_the_code_is_listed() -> None:
     edge = Path(__file__).parents[2] / "edge"
-    source = "".join(path.read_text() for path in edge.glob("*.py"))
+    source = "".join(path.read_text() for path in edge.rglob("*.py"))
     named = set(re.findall(r'faults\.point\("(edge\.[a-z._]+)"\)', source))
     for prefix in re.findall(r'point="(edge\.[a-z._]+)"', source):
         named |= {f"{prefix}.before_rename", f"{prefix}.after_rename"}
