@@ -12,10 +12,15 @@ import ast
 import importlib
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
+import typer
+from typer.core import TyperGroup
+
+from deploy.cli.main import app
 from deploy.dev.config_tables import edge_config_table, run_config_table
 from deploy.runtime.exits import exit_codes
 
@@ -28,6 +33,7 @@ Parts = Mapping[str, Callable[[], str]]
 
 def parts_of(root: Path = ROOT) -> Parts:
     """Name every part that is made, and what makes it."""
+    tests = root / "tests"
     files = {
         f"{package}-files": partial(file_tables, root / package) for package in PACKAGES
     }
@@ -36,6 +42,10 @@ def parts_of(root: Path = ROOT) -> Parts:
         **files,
         "run-config": run_config_table,
         "edge-config": edge_config_table,
+        "configs": partial(config_file_table, root / "deploy" / "configs"),
+        "verbs": verb_table,
+        "benches": partial(file_table, tests / "bench"),
+        "test-support": partial(file_table, tests / "support", tests),
         "exit-codes": exit_code_table,
         **_bench_tables(root),
     }
@@ -90,11 +100,23 @@ def wing_table(root: Path) -> str:
 
 def file_tables(package: Path) -> str:
     """List every module of a package with its phrase: a table for each wing."""
-    blocks = [_file_table(package, package)]
+    blocks = [file_table(package)]
     for wing in _wings(package):
         blocks.append(f"**`{wing.name}/`** {phrase_of(wing / '__init__.py')}.")
-        blocks.append(_file_table(package, wing))
+        blocks.append(file_table(wing, package))
     return "\n\n".join(block for block in blocks if block)
+
+
+def file_table(folder: Path, page_folder: Path | None = None) -> str:
+    """List the modules of one folder with their phrases; nothing, where it has none.
+
+    Args:
+        folder: whose modules are meant, without those below it.
+        page_folder: where the page lies, for links; None: in the folder.
+    """
+    found = [path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
+    rows = [_row(page_folder or folder, path, f"`{path.name}`") for path in found]
+    return "\n".join(["| file | what it is |", "| --- | --- |", *rows] if rows else [])
 
 
 def phrase_of(module: Path) -> str:
@@ -109,17 +131,46 @@ def exit_code_table() -> str:
     return "\n".join(["| code | meaning |", "| ---: | --- |", *rows])
 
 
+def verb_table() -> str:
+    """Write every verb of `takt` with the first line of its help."""
+    rows = [f"| `{verb}` | {phrase} |" for verb, phrase in verbs()]
+    return "\n".join(["| verb | what it does |", "| --- | --- |", *rows])
+
+
+def verbs() -> list[tuple[str, str]]:
+    """List the verbs of `takt` ("takt cloud train") with their help."""
+    main_group = typer.main.get_command(app)
+    assert isinstance(main_group, TyperGroup)
+    return list(_verbs_of(main_group, "takt"))
+
+
+def config_file_table(folder: Path) -> str:
+    """List the TOML files of a folder with the comment that each begins with."""
+    rows = [
+        f"| [`{path.stem}`]({path.name}) | {_first_comment(path)} |"
+        for path in sorted(folder.glob("*.toml"))
+    ]
+    return "\n".join(["| name | what it is |", "| --- | --- |", *rows])
+
+
+def _verbs_of(group: TyperGroup, prefix: str) -> Iterator[tuple[str, str]]:
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from _verbs_of(command, f"{prefix} {name}")
+        else:
+            yield f"{prefix} {name}", command.get_short_help_str(200)
+
+
+def _first_comment(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = takewhile(lambda line: line.startswith("#"), lines)
+    return " ".join(line.removeprefix("#").strip() for line in comment)
+
+
 def _wings(package: Path) -> list[Path]:
     """List the sub-packages of a package, without generated code."""
     found = [path.parent for path in package.glob("*/__init__.py")]
     return sorted(path for path in found if path.name != "pb")
-
-
-def _file_table(package: Path, folder: Path) -> str:
-    """List the modules of one folder; nothing, where there are none."""
-    found = [path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
-    rows = [_row(package, path, f"`{path.name}`") for path in found]
-    return "\n".join(["| file | what it is |", "| --- | --- |", *rows] if rows else [])
 
 
 def _row(page_folder: Path, path: Path, title: str) -> str:

@@ -13,6 +13,7 @@ import adaad_table
 import few_images_table
 import margins_table
 import precision_table
+import summary_table
 from rows import Row, read_rows
 
 from deploy.compare import tables as compare_tables
@@ -22,8 +23,10 @@ from deploy.compare.rows import read_rows as read_compare_rows
 RESULTS = Path(__file__).parent / "results"
 
 
-def _of_compare(markdown: Callable[[Sequence[CompareRow]], str], name: str) -> str:
-    return markdown(read_compare_rows(RESULTS / name))
+def _of_compare(markdown: Callable[[Sequence[CompareRow]], str], *names: str) -> str:
+    return markdown(
+        [row for name in names for row in read_compare_rows(RESULTS / name)]
+    )
 
 
 def _of_bench(markdown: Callable[[list[Row]], str], name: str) -> str:
@@ -31,6 +34,9 @@ def _of_bench(markdown: Callable[[list[Row]], str], name: str) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "summary": partial(
+        _of_compare, summary_table.markdown, "compare.json", "compare-few.json"
+    ),
     "margins": partial(_of_compare, margins_table.markdown, "compare.json"),
     "compare": partial(_of_compare, compare_tables.markdown, "compare.json"),
     "plain": partial(_of_compare, compare_tables.markdown, "compare-plain.json"),
