@@ -1,17 +1,23 @@
-"""Files that are old or new after a kill or a power cut, never half.
+"""Files that are old or new after a kill or a power cut, never half; and file locks.
 
 `write_atomic` is the one way in which takt replaces a file that another process,
 or its own next start, will read. The temp file's name is fixed, so that kills
-leave at most one behind: one writer a path at a time. Not here: appending to
-logs, locking.
+leave at most one behind: one writer a path at a time, which `locked` can hold.
+`make_folder` and `storing` say in one wording what a disk refused. Not here:
+appending to logs, and what lies where.
 """
 
 import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import filelock
 
 from common import faults
 from common.errors import StorageError
+
+_POLL_S = 0.01  # between two attempts to take a lock that another process holds
 
 
 def write_atomic(
@@ -34,24 +40,21 @@ def write_atomic(
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         handle = os.open(part, flags, mode)
-        with open(handle, "wb") as file:
+        with os.fdopen(handle, "wb") as file:
             os.fchmod(handle, mode)
             file.write(data)
             file.flush()
             if point:
                 faults.point(f"{point}.before_rename")
             os.fsync(handle)
-        os.replace(part, path)
+        part.replace(path)
         fsync_folder(path.parent)
         if point:
             faults.point(f"{point}.after_rename")
     except OSError as e:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise StorageError(
-            f"cannot write {path} ({len(data)} bytes): {e.strerror or e}; "
-            "free space or fix the permissions of that folder"
-        ) from e
+        raise storage_error(e, path) from e
 
 
 def fsync_folder(folder: Path) -> None:
@@ -61,3 +64,100 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_folder(path: Path, *, mode: int = 0o777) -> Path:
+    """Make a folder and those above it, unless it is there, and return it.
+
+    Args:
+        path: the folder.
+        mode: its permissions, less the umask (0o700 for keys); folders above it,
+            and one that exists, are left to themselves.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=mode)
+    except OSError as e:
+        raise StorageError(
+            f"cannot make folder {path}: {e.strerror or e}; free space, fix the "
+            "permissions above it or choose another one"
+        ) from e
+    return path
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn an `OSError` about `path` into a `StorageError`."""
+    try:
+        yield
+    except OSError as e:
+        raise storage_error(e, path) from e
+
+
+def storage_error(error: OSError, path: Path) -> StorageError:
+    """Say what a full, broken or forbidden disk means for `path`."""
+    return StorageError(
+        f"cannot write {path}: {error.strerror or error}; free space or fix the "
+        "permissions of that folder"
+    )
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, busy: Callable[[str], str] | None = None) -> Iterator[None]:
+    """Hold an exclusive lock between processes; the kernel drops it when one dies.
+
+    The lock file stays. Its mode is 0600: other users cannot open it, so they cannot
+    hold the lock and stop takt, as they could with a file that they may read.
+
+    Args:
+        path: the lock file; its folder must exist.
+        busy: makes the error's message from the holder's process id where another
+            process holds the lock; None: wait for it.
+
+    Raises:
+        StorageError: the lock file cannot be made or opened, or another process
+            holds it and `busy` is given.
+    """
+    # A file system without flock is an error: the library's substitute for it would
+    # stay behind when a process is killed.
+    lock = filelock.FileLock(
+        path, mode=0o600, poll_interval=_POLL_S, fallback_to_soft=False
+    )
+    try:
+        path.parent.stat()  # filelock would make the folder
+        lock.acquire(blocking=busy is None)
+    except filelock.Timeout as e:
+        assert busy is not None
+        raise StorageError(busy(_read_holder(path))) from e
+    except OSError as e:
+        raise _lock_error(e, path) from e
+    try:
+        _prepare_lock_file(path, note_holder=busy is not None)
+        yield
+    finally:
+        lock.release()
+
+
+def _prepare_lock_file(path: Path, *, note_holder: bool) -> None:
+    try:
+        path.chmod(0o600)  # a file that was there keeps its mode otherwise
+        if note_holder:
+            path.write_text(str(os.getpid()))
+    except OSError as e:
+        raise _lock_error(e, path) from e
+
+
+def _lock_error(error: OSError, path: Path) -> StorageError:
+    return StorageError(
+        f"cannot lock {path}: {error.strerror or error}; fix the permissions of its "
+        "folder"
+    )
+
+
+def _read_holder(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")[:32].strip() or "unknown"
+    except OSError:
+        return "unknown"

@@ -12,7 +12,6 @@ rewritten, so it need not wear the flash once a second. Not here: who writes whe
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from common.clock import utc_now
-from common.durable import write_atomic
+from common.durable import locked, make_folder, write_atomic
 from common.errors import StorageError
 from edge.records import Current, Promoted
 from edge.records import Status as Status
@@ -92,29 +91,16 @@ class StateDir:
         Raises:
             StorageError: another daemon holds it, or it cannot be made or written.
         """
-        path = self.root / "lock"
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as e:
-            raise storage_error(e, path) from e
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as e:
-                owner = os.pread(handle, 32, 0).decode(errors="replace").strip()
-                raise StorageError(
-                    f"{self.root} is in use by another takt daemon (pid {owner}); stop "
-                    "it, or give this one its own state_dir"
-                ) from e
-            try:
-                os.truncate(handle, 0)
-                os.pwrite(handle, str(os.getpid()).encode(), 0)
-            except OSError as e:
-                raise storage_error(e, path) from e
+        make_folder(self.root)
+
+        def busy(holder: str) -> str:
+            return (
+                f"{self.root} is in use by another takt daemon (pid {holder}); stop "
+                "it, or give this one its own state_dir"
+            )
+
+        with locked(self.root / "lock", busy=busy):
             yield
-        finally:
-            os.close(handle)
 
     def read_current(self) -> Current:
         """Read current.json; damaged or missing, what the students say instead.

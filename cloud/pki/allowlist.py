@@ -8,7 +8,6 @@ TLS itself.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import re
@@ -21,7 +20,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.clock import Clock, utc_now
-from common.durable import write_atomic
+from common.durable import locked, write_atomic
 from common.errors import ConfigError, IdentityError, StorageError
 
 NODE_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -217,24 +216,6 @@ class AllowList:
             document = _Document(nodes=dict(sorted(entries.items())))
             data = document.model_dump_json(indent=1).encode() + b"\n"
             write_atomic(self.path, data, point="allow", mode=0o600)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock between processes; the kernel drops it when one dies.
-
-    Raises:
-        StorageError: the lock file cannot be made.
-    """
-    try:
-        file = open(path, "ab")  # noqa: SIM115 - closed by the with below
-    except OSError as e:
-        raise StorageError(
-            f"cannot lock {path}: {e.strerror}; fix the permissions of its folder"
-        ) from e
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _sha256(token: str) -> str:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cloud.pki.allowlist import AllowList, check_node_name, locked
+from cloud.pki.allowlist import AllowList, check_node_name
 from cloud.pki.certificates import (
     Issuer,
     fingerprint_of,
@@ -30,7 +30,7 @@ from cloud.pki.certificates import (
     requested_key,
 )
 from common.clock import Clock, utc_now
-from common.durable import write_atomic
+from common.durable import locked, write_atomic
 from common.errors import ConfigError, IdentityError, StorageError
 
 ALWAYS = ("localhost", "127.0.0.1")  # names of every gateway

@@ -17,11 +17,10 @@ from pathlib import Path
 
 from tuf.api.metadata import TargetFile, Targets
 
-from cloud.pki.allowlist import locked
 from cloud.publishing.signing_keys import RoleKeys
 from cloud.publishing.tuf_metadata import SignedMetadata
 from common.clock import Clock, utc_now
-from common.durable import write_atomic
+from common.durable import locked, write_atomic
 from common.errors import ConfigError, StorageError
 from common.release import Manifest, decode_manifest, encode_manifest
 

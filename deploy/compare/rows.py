@@ -5,16 +5,15 @@ It is replaced by rename as each row comes, so that it is whole at any time and 
 next compare goes on where it ends. Not here: what is trained (compare_grid.py).
 """
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from common.durable import write_atomic
+from common.durable import locked, make_folder, write_atomic
 from common.errors import StorageError
 
 Key = tuple[str, int, str, str, int, float, int]
@@ -122,23 +121,13 @@ def sole_writer(*folders: Path) -> Iterator[None]:
     """
     with ExitStack() as held:
         for folder in dict.fromkeys(folder.resolve() for folder in folders):
-            _hold(folder, held)
+            lock = make_folder(folder) / ".lock"
+            held.enter_context(locked(lock, busy=partial(_busy, folder)))
         yield
 
 
-def _hold(folder: Path, held: ExitStack) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as e:
-        raise StorageError(
-            f"cannot make folder {folder}: {e.strerror}; choose one you may write"
-        ) from e
-    held.callback(os.close, handle)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-        raise StorageError(
-            f"another takt compare is at work in {folder}; wait for its end or give "
-            "other folders with --out and --work"
-        ) from e
+def _busy(folder: Path, holder: str) -> str:
+    return (
+        f"another takt compare (pid {holder}) is at work in {folder}; wait for its end "
+        "or give other folders with --out and --work"
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import StorageError
-from deploy.compare.rows import Row, RowFile
+from deploy.compare.rows import Row, RowFile, sole_writer
 from deploy.compare.tables import groups, markdown
 
 
@@ -61,3 +61,17 @@ def test_the_table_has_mean_and_standard_deviation_over_seeds() -> None:
     assert [len(group.rows) for group in groups(rows)] == [1, 2]
     assert "| 60.0 +- 14.1 |" in markdown(rows)
     assert "360 test images" in markdown(rows)
+
+
+def test_a_folder_has_one_compare_at_a_time(tmp_path: Path) -> None:
+    with (
+        sole_writer(tmp_path / "out", tmp_path / "work"),
+        pytest.raises(StorageError, match=r"another takt compare .* in .*/work; wait"),
+        sole_writer(tmp_path / "work"),
+    ):
+        pass
+
+
+def test_a_folder_may_be_both_out_and_work(tmp_path: Path) -> None:
+    with sole_writer(tmp_path, tmp_path):
+        pass
