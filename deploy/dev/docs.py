@@ -91,7 +91,6 @@ def wing_table(root: Path) -> str:
     """List the wings of all packages with their phrases, as a Markdown table."""
     lines = ["| wing | what it is |", "| --- | --- |"]
     for package in PACKAGES:
-        lines.append(_row(root, root / package / "__init__.py", f"**`{package}/`**"))
         for wing in _wings(root / package):
             name = wing.relative_to(root)
             lines.append(_row(root, wing / "__init__.py", f"`{name}/`"))

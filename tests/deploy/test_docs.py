@@ -1,5 +1,6 @@
-"""The documentation: its made parts are up to date."""
+"""The documentation: its made parts are up to date, its links lead somewhere."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,42 @@ def test_a_part_replaces_what_stood_between_its_marks_and_nothing_else() -> None
 def test_a_part_without_its_marks_is_refused() -> None:
     with pytest.raises(ValueError, match="expected <!-- a --> and <!-- /a -->"):
         put("<!-- a -->\nno end\n", "a", "new")
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors that GitHub gives to a page's headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", title.lower()) for title in titles]
+    return {title.replace(" ", "-") for title in plain}
+
+
+def broken_links(page: Path) -> list[str]:
+    """Relative links of a page whose file or anchor does not exist."""
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"\w+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = page.parent / name if name else page
+        if not path.exists() or (anchor and anchor not in anchors_of(path)):
+            broken.append(target)
+    return broken
+
+
+@pytest.mark.parametrize("page", pages(), ids=name_of)
+def test_every_relative_link_of_a_page_leads_somewhere(page: Path) -> None:
+    assert broken_links(page) == []
+
+
+def test_a_link_to_a_missing_file_or_heading_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(
+        "# A `takt` page, here\n[a](#a-takt-page-here) [b](README.md) "
+        "[c](https://example.org/x) [d](gone.md) [e](#gone) [f](README.md#gone)\n"
+    )
+    assert broken_links(page) == ["gone.md", "#gone", "README.md#gone"]
+
+
+def test_the_first_page_stays_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 250
