@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from common.catalog import needs_live_teacher
 from common.config import RunConfig
 from common.errors import StorageError
-from common.release import needs_live_teacher
 
 Batch = NDArray[np.float32]
 

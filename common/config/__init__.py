@@ -6,6 +6,7 @@ candidates of a choice, `sections` their common ground, `toml_file` reads files.
 Not here: edge.toml (edge.config), where config files lie (deploy.runtime.settings).
 """
 
+from common.catalog import Content
 from common.config.choice import CandidateConfig, ChoiceConfig
 from common.config.run import (
     AttackConfig,
@@ -22,7 +23,7 @@ from common.config.run import (
     ThreatConfig,
     count_views,
 )
-from common.config.sections import Content, Name, Pixels, Section
+from common.config.sections import Name, Pixels, Section
 
 __all__ = [
     "AttackConfig",

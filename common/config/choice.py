@@ -7,13 +7,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from common.config.sections import Name, Section
+from common.config.sections import Architecture, Name, Section
 
 
 class CandidateConfig(Section):
     """A teacher to try; what is left out is as in [teacher] and [knowledge]."""
 
-    model: str | None = None
+    model: Architecture | None = None
     objective: Literal["pgd_at", "trades", "mart"] | None = None
     beta: float | None = Field(default=None, ge=0)
     epochs: int | None = Field(default=None, ge=1)

@@ -6,12 +6,21 @@ reading the file, and saying what is wrong with it (config_file.py).
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from common.catalog import Content
 from common.config.choice import ChoiceConfig
-from common.config.sections import Content, Name, Pixels, Section
+from common.config.sections import (
+    AnyArchitecture,
+    Architecture,
+    Method,
+    Name,
+    Pixels,
+    Section,
+    check_architecture,
+)
 
 
 class DatasetConfig(Section):
@@ -48,7 +57,7 @@ class AttackConfig(Section):
 class TeacherConfig(Section):
     """Stage 1: the teacher and its adversarial training."""
 
-    model: str
+    model: Architecture
     objective: Literal["pgd_at", "trades", "mart"] = "trades"
     beta: float = Field(default=6.0, ge=0)
     """weight of the robust term"""
@@ -133,22 +142,14 @@ class KnowledgeConfig(Section):
 
 
 class StudentConfig(Section):
-    """A distillation recipe; it travels inside the release's manifest."""
+    """A distillation recipe; it travels inside the release's manifest.
 
-    model: str
-    method: Literal[
-        "natural",
-        "pgd_at",
-        "trades",
-        "warm_at",
-        "kd",
-        "ard",
-        "rslad",
-        "absld",
-        "bss",
-        "adaad",
-        "takt",
-    ] = "takt"
+    Its model is checked by `RunConfig` only: a node reads releases whose other
+    students may have architectures of a later takt.
+    """
+
+    model: AnyArchitecture
+    method: Method = "takt"
     attack: AttackConfig
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=64, ge=2)
@@ -173,6 +174,12 @@ class StudentConfig(Section):
     """0: no clipping"""
     num_views: int = Field(default=1, ge=1, exclude_if=lambda n: n == 1)
     """of each image, one after the other; [knowledge] says which"""
+
+
+def _of_this_takt(recipe: StudentConfig) -> StudentConfig:
+    """Check that a recipe's architecture can be built here."""
+    check_architecture(recipe.model)
+    return recipe
 
 
 class EvaluationConfig(Section):
@@ -237,7 +244,9 @@ class RunConfig(Section):
     knowledge: KnowledgeConfig
     choice: ChoiceConfig | None = None
     """left out: one teacher, as [teacher] says"""
-    students: dict[Name, StudentConfig] = Field(min_length=1)
+    students: dict[Name, Annotated[StudentConfig, AfterValidator(_of_this_takt)]] = (
+        Field(min_length=1)
+    )
     nodes: tuple[NodeConfig, ...] = ()
     num_nodes: int | None = Field(default=None, ge=1, le=1000)
     """None: as listed; beyond that the list repeats: sensor-2, ..."""

@@ -3,12 +3,14 @@
 Not here: the tables themselves, and reading them (config.py).
 """
 
+from collections.abc import Callable, Collection
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-Content = Literal["soft_labels", "deltas", "adv_labels", "boundary_points", "margins"]
+from common.catalog import ARCHITECTURES, METHODS, check_name
+from common.errors import ConfigError
 
 
 def _fraction(value: object) -> object:
@@ -21,6 +23,28 @@ def _fraction(value: object) -> object:
     return value
 
 
+def _one_of(kind: str, known: Collection[str]) -> Callable[[str], str]:
+    """Make a validator that refuses names which the catalogue does not have."""
+
+    def checked(name: str) -> str:
+        try:
+            return check_name(kind, name, known)
+        except ConfigError as e:
+            raise ValueError(str(e)) from e
+
+    return checked
+
+
+check_architecture = _one_of("model", ARCHITECTURES)
+
+# Not checked: a node reads the recipes of releases that a later takt has made.
+AnyArchitecture = Annotated[str, Field(json_schema_extra={"enum": [*ARCHITECTURES]})]
+Architecture = Annotated[AnyArchitecture, AfterValidator(check_architecture)]
+Method = Annotated[
+    str,
+    AfterValidator(_one_of("method", METHODS)),
+    Field(json_schema_extra={"enum": [*METHODS]}),
+]
 Pixels = Annotated[
     float,
     BeforeValidator(_fraction),

@@ -6,6 +6,7 @@ their bounds (config.py), and options on top of a file (deploy.runtime.settings)
 
 import difflib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,6 +68,13 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
             f"{where} = {first['input']!r}: expected pixel scale, above 0 and at most "
             f'1, for instance "8/255" or 0.15{more}'
         )
+    if first["type"] == "literal_error":
+        words = first["ctx"]["expected"]
+        close = difflib.get_close_matches(
+            str(first["input"]), re.findall(r"'([^']*)'", words), n=1
+        )
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        return f"{where} = {first['input']!r}: expected one of {words}{hint}{more}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return f"{where}: {message}{more}"

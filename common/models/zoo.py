@@ -32,6 +32,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import nn
 
+from common.catalog import check_name
 from common.durable import write_atomic
 from common.errors import ConfigError, StorageError
 from common.models.card import ModelCard
@@ -41,8 +42,8 @@ from common.models.mobilenet import MobileNetV2
 from common.models.resnet import ResNet
 
 __all__ = [
+    "BUILT",
     "ModelCard",
-    "architectures",
     "build_model",
     "load_model",
     "num_macs",
@@ -67,11 +68,7 @@ _OTHERS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": partial(ResNet, stem=64, widths=(64, 128, 256, 512), depth=2),
     "wrn_28_10": partial(ResNet, stem=16, widths=(160, 320, 640), depth=4),
 }
-
-
-def architectures() -> tuple[str, ...]:
-    """List the names that `build_model` knows."""
-    return (*_CNNS, *_OTHERS)
+BUILT = (*_CNNS, *_OTHERS)  # the architectures of the catalogue, as a test holds
 
 
 def build_model(
@@ -82,11 +79,8 @@ def build_model(
     Raises:
         ConfigError: there is no model of that name.
     """
-    if name in _OTHERS:
+    if check_name("model", name, BUILT) in _OTHERS:
         return _OTHERS[name](in_channels=in_channels, num_classes=num_classes)
-    if name not in _CNNS:
-        valid = ", ".join(architectures())
-        raise ConfigError(f"no model is called '{name}'; expected one of {valid}")
     widths, strides, hidden = _CNNS[name][image_size > 16]
     if image_size > 32:  # one more halving for each doubling, or the head explodes
         extra = (image_size - 1).bit_length() - 5

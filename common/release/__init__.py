@@ -10,7 +10,6 @@ themselves, and torch (numpy only, so that the daemon can use it).
 
 from common.release.manifest import (
     MAX_SHARD_BYTES,
-    OPTIONAL,
     SCHEMA,
     CandidateScore,
     Evaluation,
@@ -20,10 +19,8 @@ from common.release.manifest import (
     TeacherChoice,
     check_contents,
     check_views,
-    contents_for,
     decode_manifest,
     encode_manifest,
-    needs_live_teacher,
     recipe_of,
 )
 from common.release.quantize import (
@@ -42,7 +39,6 @@ from common.release.shards import (
 
 __all__ = [
     "MAX_SHARD_BYTES",
-    "OPTIONAL",
     "SCHEMA",
     "Arrays",
     "CandidateScore",
@@ -53,13 +49,11 @@ __all__ = [
     "TeacherChoice",
     "check_contents",
     "check_views",
-    "contents_for",
     "decode_manifest",
     "decode_shard",
     "dequantize_rows",
     "encode_manifest",
     "encode_shard",
-    "needs_live_teacher",
     "pack_signs",
     "quantize_rows",
     "recipe_of",

@@ -11,7 +11,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from common.config import Content, KnowledgeConfig, StudentConfig, count_views
+from common.catalog import OPTIONAL, Content, contents_for
+from common.config import KnowledgeConfig, StudentConfig, count_views
 from common.errors import ConfigError, TrustError
 
 MAX_SHARD_BYTES = 4 * 1024 * 1024
@@ -129,39 +130,6 @@ class Manifest(Record):
         for shard in self.shards:
             totals[shard.content] = totals.get(shard.content, 0) + shard.num_bytes
         return {content: num / self.num_samples for content, num in totals.items()}
-
-
-# What `takt` reads where a release has it: without shipped deltas it begins at noise.
-OPTIONAL: frozenset[Content] = frozenset({"deltas"})
-
-
-def contents_for(method: str, boundary_weight: float) -> frozenset[Content]:
-    """Say which contents a student's method reads; nothing else is pulled.
-
-    A release need not have those in `OPTIONAL`.
-    """
-    needs: dict[str, set[Content]] = {
-        "natural": set(),
-        "pgd_at": set(),
-        "trades": set(),
-        "warm_at": set(),
-        "kd": {"soft_labels"},
-        "ard": {"soft_labels"},
-        "rslad": {"soft_labels"},
-        "absld": {"soft_labels"},
-        "bss": {"soft_labels", "boundary_points"},
-        "adaad": set(),  # it asks the live teacher instead
-        "takt": {"soft_labels", "deltas"},
-    }
-    contents = set(needs[method])
-    if method == "takt" and boundary_weight > 0:
-        contents.add("boundary_points")
-    return frozenset(contents)
-
-
-def needs_live_teacher(method: str) -> bool:
-    """Say whether a student's method asks the gateway's teacher while it trains."""
-    return method == "adaad"
 
 
 def recipe_of(manifest: Manifest, student: str) -> StudentConfig:

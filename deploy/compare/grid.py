@@ -12,23 +12,17 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 from pydantic import Field
 
 from cloud.training.teacher_files import recipe_digest
+from common.catalog import METHODS, contents_for, needs_live_teacher
 from common.config import AttackConfig, Name, RunConfig, Section, StudentConfig
 from common.config.toml_file import parse_config
 from common.errors import ConfigError
-from common.release import (
-    check_contents,
-    check_views,
-    contents_for,
-    needs_live_teacher,
-)
+from common.release import check_contents, check_views
 from deploy.runtime.settings import load_run_config, read_shipped
 
-METHODS: tuple[str, ...] = get_args(StudentConfig.model_fields["method"].annotation)
 # What `MethodGrid.recipe` may change; the rest makes rows incomparable or is elsewhere.
 _OWN = frozenset(
     {"learning_rate", "momentum", "weight_decay", "schedule"}

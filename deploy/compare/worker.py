@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from cloud.training.teacher_files import WEIGHTS
+from common.catalog import contents_for, needs_live_teacher
 from common.config import DatasetConfig, StudentConfig
 from common.errors import TaktError, TrustError
-from common.release import Manifest, contents_for, needs_live_teacher
+from common.release import Manifest
 from deploy.compare.interleave import in_turns
 from deploy.compare.live_gateway import live_gateway
 from deploy.compare.rows import Row

@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from common.catalog import STUDENT_ARCHITECTURES, cost_rank
 from common.config import (
     DatasetConfig,
     KnowledgeConfig,
@@ -24,18 +25,6 @@ from common.config import (
 from common.errors import CapError, ConfigError, TrustError
 from common.release import decode_manifest
 from edge.jobs.sizing import Trial, try_out
-
-# By what an image costs; a teacher of 36 million parameters is no student.
-ARCHITECTURES = (
-    "cnn_tiny",
-    "cnn_small",
-    "cnn_medium",
-    "cnn_large",
-    "resnet8",
-    "resnet20",
-    "mobilenet_v2",
-    "resnet18",
-)
 
 
 @dataclass(frozen=True)
@@ -94,17 +83,12 @@ def subject_of_release(folder: Path, data_dir: Path | None) -> Subject:
 
 def candidates_of(recipes: Mapping[str, StudentConfig]) -> dict[str, StudentConfig]:
     """Add the architectures that no recipe has, with the largest one's recipe."""
-
-    def size(recipe: StudentConfig) -> int:
-        known = recipe.model in ARCHITECTURES
-        return ARCHITECTURES.index(recipe.model) if known else len(ARCHITECTURES)
-
-    largest = max(recipes.values(), key=size)
+    largest = max(recipes.values(), key=lambda recipe: cost_rank(recipe.model))
     taken = {recipe.model for recipe in recipes.values()}
-    others = [name for name in ARCHITECTURES if name not in taken]
+    others = [name for name in STUDENT_ARCHITECTURES if name not in taken]
     found = dict(recipes)
     found |= {name: largest.model_copy(update={"model": name}) for name in others}
-    return dict(sorted(found.items(), key=lambda item: size(item[1])))
+    return dict(sorted(found.items(), key=lambda item: cost_rank(item[1].model)))
 
 
 def fit_candidates(

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from common.catalog import needs_live_teacher
 from common.config import DatasetConfig
 from common.durable import write_atomic
 from common.errors import ConfigError
-from common.release import Manifest, needs_live_teacher, recipe_of
+from common.release import Manifest, recipe_of
 from edge.config import EdgeConfig
 from edge.jobs.job import DistilJob, LiveLink
 from edge.limits import num_threads

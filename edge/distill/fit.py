@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from common.catalog import needs_live_teacher
 from common.config import StudentConfig
 from common.errors import ConfigError
-from common.release import needs_live_teacher
 from common.robustness.attacks import Model
 from edge.distill.batch import Images
 from edge.distill.checkpoint import FitState, load_checkpoint, save_checkpoint

@@ -15,14 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.catalog import OPTIONAL, contents_for
 from common.config import Content, StudentConfig
 from common.data.views import Views
 from common.errors import TrustError
 from common.release import (
-    OPTIONAL,
     Manifest,
     check_views,
-    contents_for,
     decode_manifest,
     decode_shard,
     dequantize_rows,

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.errors import ConfigError
+from common.catalog import check_name
 from common.robustness.attacks import Model
 from edge.distill.batch import Batch, Boundary, Setting
 from edge.distill.class_temperatures import at_temperature
@@ -50,12 +50,7 @@ def method(name: str) -> Method:
     Raises:
         ConfigError: there is none of that name.
     """
-    try:
-        return METHODS[name]
-    except KeyError:
-        raise ConfigError(
-            f"method '{name}' is unknown; known: {', '.join(METHODS)}"
-        ) from None
+    return METHODS[check_name("method", name, METHODS)]
 
 
 def natural_loss(

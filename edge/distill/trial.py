@@ -14,13 +14,14 @@ from statistics import median
 import numpy as np
 import torch
 
+from common.catalog import contents_for, needs_live_teacher
 from common.config import AttackConfig
 from common.data.datasets import load_dataset
 from common.data.views import Views
 from common.durable import write_atomic
 from common.errors import ConfigError
 from common.models.zoo import num_macs, num_parameters
-from common.release import check_views, contents_for, needs_live_teacher
+from common.release import check_views
 from common.robustness.evaluate import robust_accuracy_pgd
 from edge.distill.batch import Images
 from edge.distill.checkpoint import FitState, save_checkpoint

@@ -19,12 +19,12 @@ from typing import NamedTuple
 from tuf.api.metadata import TargetFile
 
 from common import faults
+from common.catalog import contents_for
 from common.durable import write_atomic
 from common.errors import TaktError, TrustError
 from common.release import (
     Manifest,
     ShardInfo,
-    contents_for,
     decode_manifest,
     decode_shard,
     recipe_of,

@@ -84,7 +84,7 @@ def student_speed(model: str, method: str, device: torch.device) -> dict[str, ob
     steps = 2 if method == "warm_at" else 10
     recipe = StudentConfig(
         model=model,
-        method=method,  # type: ignore[arg-type]
+        method=method,
         attack=AttackConfig(steps=steps, step_size=0.01),
         epochs=100,
         batch_size=BATCH,

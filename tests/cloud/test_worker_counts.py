@@ -99,6 +99,8 @@ def test_room_that_another_job_holds_is_given_up_one_worker_at_a_time() -> None:
 
 
 def test_more_workers_at_least_than_at_most_are_refused_in_one_line() -> None:
-    text = 'model = "x"\nepochs = 1\nattack = { step_size = 0.1 }\nmin_workers = 3'
+    text = (
+        'model = "cnn_tiny"\nepochs = 1\nmin_workers = 3\nattack = { step_size = 0.1 }'
+    )
     with pytest.raises(ConfigError, match="min_workers = 3 is more than num_workers"):
         parse_config(text, TeacherConfig, source="test")

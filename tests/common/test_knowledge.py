@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from release_drafts import draft
 
+from common.catalog import contents_for
 from common.config import AttackConfig, Content, StudentConfig
 from common.errors import TrustError
 from common.release import (
@@ -23,7 +24,6 @@ from common.release import (
     Manifest,
     ShardInfo,
     TeacherCard,
-    contents_for,
     decode_manifest,
     decode_shard,
     encode_manifest,

@@ -102,6 +102,11 @@ def test_help_lists_every_verb() -> None:
         ),
         (["simulate", "--set", "threat.eps=8"], 2, "expected pixel scale"),
         (["simulate", "--set", "teacher.epoch=8"], 2, "did you mean 'epochs'"),
+        (
+            ["simulate", "--set", "students.tiny.model=cnn_tinny"],
+            2,
+            "did you mean 'cnn_tiny'",
+        ),
         (["simulate", "--set", "teacher"], 2, "expected key=value"),
         (["simulate", "--set", "seed.x=1"], 2, "seed is not a table"),
         (["simulate", "--limit", "many"], 2, "--limit"),

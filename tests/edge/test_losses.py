@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.catalog import contents_for
 from common.config import AttackConfig, StudentConfig
 from common.errors import ConfigError
-from common.release import contents_for
 from edge.distill.batch import Batch, Boundary, Setting
 from edge.distill.class_temperatures import ClassTemperatures
 from edge.distill.crafting import craft_warm_by_soft_labels
