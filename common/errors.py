@@ -96,3 +96,20 @@ class Interrupted(TaktError):
     """The user or the system asked to stop."""
 
     exit_code = 130
+
+
+def public_errors(kind: type[TaktError] = TaktError) -> list[type[TaktError]]:
+    """List an error class and those below it that this module defines, depth first."""
+    found = [kind]
+    for child in kind.__subclasses__():
+        if child.__module__ == __name__:
+            found += public_errors(child)
+    return found
+
+
+def error_of(code: int) -> type[TaktError]:
+    """Return the error class of another takt process's exit code."""
+    for kind in public_errors():
+        if kind.exit_code == code:
+            return kind
+    return TaktError

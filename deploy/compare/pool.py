@@ -13,10 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from common.errors import Interrupted, TaktError
+from common.errors import Interrupted, TaktError, error_of
 from deploy.compare.rows import Row
 from deploy.compare.worker import GroupJob, RowNews
-from deploy.runtime.exits import error_of
 from deploy.runtime.processes import close_pipes, end_trees, start_worker
 
 

@@ -19,10 +19,9 @@ from types import TracebackType
 from typing import Self
 
 from common.config import DatasetConfig
-from common.errors import TaktError
+from common.errors import TaktError, error_of
 from common.release import Evaluation
 from deploy.evaluation.worker import EvaluationJob, EvaluationReply
-from deploy.runtime.exits import error_of
 from deploy.runtime.processes import close_pipes, end_trees, start_worker
 
 # Images. Small nets are cheapest in large batches (360 images of a net of 1,000

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from common import errors
-from common.errors import TaktError
+from common.errors import TaktError, public_errors
 
 BUG = 70  # EX_SOFTWARE of sysexits.h
 PATIENCE_S = 30.0  # more than a clean-up takes
@@ -145,8 +145,7 @@ def record_bug(error: BaseException, folder: Path) -> BugError:
 def exit_codes() -> list[tuple[int, str, str]]:
     """List (code, name, meaning) of every way a takt process can end."""
     table = [(0, "-", "Done.")]
-    kinds: list[type[TaktError]] = [TaktError, *_family(TaktError)]
-    for kind in kinds:
+    for kind in public_errors():
         if kind not in (BugError, errors.Interrupted):
             meaning = (kind.__doc__ or "").splitlines()[0]
             table.append((kind.exit_code, kind.__name__, meaning))
@@ -155,23 +154,6 @@ def exit_codes() -> list[tuple[int, str, str]]:
     table.append((141, "-", "The reader of the output went away (SIGPIPE)."))
     table.append((143, "-", "Stopped by SIGTERM."))
     return sorted(table, key=lambda row: row[0])
-
-
-def error_of(code: int) -> type[TaktError]:
-    """Find the error class of another takt process's exit code."""
-    for kind in _family(TaktError):
-        if kind.exit_code == code:
-            return kind
-    return TaktError
-
-
-def _family(kind: type[TaktError]) -> list[type[TaktError]]:
-    """List the subclasses of the public errors, depth first."""
-    found = []
-    for child in kind.__subclasses__():
-        if child.__module__ == errors.__name__:
-            found += [child, *_family(child)]
-    return found
 
 
 def _say(text: str) -> None:

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.durable import write_atomic
-from common.errors import TaktError
-from deploy.runtime.exits import error_of
+from common.errors import TaktError, error_of
 
 FILE = "failure.json"
 

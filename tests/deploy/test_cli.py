@@ -15,8 +15,8 @@ from waiting import until
 from cloud.publishing.repository import ReleaseRepository
 from common import errors
 from common.config.toml import to_toml
-from common.errors import ConfigError, TaktError
-from deploy.runtime.exits import error_of, exit_codes, record_bug
+from common.errors import ConfigError, TaktError, error_of
+from deploy.runtime.exits import exit_codes, record_bug
 from deploy.runtime.settings import (
     load_run_config,
     parse_assignments,
