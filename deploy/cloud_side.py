@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cloud.storage import StorageDir
 from common.config import RunConfig
 from common.release import Manifest, TeacherCard
 from deploy.runtime.exits import arm_signals
@@ -56,7 +57,7 @@ def cluster(
 
 def train(
     config: RunConfig,
-    storage: Path,
+    storage: StorageDir,
     update: Callable[[str], None] = lambda line: None,
 ) -> TeacherCard:
     """Train the teacher, or choose one where the config has candidates.
@@ -77,7 +78,7 @@ def train(
         arm_signals()  # Ray Train installs handlers of its own
 
 
-def extract(config: RunConfig, storage: Path) -> Path:
+def extract(config: RunConfig, storage: StorageDir) -> Path:
     """Extract the teacher's knowledge; return the folder of its shards.
 
     Raises:
@@ -90,7 +91,7 @@ def extract(config: RunConfig, storage: Path) -> Path:
 
 def publish(
     config: RunConfig,
-    storage: Path,
+    storage: StorageDir,
     dataset: "Dataset | None" = None,
     *,
     force: bool = False,
@@ -114,7 +115,7 @@ def publish(
     return publish_release(config, storage, dataset, force=force)
 
 
-def start_gateway(config: RunConfig, storage: Path) -> "Addresses":
+def start_gateway(config: RunConfig, storage: StorageDir) -> "Addresses":
     """Start the gateway on the connected Ray, with a live teacher where one is used.
 
     Raises:
@@ -132,7 +133,7 @@ def start_gateway(config: RunConfig, storage: Path) -> "Addresses":
 
 
 @contextmanager
-def gateway(config: RunConfig, storage: Path) -> "Iterator[Addresses]":
+def gateway(config: RunConfig, storage: StorageDir) -> "Iterator[Addresses]":
     """Serve the storage folder for the body; see `start_gateway`."""
     from cloud.gateway.ray_serve import stop_gateway
 

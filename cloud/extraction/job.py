@@ -8,36 +8,31 @@ what. Not here: what is asked of the teacher (block.py), signatures and versions
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from cloud.extraction.worker import BLOCK_SAMPLES, Extractor
-from cloud.training.teacher_files import WEIGHTS
+from cloud.storage import StorageDir
 from common.config import Content, RunConfig
 from common.data.datasets import load_dataset
 from common.durable import write_atomic
 from common.errors import ClusterError, StorageError, TaktError
 from common.release import SCHEMA, ShardInfo, samples_per_shard
 
-INDEX = "index.json"
-PROGRESS = "progress.jsonl"
-_RECIPE = "recipe.json"
 
-
-def extract_knowledge(config: RunConfig, storage: Path) -> Path:
-    """Write the knowledge of storage/teacher.safetensors to storage/knowledge.
+def extract_knowledge(config: RunConfig, storage: StorageDir) -> Path:
+    """Write the knowledge of a storage folder's teacher.
 
     Done at once when it is there already, of the same teacher and config.
 
     Args:
         config: of the run; [knowledge], [dataset], [threat] and seed decide.
-        storage: as `train.train_teacher` left it.
+        storage: with the teacher, as `train_teacher` left it.
 
     Returns:
-        storage/knowledge: shards, index.json (their `ShardInfo`s, the path being the
-        file's name) and progress.jsonl (samples done of how many).
+        Its folder knowledge/: shards, index.json (their `ShardInfo`s, the path being
+        the file's name) and progress.jsonl (samples done of how many).
 
     Raises:
         ClusterError: the actors failed for good, or no cluster is connected.
@@ -45,13 +40,13 @@ def extract_knowledge(config: RunConfig, storage: Path) -> Path:
         StorageError: the teacher is missing or damaged.
     """
     storage = storage.resolve()
-    folder = storage / "knowledge"
+    folder = storage.knowledge
     dataset = load_dataset(config.dataset, seed=config.seed)
     recipe = _recipe(config, storage, dataset.train.fingerprint())
-    if (folder / INDEX).exists() and _read(folder / _RECIPE) == recipe:
+    if storage.knowledge_index.exists() and _read(storage.knowledge_recipe) == recipe:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    storage.create(folder)
     actors = config.knowledge.num_actors
     ranges = shard_ranges(
         len(dataset.train),
@@ -68,8 +63,8 @@ def extract_knowledge(config: RunConfig, storage: Path) -> Path:
     shards = _run_actors(config, storage, ranges, len(dataset.train))
     shards.sort(key=lambda s: (s.content, s.first))
     index = [shard.model_dump(mode="json") for shard in shards]
-    write_atomic(folder / _RECIPE, recipe.encode())
-    write_atomic(folder / INDEX, json.dumps(index, indent=1).encode())
+    write_atomic(storage.knowledge_recipe, recipe.encode())
+    write_atomic(storage.knowledge_index, json.dumps(index, indent=1).encode())
     return folder
 
 
@@ -102,7 +97,7 @@ def shard_ranges(
 
 
 def _run_actors(
-    config: RunConfig, storage: Path, ranges: list[range], total: int
+    config: RunConfig, storage: StorageDir, ranges: list[range], total: int
 ) -> list[ShardInfo]:
     """Hand the ranges out, one at a time to each actor, and collect the shards."""
     import ray
@@ -120,7 +115,7 @@ def _run_actors(
     options = {"num_cpus": 1, "num_gpus": gpus, "max_restarts": 2}
     pool = [
         actor.options(max_task_retries=2, **options).remote(
-            config.model_dump_json(), str(storage)
+            config.model_dump_json(), str(storage.root)
         )
         for _ in range(num_actors)
     ]
@@ -139,7 +134,7 @@ def _run_actors(
             shards += [ShardInfo.model_validate(s) for s in ray.get(ready)]
             idle.append(worker)
             done += len(samples)
-            with (storage / "knowledge" / PROGRESS).open("a") as file:
+            with storage.knowledge_progress.open("a") as file:
                 file.write(json.dumps({"done": done, "total": total}) + "\n")
     except ray.exceptions.RayTaskError as e:
         if isinstance(e.cause, TaktError):
@@ -155,9 +150,9 @@ def _run_actors(
     return shards
 
 
-def _recipe(config: RunConfig, storage: Path, fingerprint: str) -> str:
+def _recipe(config: RunConfig, storage: StorageDir, fingerprint: str) -> str:
     """Name what decides the knowledge."""
-    path = storage / WEIGHTS
+    path = storage.weights
     try:
         weights = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as e:
@@ -179,7 +174,7 @@ def _recipe(config: RunConfig, storage: Path, fingerprint: str) -> str:
 
 
 def _read(path: Path) -> str | None:
-    return path.read_text() if os.path.exists(path) else None
+    return path.read_text() if path.exists() else None
 
 
 def _last_line(error: Exception) -> str:

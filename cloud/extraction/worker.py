@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cloud.training.teacher_files import WEIGHTS
+from cloud.storage import StorageDir
 from common.config import Content, RunConfig
 from common.data.datasets import load_dataset
 from common.durable import write_atomic
@@ -41,7 +41,7 @@ class Extractor:
             dataset: the run's, where it is loaded already.
         """
         self.config = RunConfig.model_validate_json(run)
-        self.storage = Path(storage)
+        self.storage = StorageDir(Path(storage))
         self._dataset = dataset
         self._loaded = False
 
@@ -57,7 +57,7 @@ class Extractor:
         dataset = self._dataset or load_dataset(
             self.config.dataset, seed=self.config.seed
         )
-        model, card = load_model(self.storage / WEIGHTS)
+        model, card = load_model(self.storage.weights)
         found = dataset.train.fingerprint()
         if card.fingerprint != found:
             raise DataError(
@@ -139,7 +139,7 @@ class Extractor:
         data = encode_shard(arrays)
         of_view = f"-view{view}" if view else ""
         name = f"{content}{of_view}-{first}.safetensors"
-        write_atomic(self.storage / "knowledge" / name, data)
+        write_atomic(self.storage.knowledge / name, data)
         return ShardInfo(
             path=name,
             content=content,

@@ -10,14 +10,13 @@ import json
 import os
 import socket
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Self
 
+from cloud.storage import StorageDir
 from common.config import GatewayConfig
 from common.durable import write_atomic
 from common.errors import AddressError
 
-FILE = "gateway.json"
 _WILDCARDS = ("0.0.0.0", "::", "")
 
 
@@ -39,10 +38,10 @@ class Addresses:
         return self.host
 
     @classmethod
-    def load(cls, storage: Path) -> Self | None:
+    def load(cls, storage: StorageDir) -> Self | None:
         """Read gateway.json; None where it is missing or damaged."""
         try:
-            tree = json.loads((storage / FILE).read_bytes())
+            tree = json.loads(storage.addresses.read_bytes())
             return cls(
                 address=str(tree["address"]),
                 enroll_address=str(tree["enroll_address"]),
@@ -53,14 +52,14 @@ class Addresses:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def save(self, storage: Path) -> None:
+    def save(self, storage: StorageDir) -> None:
         """Write gateway.json.
 
         Raises:
             StorageError: the folder cannot be written.
         """
         tree = {**asdict(self), "pid": os.getpid()}
-        write_atomic(storage / FILE, json.dumps(tree, indent=1).encode() + b"\n")
+        write_atomic(storage.addresses, json.dumps(tree, indent=1).encode() + b"\n")
 
 
 def advertised(config: GatewayConfig, port: int, enroll_port: int) -> Addresses:

@@ -5,7 +5,6 @@ Not here: what is served on them (`cloud.gateway.server`).
 
 import asyncio
 import logging
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,6 +12,7 @@ import grpc.aio
 
 from cloud.gateway.addresses import Addresses, advertised, join, why_taken
 from cloud.pki.authority import ServerCredentials
+from cloud.storage import StorageDir
 from common.config import GatewayConfig
 from common.errors import AddressError
 
@@ -76,7 +76,7 @@ def _tls(credentials: ServerCredentials, *, nodes_only: bool) -> grpc.ServerCred
 
 
 async def listen(
-    storage: Path,
+    storage: StorageDir,
     config: GatewayConfig,
     *,
     credentials: ServerCredentials,

@@ -6,15 +6,15 @@ authority, as a node would. Not here: what the gateway serves.
 
 import socket
 import ssl
-from pathlib import Path
 
 from cloud.gateway.addresses import Addresses, join
+from cloud.storage import StorageDir
 from common.errors import LinkError, StorageError
 
 _ANSWER_S = 5.0
 
 
-def check_gateway(storage: Path) -> str:
+def check_gateway(storage: StorageDir) -> str:
     """Return the address that answered.
 
     Raises:
@@ -24,9 +24,10 @@ def check_gateway(storage: Path) -> str:
     addresses = Addresses.load(storage)
     if addresses is None:
         raise LinkError(
-            f"no gateway has served {storage} yet; start one with `takt cloud serve`"
+            f"no gateway has served {storage.root} yet; start one with `takt cloud "
+            "serve`"
         )
-    authority = storage / "pki" / "ca.crt"
+    authority = storage.ca
     try:
         context = ssl.create_default_context(cafile=str(authority))
     except OSError as e:
@@ -46,6 +47,6 @@ def check_gateway(storage: Path) -> str:
     except OSError as e:  # ssl's errors among them
         raise LinkError(
             f"the gateway at {join(addresses.reachable_host, port)} does not answer: "
-            f"{e.strerror or e}; see {storage / 'gateway.log'}"
+            f"{e.strerror or e}; see {storage.gateway_log}"
         ) from e
     return addresses.address

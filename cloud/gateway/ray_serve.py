@@ -20,14 +20,13 @@ from ray import serve
 from cloud.gateway.addresses import Addresses, why_taken
 from cloud.gateway.live_teacher import Batch, FileTeacher, LiveTeacher, Shapes
 from cloud.gateway.server import start_gateway_server
-from cloud.training.teacher_files import WEIGHTS
+from cloud.storage import StorageDir
 from common.config import GatewayConfig
 from common.errors import AddressError, ClusterError, StorageError, TaktError
 
 logger = logging.getLogger(__name__)
 
 APPLICATION = "takt"
-LOG_FILE = "gateway.log"
 _LOG_BYTES = 4 * 1024 * 1024
 _DRAIN_S = 2.0
 
@@ -46,7 +45,8 @@ class GatewayReplica:
             channel: that nodes follow unless told otherwise.
             teacher: handle of the teacher's deployment; None: no live teacher.
         """
-        _log_to(Path(storage) / LOG_FILE)
+        folder = StorageDir(Path(storage))
+        _log_to(folder.gateway_log)
         live = None
         if teacher is not None:
             live = LiveTeacher(
@@ -54,7 +54,7 @@ class GatewayReplica:
             )
         try:
             self._gateway = await start_gateway_server(
-                storage=Path(storage),
+                storage=folder,
                 config=GatewayConfig.model_validate_json(config_json),
                 channel=channel,
                 teacher=live,
@@ -119,7 +119,7 @@ def _parted(joined: Batch, like: list[Batch]) -> list[Batch]:
 
 def start_gateway(
     config: GatewayConfig,
-    storage: Path,
+    storage: StorageDir,
     *,
     channel: str,
     live_teacher: bool = False,
@@ -144,12 +144,8 @@ def start_gateway(
             it: it is not shared.
     """
     check_ports(config)
-    try:
-        storage.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise StorageError(
-            f"cannot make folder {storage}: {e.strerror}; choose one you may write"
-        ) from e
+    storage.create()
+    storage = storage.resolve()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     options: dict[str, Any] = {
         "max_ongoing_requests": 100,
@@ -162,14 +158,12 @@ def start_gateway(
     teacher = None
     if live_teacher:
         deployment = serve.deployment(name="teacher", **options)(TeacherReplica)
-        teacher = deployment.bind(str(storage.resolve() / WEIGHTS))
+        teacher = deployment.bind(str(storage.weights))
     # On this machine, also after a restart: its address is what nodes know.
     here = {_this_machine(): 0.001}
     options["ray_actor_options"] = {"num_cpus": 0, "resources": here}
     gateway = serve.deployment(name="gateway", **options)(GatewayReplica)
-    app = gateway.bind(
-        str(storage.resolve()), config.model_dump_json(), channel, teacher
-    )
+    app = gateway.bind(str(storage.root), config.model_dump_json(), channel, teacher)
     with ExitStack() as on_failure:
         on_failure.callback(stop_gateway)  # the cluster may be somebody else's
         try:
@@ -178,13 +172,13 @@ def start_gateway(
         except Exception as e:  # Serve raises plain RuntimeErrors
             raise ClusterError(
                 "Ray Serve did not start the gateway: "
-                f"{' '.join(str(e).split())[:300]}; see {storage / LOG_FILE}"
+                f"{' '.join(str(e).split())[:300]}; see {storage.gateway_log}"
             ) from e
         addresses = Addresses.load(storage)
         if addresses is None:
             raise StorageError(
-                f"the gateway runs but {storage} has no gateway.json; give a folder "
-                "that every machine of the cluster sees under the same path"
+                f"the gateway runs but {storage.root} has no gateway.json; give a "
+                "folder that every machine of the cluster sees under the same path"
             )
         on_failure.pop_all()
     return addresses

@@ -14,7 +14,6 @@ import logging
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -39,6 +38,7 @@ from cloud.gateway.live_teacher import LiveTeacher
 from cloud.gateway.release_service import Board, ReleaseServicer, keep_fresh
 from cloud.pki.authority import Authority
 from cloud.publishing.repository import ReleaseRepository
+from cloud.storage import StorageDir
 from common.clock import Clock, utc_now
 from common.config import GatewayConfig
 from common.errors import AddressError, TaktError
@@ -93,7 +93,7 @@ class RunningGateway:
 
 async def start_gateway_server(
     *,
-    storage: Path,
+    storage: StorageDir,
     config: GatewayConfig,
     channel: str = "",
     teacher: LiveTeacher | None = None,
@@ -119,13 +119,11 @@ async def start_gateway_server(
         ConfigError: a host name is none.
         StorageError: the storage cannot be read or written.
     """
-    authority = Authority(storage / "pki", clock=clock)
+    authority = Authority(storage.pki, clock=clock)
     authority.init()
-    repository = ReleaseRepository(
-        storage / "repository", storage / "keys", clock=clock
-    )
+    repository = ReleaseRepository(storage.repository, storage.keys, clock=clock)
     repository.create()
-    fleet = Fleet(sqlite_url(storage / "fleet.sqlite"), clock=clock)
+    fleet = Fleet(sqlite_url(storage.fleet), clock=clock)
     board = Board(repository)
     admission = Admission(authority, max_calls_per_node=config.max_streams_per_node)
     nodes = make_server(
@@ -188,7 +186,11 @@ class GatewayThread:
     loop: asyncio.AbstractEventLoop
 
     def __init__(
-        self, *, storage: Path, config: GatewayConfig | None = None, **arguments: Any
+        self,
+        *,
+        storage: StorageDir,
+        config: GatewayConfig | None = None,
+        **arguments: Any,
     ) -> None:
         """Take what `start_gateway_server` takes."""
         self._arguments = arguments

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cloud.publishing.repository import ReleaseRepository
-from cloud.training.teacher_files import CARD
+from cloud.storage import StorageDir
 from common.clock import Clock, utc_now
 from common.config import RunConfig
 from common.data.datasets import Dataset
@@ -21,7 +21,7 @@ from common.release import Manifest, ShardInfo, TeacherCard
 
 def publish_release(
     config: RunConfig,
-    storage: Path,
+    storage: StorageDir,
     dataset: Dataset,
     *,
     force: bool = False,
@@ -31,7 +31,7 @@ def publish_release(
 
     Args:
         config: names the channel and holds the students' recipes.
-        storage: the folder with teacher.json, knowledge/ and the repository, which is
+        storage: has the teacher's card, its knowledge, and the repository, which is
             made if it is missing.
         dataset: the one that the knowledge was extracted on.
         force: publish a new version also when nothing is new.
@@ -45,17 +45,15 @@ def publish_release(
             disk is full.
         TrustError: the shards do not cover the data set.
     """
-    repository = ReleaseRepository(
-        storage / "repository", storage / "keys", clock=clock
-    )
+    repository = ReleaseRepository(storage.repository, storage.keys, clock=clock)
     repository.create()
     draft = draft_manifest(
         config,
         dataset,
-        teacher=_read_teacher(storage / CARD),
-        shards=_read_index(storage / "knowledge" / "index.json"),
+        teacher=_read_teacher(storage.card),
+        shards=_read_index(storage.knowledge_index),
     )
-    return repository.publish(draft, storage / "knowledge", force=force)
+    return repository.publish(draft, storage.knowledge, force=force)
 
 
 def draft_manifest(

@@ -7,18 +7,12 @@ loop (teacher.py), what the trainer leaves out of Ray (trainer.py).
 """
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from cloud.cluster.environment import environment
+from cloud.storage import CARD, PROGRESS, WEIGHTS, StorageDir
 from cloud.training.checkpoint_store import Store, local_store, open_store
-from cloud.training.teacher_files import (
-    CARD,
-    PROGRESS,
-    WEIGHTS,
-    finished_teacher,
-    recipe_digest,
-)
+from cloud.training.teacher_files import finished_teacher, recipe_digest
 from common.config import RunConfig
 from common.data.datasets import load_dataset
 from common.durable import write_atomic
@@ -36,7 +30,7 @@ _TRIAL_EPOCHS = 2
 _log = logging.getLogger(__name__)
 
 
-def train_teacher(config: RunConfig, storage: Path) -> TeacherCard:
+def train_teacher(config: RunConfig, storage: StorageDir) -> TeacherCard:
     """Train the teacher on the Ray cluster that this process is connected to.
 
     An unfinished training of the same config goes on; what a finished one left is
@@ -44,10 +38,10 @@ def train_teacher(config: RunConfig, storage: Path) -> TeacherCard:
 
     Args:
         config: of the run; [dataset], [threat], [teacher] and seed decide.
-        storage: takes teacher.safetensors, teacher.json, progress.jsonl and
-            checkpoints/; on several machines, a folder that all of them see, or,
-            where `teacher.store` names a store for the checkpoints, one of this
-            machine: the teacher and its progress come there at the end.
+        storage: takes the teacher, its progress and its checkpoints; on several
+            machines, a folder that all of them see, or, where `teacher.store` names
+            a store for the checkpoints, one of this machine: the teacher and its
+            progress are copied there at the end.
 
     Returns:
         The teacher's card, with its PGD accuracy on test images.
@@ -64,12 +58,13 @@ def train_teacher(config: RunConfig, storage: Path) -> TeacherCard:
         raise ClusterError(
             "no Ray cluster is connected; enter local_cluster() or connect() first"
         )
-    storage = _writable(storage)
+    storage.create(storage.checkpoints)
+    storage = storage.resolve()
     config = placed(_with_absolute_paths(config))
     name = f"teacher-{recipe_digest(config)}"
     url = config.teacher.store
-    store = open_store(url) if url else local_store(storage / "checkpoints")
-    progress = store.within(name) if url else local_store(storage)
+    store = open_store(url) if url else local_store(storage.checkpoints)
+    progress = store.within(name) if url else local_store(storage.root)
     if (card := finished_teacher(config, storage)) is not None:
         return card
     # Here, not in the workers: a download happens once, and errors come at once.
@@ -77,10 +72,10 @@ def train_teacher(config: RunConfig, storage: Path) -> TeacherCard:
     load_dataset(config.dataset, seed=config.seed)
     found = _fit(config, store, progress, name)
     if url:
-        write_atomic(storage / PROGRESS, _whole(progress, PROGRESS))
-    for file in (WEIGHTS, CARD):
-        write_atomic(storage / file, _whole(found, file))
-    return TeacherCard.model_validate_json((storage / CARD).read_bytes())
+        write_atomic(storage.progress, _whole(progress, PROGRESS))
+    write_atomic(storage.weights, _whole(found, WEIGHTS))
+    write_atomic(storage.card, _whole(found, CARD))
+    return TeacherCard.model_validate_json(storage.card.read_bytes())
 
 
 def _whole(source: Store, file: str) -> bytes:
@@ -193,16 +188,6 @@ def placed(config: RunConfig) -> RunConfig:
                 f"this cluster has {have.get(kind, 0):g}; {advice}"
             )
     return config
-
-
-def _writable(storage: Path) -> Path:
-    try:
-        (storage / "checkpoints").mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise StorageError(
-            f"cannot make folder {storage}: {e.strerror}; choose one you may write"
-        ) from e
-    return storage.resolve()
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:

@@ -7,8 +7,9 @@ Ray, `takt compare` without).
 import json
 from pathlib import Path
 
+from cloud.storage import CARD, WEIGHTS
 from cloud.training.teacher import TeacherRun
-from cloud.training.teacher_files import CARD, WEIGHTS, recipe_digest
+from cloud.training.teacher_files import recipe_digest
 from common.config import RunConfig
 from common.data.datasets import Dataset
 from common.durable import write_atomic

@@ -1,20 +1,16 @@
-"""Which teacher lies in a storage folder: its files, and what they were made from.
+"""Which teacher lies in a storage folder, and for which config it was trained.
 
-Not here: making them (train.py).
+Not here: training it (cloud.training.job).
 """
 
 import hashlib
 import json
-from pathlib import Path
 
 from pydantic import ValidationError
 
+from cloud.storage import StorageDir
 from common.config import RunConfig
 from common.release import TeacherCard
-
-PROGRESS = "progress.jsonl"
-WEIGHTS = "teacher.safetensors"
-CARD = "teacher.json"
 
 
 def recipe_digest(config: RunConfig) -> str:
@@ -33,11 +29,11 @@ def recipe_digest(config: RunConfig) -> str:
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def finished_teacher(config: RunConfig, storage: Path) -> TeacherCard | None:
+def finished_teacher(config: RunConfig, storage: StorageDir) -> TeacherCard | None:
     """Return the card of a teacher that was finished for this config, if any."""
     try:
-        data = (storage / CARD).read_bytes()
-        weights = (storage / WEIGHTS).read_bytes()
+        data = storage.card.read_bytes()
+        weights = storage.weights.read_bytes()
         card = TeacherCard.model_validate_json(data)
         recipe = json.loads(data).get("recipe")
     except (OSError, ValueError, ValidationError):

@@ -16,13 +16,13 @@ import ray.train
 import torch
 from ray.train import Checkpoint
 
+from cloud.storage import PROGRESS
 from cloud.training.checkpoint import load_checkpoint, save_checkpoint
 from cloud.training.checkpoint_store import Store
 from cloud.training.images import for_teacher
 from cloud.training.ranks import Ranks
 from cloud.training.teacher import TeacherRun
 from cloud.training.teacher_card import leave_teacher
-from cloud.training.teacher_files import PROGRESS
 from common.config import RunConfig
 from common.data.datasets import load_dataset
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cloud.storage import StorageDir
 from deploy.cli.options import (
     DEFAULT_RUNS,
     DEFAULT_STORAGE,
@@ -50,17 +51,16 @@ def run(
     serve: Annotated[bool, typer.Option(help="Serve the release at the end.")] = True,
 ) -> None:
     """Train, extract, publish, and serve until stopped; nodes may join at once."""
-    from deploy.runtime.job_failure import recorded_failure
-
     settings, _ = settings_of(config, data_dir, limit, seed, assign)
+    folder = StorageDir(storage)
     with (
-        recorded_failure(storage),
-        _cluster(address, storage, settings),
-        _gateway(settings, storage) if serve else nullcontext(),
+        folder.recorded_failure(),
+        _cluster(address, folder, settings),
+        _gateway(settings, folder) if serve else nullcontext(),
     ):
-        _train(settings, storage)
-        _extract(settings, storage)
-        _publish(settings, storage)
+        _train(settings, folder)
+        _extract(settings, folder)
+        _publish(settings, folder)
         if serve:
             _wait()
 
@@ -77,8 +77,9 @@ def train(
 ) -> None:
     """Train the teacher, or the best of [choice]; resumes what was interrupted."""
     settings, _ = settings_of(config, data_dir, limit, seed, assign)
-    with _cluster(address, storage, settings):
-        _train(settings, storage)
+    folder = StorageDir(storage)
+    with _cluster(address, folder, settings):
+        _train(settings, folder)
 
 
 @app.command()
@@ -93,8 +94,9 @@ def extract(
 ) -> None:
     """Extract the teacher's knowledge into shards."""
     settings, _ = settings_of(config, data_dir, limit, seed, assign)
-    with _cluster(address, storage, settings):
-        _extract(settings, storage)
+    folder = StorageDir(storage)
+    with _cluster(address, folder, settings):
+        _extract(settings, folder)
 
 
 @app.command()
@@ -111,7 +113,7 @@ def publish(
 ) -> None:
     """Sign what was extracted as the channel's new release."""
     settings, _ = settings_of(config, data_dir, limit, seed, assign)
-    _publish(settings, storage, force=force)
+    _publish(settings, StorageDir(storage), force=force)
 
 
 @app.command()
@@ -123,7 +125,8 @@ def serve(
 ) -> None:
     """Serve the repository to nodes until stopped."""
     settings, _ = settings_of(config, assign=assign)
-    with _cluster(address, storage, settings), _gateway(settings, storage):
+    folder = StorageDir(storage)
+    with _cluster(address, folder, settings), _gateway(settings, folder):
         _wait()
 
 
@@ -132,7 +135,7 @@ def check(storage: Storage = DEFAULT_STORAGE) -> None:
     """Fail unless the gateway of a storage folder answers on this machine."""
     from cloud.gateway.probe import check_gateway
 
-    typer.echo(f"the gateway at {check_gateway(storage)} answers")
+    typer.echo(f"the gateway at {check_gateway(StorageDir(storage))} answers")
 
 
 @app.command()
@@ -162,14 +165,14 @@ def report(
 
 
 def _cluster(
-    address: str | None, storage: Path, settings: "RunConfig"
+    address: str | None, storage: StorageDir, settings: "RunConfig"
 ) -> AbstractContextManager[str]:
     from deploy import cloud_side
 
-    return cloud_side.cluster(settings, logs=storage / "logs" / "ray", address=address)
+    return cloud_side.cluster(settings, logs=storage.ray_logs, address=address)
 
 
-def _train(settings: "RunConfig", storage: Path) -> None:
+def _train(settings: "RunConfig", storage: StorageDir) -> None:
     from deploy import cloud_side
     from deploy.report.wording import describe, percent
 
@@ -180,13 +183,15 @@ def _train(settings: "RunConfig", storage: Path) -> None:
     )
 
 
-def _extract(settings: "RunConfig", storage: Path) -> None:
+def _extract(settings: "RunConfig", storage: StorageDir) -> None:
     from deploy import cloud_side
 
     typer.echo(f"knowledge: {cloud_side.extract(settings, storage)}")
 
 
-def _publish(settings: "RunConfig", storage: Path, *, force: bool = False) -> None:
+def _publish(
+    settings: "RunConfig", storage: StorageDir, *, force: bool = False
+) -> None:
     from deploy import cloud_side
 
     manifest = cloud_side.publish(settings, storage, force=force)
@@ -198,13 +203,13 @@ def _publish(settings: "RunConfig", storage: Path, *, force: bool = False) -> No
 
 
 @contextmanager
-def _gateway(settings: "RunConfig", storage: Path) -> Iterator[None]:
+def _gateway(settings: "RunConfig", storage: StorageDir) -> Iterator[None]:
     from deploy import cloud_side
 
     with cloud_side.gateway(settings, storage) as addresses:
         typer.echo(
             f"serving channel '{settings.channel}' at {addresses.address}, enrolment "
-            f"at {addresses.enroll_address}; nodes trust {storage / 'pki' / 'ca.crt'}"
+            f"at {addresses.enroll_address}; nodes trust {storage.ca}"
         )
         yield
 

@@ -145,12 +145,15 @@ def rotate(
 ) -> None:
     """Give a role that signs releases a new key; nodes follow by themselves."""
     from cloud.publishing.repository import ReleaseRepository
+    from cloud.storage import StorageDir
 
-    ReleaseRepository(storage / "repository", storage / "keys").rotate(role)
+    folder = StorageDir(storage)
+    ReleaseRepository(folder.repository, folder.keys).rotate(role)
     typer.echo(f"role {role} signs with a new key, and the old one counts no more")
 
 
 def _authority(storage: Path) -> "Authority":
     from cloud.pki.authority import Authority
+    from cloud.storage import StorageDir
 
-    return Authority(storage / "pki")
+    return Authority(StorageDir(storage).pki)

@@ -79,14 +79,15 @@ def main() -> None:
 
     from cloud.gateway.live_teacher import FileTeacher, in_threads
     from cloud.gateway.server import GatewayThread
+    from cloud.storage import StorageDir
     from edge.config import EdgeConfig
     from edge.daemon.enrolment import enroll
     from edge.state import StateDir
 
     torch.set_num_threads(1)
     wanted = Wanted.model_validate_json(sys.stdin.readline())
-    storage = wanted.folder / "cloud"
-    storage.mkdir()
+    storage = StorageDir(wanted.folder / "cloud")
+    storage.create()
     teacher = in_threads(FileTeacher(wanted.teacher))
     with GatewayThread(storage=storage, teacher=teacher) as gateway:
         node = EdgeConfig(
@@ -94,7 +95,7 @@ def main() -> None:
             student="any",
             gateway=gateway.address,
             enroll=gateway.enroll_address,
-            ca=storage / "pki" / "ca.crt",
+            ca=storage.ca,
             state_dir=wanted.folder / "node",
             profile=ProfileConfig(cpus=1, memory_mib=1, bandwidth_kib_s=1),  # unused
         )

@@ -15,6 +15,7 @@ import torch
 from cloud.extraction.job import shard_ranges
 from cloud.extraction.worker import Extractor
 from cloud.publishing.publish import draft_manifest
+from cloud.storage import StorageDir
 from cloud.training.checkpoint import load_checkpoint, save_checkpoint
 from cloud.training.images import for_teacher
 from cloud.training.teacher import TeacherRun
@@ -33,7 +34,6 @@ from common.release import (
 from edge.releases.sync import MANIFEST
 
 Tell = Callable[[str, float], None]  # what is done now, and which share of it
-_KNOWLEDGE = "knowledge"  # where the extractor writes
 
 
 def prepare_stage(config: RunConfig, work: Path, tell: Tell) -> Path:
@@ -51,21 +51,18 @@ def prepare_stage(config: RunConfig, work: Path, tell: Tell) -> Path:
         DataError: the data set is missing or damaged.
         StorageError: the folder cannot be written.
     """
-    folder = work / f"{config.dataset.name}-{_digest(config)}"
-    release = folder / _KNOWLEDGE
+    storage = StorageDir(work / f"{config.dataset.name}-{_digest(config)}")
+    release = storage.knowledge
     if (release / MANIFEST).exists():
         decode_manifest((release / MANIFEST).read_bytes())
         return release
-    try:
-        release.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise StorageError(f"cannot make folder {release}: {e.strerror}") from e
+    storage.create(release)
     torch.set_num_threads(1)  # the same teacher, however many cores there are
     dataset = load_dataset(config.dataset, seed=config.seed)
-    card = finished_teacher(config, folder)
+    card = finished_teacher(config, storage)
     if card is None:
-        card = _train(config, dataset, folder, tell)
-    shards = _extract(config, dataset, folder, tell)
+        card = _train(config, dataset, storage.root, tell)
+    shards = _extract(config, dataset, storage.root, tell)
     manifest = draft_manifest(config, dataset, teacher=card, shards=shards)
     write_atomic(release / MANIFEST, encode_manifest(manifest))
     return release

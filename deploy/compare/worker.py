@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from cloud.training.teacher_files import WEIGHTS
+from cloud.storage import StorageDir
 from common.catalog import contents_for, needs_live_teacher
 from common.config import DatasetConfig, StudentConfig
 from common.errors import TaktError, TrustError
@@ -168,8 +168,9 @@ def _train(
         return fitted.model, _story(manifest, fitted)
     from edge.distill.live_teacher import live_teacher
 
-    file, log = (job.release_dir.parent / name for name in (WEIGHTS, "gateway.log"))
-    with live_gateway(file, log) as (link, cpu_s), live_teacher(link) as teacher:
+    storage = StorageDir(job.release_dir.parent)  # as `prepare_stage` left it
+    gateway = live_gateway(storage.weights, storage.gateway_log)
+    with gateway as (link, cpu_s), live_teacher(link) as teacher:
         fitted = _fit(job, manifest, dataset, after_epoch, teacher=teacher)
         used = {"live_bytes": teacher.num_bytes, "teacher_cpu_s": round(cpu_s(), 3)}
         return fitted.model, _story(manifest, fitted).model_copy(update=used)

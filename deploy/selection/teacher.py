@@ -11,22 +11,22 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from cloud.extraction.job import INDEX, extract_knowledge
+from cloud.extraction.job import extract_knowledge
+from cloud.storage import StorageDir
 from cloud.training.job import train_teacher
-from cloud.training.teacher_files import CARD, WEIGHTS, recipe_digest
+from cloud.training.teacher_files import recipe_digest
 from common.config import CandidateConfig, ChoiceConfig, RunConfig
 from common.durable import write_atomic
 from common.release import CandidateScore, ShardInfo, TeacherCard, TeacherChoice
 from deploy.report.wording import percent
 
-KNOWLEDGE = "knowledge"  # where extraction writes
-Train = Callable[[RunConfig, Path], TeacherCard]
-Extract = Callable[[RunConfig, Path], Path]
+Train = Callable[[RunConfig, StorageDir], TeacherCard]
+Extract = Callable[[RunConfig, StorageDir], Path]
 
 
 def make_teacher(
     config: RunConfig,
-    storage: Path,
+    storage: StorageDir,
     tell: Callable[[str], None] = lambda line: None,
     *,
     train: Train = train_teacher,
@@ -50,11 +50,11 @@ def make_teacher(
     if config.choice is None:
         return train(config, storage)
     scores: list[CandidateScore] = []
-    found: dict[str, tuple[RunConfig, Path]] = {}
+    found: dict[str, tuple[RunConfig, StorageDir]] = {}
     num_images = 0
     for name, changes in config.choice.candidates.items():
         own = as_candidate(config, changes)
-        folder = storage / "candidates" / recipe_digest(own)
+        folder = storage.candidate(recipe_digest(own))
         card = train(own, folder)
         extract(own, folder)
         score, num_images = _score(own, config.choice, folder, card, name)
@@ -90,7 +90,11 @@ def as_candidate(config: RunConfig, changes: CandidateConfig) -> RunConfig:
 
 
 def _score(
-    config: RunConfig, choice: ChoiceConfig, folder: Path, card: TeacherCard, name: str
+    config: RunConfig,
+    choice: ChoiceConfig,
+    folder: StorageDir,
+    card: TeacherCard,
+    name: str,
 ) -> tuple[CandidateScore, int]:
     """Measure a candidate and its student; count the validation images, too.
 
@@ -104,19 +108,18 @@ def _score(
     knowledge = config.knowledge.model_dump(mode="json", exclude={"num_actors"})
     decides = [recipe.model_dump_json(), choice.seeds, knowledge]
     digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
-    path = folder / f"score-{digest}.json"
+    path = folder.root / f"score-{digest}.json"
     dataset = load_dataset(config.dataset, seed=config.seed)
     if path.exists():
         kept = CandidateScore.model_validate_json(path.read_bytes())
         return kept.model_copy(update={"candidate": name}), len(dataset.val)
-    release = folder / KNOWLEDGE
-    index = json.loads((release / INDEX).read_bytes())
+    index = json.loads(folder.knowledge_index.read_bytes())
     shards = tuple(ShardInfo.model_validate(entry) for entry in index)
-    own = teacher_score(folder / WEIGHTS, dataset, eps=config.threat.eps)
+    own = teacher_score(folder.weights, dataset, eps=config.threat.eps)
     its = student_score(
         recipe,
         draft_manifest(config, dataset, teacher=card, shards=shards),
-        release,
+        folder.knowledge,
         dataset,
         seeds=choice.seeds,
     )
@@ -130,14 +133,14 @@ def _score(
 
 
 def _install(
-    config: RunConfig, folder: Path, storage: Path, choice: TeacherChoice
+    config: RunConfig, folder: StorageDir, storage: StorageDir, choice: TeacherChoice
 ) -> TeacherCard:
     """Make a candidate the run's teacher; its card last."""
-    tree = json.loads((folder / CARD).read_bytes())
+    tree = json.loads(folder.card.read_bytes())
     tree |= {
         "recipe": recipe_digest(config),
         "choice": choice.model_dump(mode="json"),
     }
-    write_atomic(storage / WEIGHTS, (folder / WEIGHTS).read_bytes())
-    write_atomic(storage / CARD, json.dumps(tree, indent=1).encode())
+    write_atomic(storage.weights, folder.weights.read_bytes())
+    write_atomic(storage.card, json.dumps(tree, indent=1).encode())
     return TeacherCard.model_validate(tree)

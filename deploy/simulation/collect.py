@@ -6,10 +6,9 @@ result.json and report.html. It starts, stops and changes nothing of theirs. Not
 here: the parts; taking in the nodes' reports (deploy/simulation/node_reports.py).
 """
 
-import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,13 +17,13 @@ from rich.console import Console
 from cloud.fleet.database import Fleet, sqlite_url
 from cloud.gateway.addresses import Addresses
 from cloud.publishing.repository import ReleaseRepository
+from cloud.storage import StorageDir
 from cloud.training.job import as_trial
-from cloud.training.teacher_files import PROGRESS, WEIGHTS, finished_teacher
+from cloud.training.teacher_files import finished_teacher
 from common.config import RunConfig
 from common.data.datasets import load_dataset
 from common.errors import ClusterError
 from common.release import Manifest, TeacherCard
-from deploy.runtime.job_failure import raise_recorded
 from deploy.simulation.lifecycle import conduct_run
 from deploy.simulation.live_view import open_view
 from deploy.simulation.node_reports import STALL_S, harvest, train_baselines
@@ -85,12 +84,12 @@ def _collect(
             # Which makes the fleet's database before it writes its addresses.
             addresses = _awaited(run, lambda: Addresses.load(run.cloud))
             phase.outcome = f"at {addresses.address}"
-        fleet = stack.enter_context(closing(Fleet(sqlite_url(_fleet_of(run)))))
+        fleet = stack.enter_context(closing(Fleet(sqlite_url(run.cloud.fleet))))
         nodes = RemoteNodes(config.nodes, fleet, nodes_dir)
         findings.nodes = nodes
         with phases.phase("data", f"read {config.dataset.name}") as phase:
             # Not before the cloud job did: where data has to be fetched, it does so.
-            _awaited(run, lambda: _has_begun(run.cloud) or None)
+            _awaited(run, lambda: run.cloud.training_has_begun() or None)
             dataset = load_dataset(config.dataset, seed=config.seed)
             findings.set_dataset(dataset)
             phase.outcome = f"{dataset.name}: {len(dataset.test):,} images to test"
@@ -99,7 +98,7 @@ def _collect(
             findings.teacher = card
             phase.outcome = findings.describe_teacher()
         pool = stack.enter_context(open_pool(config, run, dataset))
-        teacher = run.cloud / WEIGHTS
+        teacher = run.cloud.weights
         images = config.evaluation.teacher_images
         findings.measure_teacher(pool.submit(teacher, images))
         with phases.phase("publish", "wait for the release") as phase:
@@ -115,11 +114,7 @@ def _collect(
             phase.outcome = findings.describe_evaluation()
 
 
-def _fleet_of(run: RunFolder) -> Path:
-    return run.cloud / "fleet.sqlite"
-
-
-def _teacher(config: RunConfig, storage: Path) -> TeacherCard | None:
+def _teacher(config: RunConfig, storage: StorageDir) -> TeacherCard | None:
     """Find the run's teacher, or that of a trial, which the job alone knows of."""
     asked = [config] if config.dataset.limit is None else [config, as_trial(config)]
     cards = (finished_teacher(each, storage) for each in asked)
@@ -128,28 +123,11 @@ def _teacher(config: RunConfig, storage: Path) -> TeacherCard | None:
 
 def _release(config: RunConfig, run: RunFolder, card: TeacherCard) -> Manifest | None:
     """Find the channel's newest release, if it is this teacher's."""
-    repository = ReleaseRepository(run.cloud / "repository", run.cloud / "keys")
+    repository = ReleaseRepository(run.cloud.repository, run.cloud.keys)
     if config.channel not in repository.versions():
         return None
     manifest = repository.manifest(config.channel)
     return manifest if manifest.teacher == card else None
-
-
-def _has_begun(storage: Path) -> bool:
-    """Say whether a teacher is being trained, be it one of [choice]."""
-    folders = (storage, *storage.glob("candidates/*"))
-    return any((folder / PROGRESS).exists() for folder in folders)
-
-
-def _last_written(storage: Path) -> float:
-    """Say when the job last wrote a file; the nodes' own beats do not count."""
-    newest = 0.0
-    for folder, _, names in os.walk(storage):  # which bears with what goes meanwhile
-        for name in names:
-            if not name.startswith(("fleet.sqlite", "gateway")):
-                with suppress(FileNotFoundError):
-                    newest = max(newest, os.stat(Path(folder, name)).st_mtime)
-    return newest
 
 
 def _awaited(run: RunFolder, look: Callable[[], Found | None]) -> Found:
@@ -161,13 +139,13 @@ def _awaited(run: RunFolder, look: Callable[[], Found | None]) -> Found:
     """
     last, since = 0.0, time.monotonic()
     while (found := look()) is None:
-        raise_recorded(run.cloud)
-        newest = _last_written(run.cloud)
+        run.cloud.raise_failure()
+        newest = run.cloud.last_written()
         if newest != last:
             last, since = newest, time.monotonic()
         if time.monotonic() - since > STALL_S:
             raise ClusterError(
-                f"the cloud job has written nothing to {run.cloud} for "
+                f"the cloud job has written nothing to {run.cloud.root} for "
                 f"{STALL_S:.0f} s; see its log"
             )
         time.sleep(POLL_S)

@@ -37,7 +37,7 @@ def harvest(
 
     assert findings.manifest is not None
     channel, version = findings.manifest.channel, findings.manifest.version
-    fleet = Fleet(sqlite_url(run.cloud / "fleet.sqlite"))
+    fleet = Fleet(sqlite_url(run.cloud.fleet))
     pending = {node.name: node for node in config.nodes}
     seen: dict[str, tuple[object, float]] = {}
     try:

@@ -10,6 +10,7 @@ Not here: what is in result.json, and the layouts inside cloud/ and nodes/.
 import time
 from pathlib import Path
 
+from cloud.storage import StorageDir
 from common.durable import write_atomic
 from common.errors import StorageError
 
@@ -28,7 +29,7 @@ class RunFolder:
         self.config = path / "config.toml"
         self.students = path / "students"
         self.logs = path / "logs"
-        self.cloud = storage or path / "cloud"
+        self.cloud = StorageDir(storage or path / "cloud")
         self.nodes = path / "nodes"
         self.baselines = path / "baselines"
 
@@ -71,7 +72,7 @@ def create_run(
         else:
             raise StorageError(f"{runs_dir} has a thousand runs called {stem}")
         run = RunFolder(path.resolve(), storage=storage)
-        inside = (run.cloud, run.nodes) if storage is None else ()
+        inside = (run.cloud.root, run.nodes) if storage is None else ()
         for folder in (run.students, run.logs, *inside):
             folder.mkdir()
     except OSError as e:

@@ -8,7 +8,6 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cloud.training.teacher_files import PROGRESS
 from common.config import NodeConfig, RunConfig
 from common.data.datasets import Dataset
 from common.errors import StudentError, TaktError
@@ -212,7 +211,7 @@ class Findings:
     def _last_progress(self) -> str:
         """Read what stage 1 says of itself."""
         try:
-            lines = (self.run.cloud / PROGRESS).read_bytes().splitlines()
+            lines = self.run.cloud.progress.read_bytes().splitlines()
             last = json.loads(lines[-1])
         except (OSError, ValueError, IndexError):
             return ""

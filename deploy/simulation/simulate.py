@@ -16,7 +16,6 @@ from rich.console import Console
 
 from cloud.gateway.ray_serve import check_ports, stop_gateway
 from cloud.pki.authority import Authority
-from cloud.training.teacher_files import WEIGHTS
 from common.config import RunConfig
 from common.data.datasets import Dataset, load_dataset
 from deploy import cloud_side
@@ -108,12 +107,12 @@ def _start_gateway(config: RunConfig, run: RunFolder, nodes: SimulatedNodes) -> 
     Runs beside the teacher's training: both spend most of their start waiting.
     """
     addresses = cloud_side.start_gateway(config, run.cloud)
-    authority = Authority(run.cloud / "pki")
+    authority = Authority(run.cloud.pki)
     data_dir = config.dataset.data_dir
     site = NodeSite(
         gateway=addresses.address,
         enroll=addresses.enroll_address,
-        ca=run.cloud / "pki" / "ca.crt",
+        ca=run.cloud.ca,
         data_dir=None if data_dir is None else data_dir.absolute(),
         seed=config.seed,
     )
@@ -134,7 +133,7 @@ def _train_and_publish(
         findings.teacher = cloud_side.train(config, run.cloud)
         phase.outcome = findings.describe_teacher()
     pool = stack.enter_context(open_pool(config, run, dataset))
-    teacher = run.cloud / WEIGHTS
+    teacher = run.cloud.weights
     findings.measure_teacher(pool.submit(teacher, config.evaluation.teacher_images))
     with phases.phase("knowledge", "extract it with Ray actors") as phase:
         cloud_side.extract(config, run.cloud)

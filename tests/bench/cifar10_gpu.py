@@ -23,10 +23,11 @@ from cifar10_site import Site, recipe_of
 from cloud.extraction.job import shard_ranges
 from cloud.extraction.worker import Extractor
 from cloud.publishing.publish import draft_manifest
+from cloud.storage import StorageDir
 from cloud.training.checkpoint import load_checkpoint, save_checkpoint
 from cloud.training.teacher import TeacherRun
 from cloud.training.teacher_card import leave_teacher
-from cloud.training.teacher_files import CARD, finished_teacher
+from cloud.training.teacher_files import finished_teacher
 from common.config import StudentConfig
 from common.durable import write_atomic
 from common.errors import Interrupted, StorageError
@@ -49,7 +50,7 @@ CHECKPOINT_EPOCHS = 8  # between two checkpoints of the teacher
 def teacher(site: Site) -> bool:
     """Train; True when done."""
     config = site.config
-    if finished_teacher(config, site.work):
+    if finished_teacher(config, StorageDir(site.work)):
         return True
     dataset = site.data()
     run = TeacherRun(config, dataset, device=site.device)
@@ -111,7 +112,7 @@ def knowledge(site: Site) -> bool:
         for tree in json.loads(file.read_bytes()):
             tree["path"] = f"{config.channel}/1/{tree['path']}"
             shards.append(ShardInfo.model_validate(tree))
-    card = TeacherCard.model_validate_json((site.work / CARD).read_bytes())
+    card = TeacherCard.model_validate_json(StorageDir(site.work).card.read_bytes())
     manifest = draft_manifest(config, dataset, teacher=card, shards=tuple(shards))
     write_atomic(path, encode_manifest(manifest))
     return True

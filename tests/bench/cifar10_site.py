@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cloud.training.teacher_files import WEIGHTS, recipe_digest
+from cloud.storage import WEIGHTS, StorageDir
+from cloud.training.teacher_files import recipe_digest
 from common.config import AttackConfig, RunConfig, StudentConfig
 from common.data.datasets import Dataset, Split, load_dataset
 from common.durable import write_atomic
@@ -54,7 +55,7 @@ class Site:
         self.work: Path = options.work / recipe_digest(self.config)[:12]
         trial = self.work / "results.json"
         self.out: Path = options.out or (trial if options.limit else RESULTS)
-        self.release = self.work / "knowledge"
+        self.release = StorageDir(self.work).knowledge
         self.release.mkdir(parents=True, exist_ok=True)
         self._end = time.monotonic() + 60 * options.minutes
 

@@ -20,6 +20,7 @@ import torch
 from rows import Row, read_rows, write_rows
 from torch import Tensor, nn
 
+from cloud.storage import StorageDir
 from common.config import AttackConfig, RunConfig, StudentConfig
 from common.data.datasets import Dataset, load_dataset
 from common.models.zoo import load_model
@@ -101,7 +102,7 @@ def main() -> None:
         overrides["dataset.data_dir"] = options.data_dir
     config, _ = load_run_config(options.config, overrides)
     release = prepare_stage(config, options.work, lambda step, share: None)
-    teacher = load_model(release.parent / "teacher.safetensors")[0].eval()
+    teacher = load_model(StorageDir(release.parent).weights)[0].eval()
     data = load_dataset(config.dataset, seed=config.seed)
     x, y = data.test.tensors()
     eps = config.threat.eps

@@ -30,6 +30,7 @@ from precisions import (
 from rows import read_rows, robustness, write_rows
 from torch import Tensor
 
+from cloud.storage import StorageDir
 from common.config import RunConfig
 from common.data.datasets import Dataset, load_dataset
 from common.models.zoo import load_model, num_parameters
@@ -93,7 +94,7 @@ class PreciseMemory(DeltaMemory):
 def ask(config: RunConfig, work: Path) -> Said:
     """Ask a teacher for logits and deltas; it is trained if it is not there."""
     release = prepare_stage(config, work, lambda step, share: None)
-    model, _ = load_model(release.parent / "teacher.safetensors")
+    model, _ = load_model(StorageDir(release.parent).weights)
     data = load_dataset(config.dataset, seed=config.seed)
     x, y = data.train.tensors()
     attack, eps = config.knowledge.attack, config.threat.eps

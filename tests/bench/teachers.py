@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from rows import read_rows, write_rows
 
+from cloud.storage import StorageDir
 from common.data.datasets import load_dataset
 from deploy.compare.teacher import prepare_stage
 from deploy.runtime.settings import load_run_config, parse_assignments
@@ -136,7 +137,7 @@ def add_rows(
     release = prepare_stage(config, work, lambda step, share: None)
     dataset = load_dataset(config.dataset, seed=config.seed)
     own = teacher_score(
-        release.parent / "teacher.safetensors", dataset, eps=config.threat.eps
+        StorageDir(release.parent).weights, dataset, eps=config.threat.eps
     )
     for student, temperature in wanted:
         recipe = config.students[student]

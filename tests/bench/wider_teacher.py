@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from rows import read_rows, write_rows
 
+from cloud.storage import StorageDir
 from cloud.training.teacher import TeacherRun
 from common.config import RunConfig
 from common.data.datasets import Dataset, Split, load_dataset
@@ -74,7 +75,7 @@ def add_rows(
 
     with patch.object(compare_stage, "TeacherRun", learning):
         release = compare_stage.prepare_stage(config, work, lambda step, share: None)
-    path = release.parent / "teacher.safetensors"
+    path = StorageDir(release.parent).weights
     own = teacher_score(path, dataset, eps=config.threat.eps)
     for student in students:
         for method in ("takt",) if wider else ("takt", "warm_at"):

@@ -23,6 +23,7 @@ from gateway_site import (
 
 from cloud.gateway.server import GatewayThread
 from cloud.pki.authority import Authority, Lifetimes
+from cloud.storage import StorageDir
 from common.config import GatewayConfig
 from common.pb import takt_pb2 as pb
 
@@ -49,7 +50,7 @@ def clock() -> Clock:
 @pytest.fixture
 def gateway(tmp_path: Path, clock: Clock) -> Iterator[GatewayThread]:
     with GatewayThread(
-        storage=tmp_path,
+        storage=StorageDir(tmp_path),
         config=GatewayConfig(max_streams_per_node=3),
         channel="digits",
         clock=clock,

@@ -14,6 +14,7 @@ import pytest
 from test_train_ray import CONFIG, epochs_in, reports_in
 
 from cloud.cluster.local import LocalCluster, local_cluster
+from cloud.storage import StorageDir
 from cloud.training.job import train_teacher
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -92,7 +93,7 @@ def test_a_training_goes_on_with_fewer_workers_and_grows_again(tmp_path: Path) -
         disturbance.start()
         try:
             with pytest.raises(KeyboardInterrupt):
-                train_teacher(config, tmp_path)
+                train_teacher(config, StorageDir(tmp_path))
         finally:
             ended.set()
             disturbance.join()

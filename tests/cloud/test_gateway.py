@@ -16,6 +16,7 @@ from release_drafts import draft, shard_of
 
 from cloud.gateway.release_service import MESSAGE_BYTES
 from cloud.gateway.server import GatewayThread
+from cloud.storage import StorageDir
 from common.pb import takt_pb2 as pb
 
 SIZE = 300_000
@@ -27,7 +28,9 @@ INVALID, MISSING = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayThread]:
     """Serve one file; the tests of this module only read."""
-    with GatewayThread(storage=tmp_path_factory.mktemp("storage")) as gateway:
+    with GatewayThread(
+        storage=StorageDir(tmp_path_factory.mktemp("storage"))
+    ) as gateway:
         put_file(gateway.running.repository, PATH, CONTENT)
         yield gateway
 
@@ -41,7 +44,7 @@ def stubs(gateway: GatewayThread) -> Iterator[Stubs]:
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[GatewayThread]:
     """Start a gateway that one test may change."""
-    with GatewayThread(storage=tmp_path) as gateway:
+    with GatewayThread(storage=StorageDir(tmp_path)) as gateway:
         yield gateway
 
 

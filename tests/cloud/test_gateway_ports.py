@@ -11,6 +11,7 @@ from gateway_site import member, status_of, stubs_of
 
 from cloud.gateway.listeners import PING_INTERVAL_S
 from cloud.gateway.server import GatewayThread
+from cloud.storage import StorageDir
 from common.config import GatewayConfig
 from common.errors import AddressError, TaktError
 from common.pb import takt_pb2 as pb
@@ -19,16 +20,16 @@ from common.pb import takt_pb2 as pb
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[GatewayThread]:
     """Start a gateway that one test may change."""
-    with GatewayThread(storage=tmp_path) as gateway:
+    with GatewayThread(storage=StorageDir(tmp_path)) as gateway:
         yield gateway
 
 
 def test_a_restarted_gateway_comes_back_on_the_same_ports(tmp_path: Path) -> None:
-    with GatewayThread(storage=tmp_path) as first:
+    with GatewayThread(storage=StorageDir(tmp_path)) as first:
         identity = member(first)
         with identity.open(first.address) as stubs:
             stubs.beat()
-    with GatewayThread(storage=tmp_path) as second:
+    with GatewayThread(storage=StorageDir(tmp_path)) as second:
         assert second.address == first.address
         assert second.enroll_address == first.enroll_address
         with identity.open(second.address) as stubs:
@@ -39,14 +40,16 @@ def test_a_port_in_use_is_named_with_the_fix(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for config in (GatewayConfig(port=port), GatewayConfig(enroll_port=port)):
-            gateway = GatewayThread(storage=tmp_path, config=config)
+            gateway = GatewayThread(storage=StorageDir(tmp_path), config=config)
             with pytest.raises(AddressError, match=rf"port {port} on .* gateway\.port"):
                 gateway.__enter__()
 
 
 def test_two_gateways_do_not_share_a_port(own: GatewayThread, tmp_path: Path) -> None:
     port = int(own.address.rpartition(":")[2])
-    other = GatewayThread(storage=tmp_path / "b", config=GatewayConfig(port=port))
+    other = GatewayThread(
+        storage=StorageDir(tmp_path / "b"), config=GatewayConfig(port=port)
+    )
     (tmp_path / "b").mkdir()
     with pytest.raises(AddressError, match="in use"):
         other.__enter__()
@@ -54,14 +57,16 @@ def test_two_gateways_do_not_share_a_port(own: GatewayThread, tmp_path: Path) ->
 
 @pytest.mark.parametrize("host", ["203.0.113.7", "no-such-host.invalid"])
 def test_a_host_that_is_not_ours_is_named(tmp_path: Path, host: str) -> None:
-    gateway = GatewayThread(storage=tmp_path, config=GatewayConfig(host=host))
+    gateway = GatewayThread(
+        storage=StorageDir(tmp_path), config=GatewayConfig(host=host)
+    )
     with pytest.raises(AddressError, match=rf"{host}.*address of this machine"):
         gateway.__enter__()
 
 
 def test_a_gateway_is_reached_by_the_name_on_its_certificate(tmp_path: Path) -> None:
     config = GatewayConfig(host="0.0.0.0", names=("localhost",))
-    with GatewayThread(storage=tmp_path, config=config) as gateway:
+    with GatewayThread(storage=StorageDir(tmp_path), config=config) as gateway:
         assert gateway.address.startswith("localhost:")
         with member(gateway).open(gateway.address) as stubs:
             stubs.beat()
@@ -72,7 +77,7 @@ def test_a_node_that_pings_at_rest_is_not_sent_away(tmp_path: Path) -> None:
 
     A gateway with gRPC's own bound sends this peer away after five seconds.
     """
-    with GatewayThread(storage=tmp_path, ping_interval_s=0.5) as gateway:
+    with GatewayThread(storage=StorageDir(tmp_path), ping_interval_s=0.5) as gateway:
         identity = member(gateway)
         credentials = grpc.ssl_channel_credentials(
             identity.ca_pem, identity.key_pem, identity.certificate_pem

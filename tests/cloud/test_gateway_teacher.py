@@ -12,6 +12,7 @@ from gateway_site import DEADLINE_S, Stubs, member, status_of
 
 from cloud.gateway.live_teacher import Batch, LiveTeacher, Shapes
 from cloud.gateway.server import GatewayThread
+from cloud.storage import StorageDir
 from common.models.zoo import build_model
 from common.pb import takt_pb2 as pb
 
@@ -45,7 +46,7 @@ def gateway(
         return np.asarray(leaf.grad)
 
     with GatewayThread(
-        storage=tmp_path_factory.mktemp("storage"),
+        storage=StorageDir(tmp_path_factory.mktemp("storage")),
         teacher=LiveTeacher(shapes, query, pull_back),
     ) as gateway:
         yield gateway
@@ -60,7 +61,7 @@ def stubs(gateway: GatewayThread) -> Iterator[Stubs]:
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[GatewayThread]:
     """Start a gateway that one test may change."""
-    with GatewayThread(storage=tmp_path) as gateway:
+    with GatewayThread(storage=StorageDir(tmp_path)) as gateway:
         yield gateway
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from cloud.publishing.publish import publish_release
 from cloud.publishing.repository import ReleaseRepository
+from cloud.storage import StorageDir
 from common.config import (
     AttackConfig,
     DatasetConfig,
@@ -74,7 +75,7 @@ def storage(tmp_path: Path, digits: Dataset) -> Path:
 
 
 def test_a_manifest_says_what_a_node_must_know(storage: Path, digits: Dataset) -> None:
-    manifest = publish_release(CONFIG, storage, digits)
+    manifest = publish_release(CONFIG, StorageDir(storage), digits)
     assert (manifest.channel, manifest.version) == ("digits", 1)
     assert manifest.fingerprint == digits.train.fingerprint()
     assert manifest.num_samples == len(digits.train)
@@ -92,7 +93,7 @@ def test_a_manifest_says_what_a_node_must_know(storage: Path, digits: Dataset) -
 def test_published_shards_are_where_the_manifest_says_and_decode(
     storage: Path, digits: Dataset
 ) -> None:
-    manifest = publish_release(CONFIG, storage, digits)
+    manifest = publish_release(CONFIG, StorageDir(storage), digits)
     for shard in manifest.shards:
         folder, _, name = shard.path.rpartition("/")
         place = storage / "repository/targets" / folder / f"{shard.sha256}.{name}"
@@ -103,18 +104,18 @@ def test_published_shards_are_where_the_manifest_says_and_decode(
 def test_publishing_again_what_is_published_is_no_new_version(
     storage: Path, digits: Dataset
 ) -> None:
-    first = publish_release(CONFIG, storage, digits)
-    assert publish_release(CONFIG, storage, digits) == first
-    assert publish_release(CONFIG, storage, digits, force=True).version == 2
+    first = publish_release(CONFIG, StorageDir(storage), digits)
+    assert publish_release(CONFIG, StorageDir(storage), digits) == first
+    assert publish_release(CONFIG, StorageDir(storage), digits, force=True).version == 2
 
 
 def test_a_new_recipe_is_a_new_version_of_the_same_knowledge(
     storage: Path, digits: Dataset
 ) -> None:
-    publish_release(CONFIG, storage, digits)
+    publish_release(CONFIG, StorageDir(storage), digits)
     recipes = {**CONFIG.students, "small": CONFIG.students["tiny"]}
     changed = CONFIG.model_copy(update={"students": recipes})
-    assert publish_release(changed, storage, digits).version == 2
+    assert publish_release(changed, StorageDir(storage), digits).version == 2
 
 
 @pytest.mark.parametrize(
@@ -130,10 +131,10 @@ def test_a_step_that_was_left_out_or_is_damaged_is_named(
     for content in ("{", "{}x", '{"a": 1}', "[1]"):
         (storage / path).write_text(content)
         with pytest.raises(StorageError, match=rf"is damaged: .*; {step} again"):
-            publish_release(CONFIG, storage, digits)
+            publish_release(CONFIG, StorageDir(storage), digits)
     (storage / path).unlink()
     with pytest.raises(StorageError, match=f"{path}.*; {step} first"):
-        publish_release(CONFIG, storage, digits)
+        publish_release(CONFIG, StorageDir(storage), digits)
 
 
 def test_knowledge_that_misses_samples_is_not_published(
@@ -142,6 +143,6 @@ def test_knowledge_that_misses_samples_is_not_published(
     index = storage / "knowledge" / "index.json"
     index.write_text(json.dumps(json.loads(index.read_text())[:1]))
     with pytest.raises(TrustError, match="hold 600 samples, expected"):
-        publish_release(CONFIG, storage, digits)
+        publish_release(CONFIG, StorageDir(storage), digits)
     repository = ReleaseRepository(storage / "repository", storage / "keys")
     assert repository.versions() == {}

@@ -17,6 +17,7 @@ from waiting import until
 from cloud.cluster.local import local_cluster
 from cloud.gateway.addresses import Addresses
 from cloud.pki.authority import Authority
+from cloud.storage import StorageDir
 from common.config import GatewayConfig
 from common.errors import AddressError, StorageError
 from common.models.card import ModelCard
@@ -57,14 +58,14 @@ def addresses(storage: Path) -> Iterator[Addresses]:
         from cloud.gateway.ray_serve import start_gateway, stop_gateway
 
         yield start_gateway(
-            GatewayConfig(), storage, channel="digits", live_teacher=True
+            GatewayConfig(), StorageDir(storage), channel="digits", live_teacher=True
         )
         stop_gateway()
 
 
 @pytest.fixture(scope="module")
 def sensor(storage: Path, addresses: Addresses) -> Identity:
-    return signed_by(Authority(storage / "pki"), "sensor")
+    return signed_by(Authority(StorageDir(storage).pki), "sensor")
 
 
 def answers(identity: Identity, address: str) -> bool:
@@ -86,7 +87,7 @@ def query(stubs: Stubs, x: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) ->
 def test_a_node_calls_the_gateway_that_serve_runs(
     addresses: Addresses, sensor: Identity, storage: Path
 ) -> None:
-    assert Addresses.load(storage) == addresses
+    assert Addresses.load(StorageDir(storage)) == addresses
     with sensor.open(addresses.address) as stubs:
         (message,) = stubs.fetch("metadata/timestamp.json")
     assert (storage / "repository/metadata/timestamp.json").read_bytes() == message.data
@@ -115,7 +116,7 @@ def test_a_killed_gateway_comes_back_at_the_same_address(
         lambda: json.loads((storage / "gateway.json").read_bytes())["pid"] != pid,
     )
     assert answers(sensor, addresses.address)
-    assert Addresses.load(storage) == addresses
+    assert Addresses.load(StorageDir(storage)) == addresses
 
 
 def test_a_taken_port_is_said_before_anything_starts(
@@ -126,11 +127,13 @@ def test_a_taken_port_is_said_before_anything_starts(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(AddressError, match=f"port {port} on 127.0.0.1 is in use"):
-            start_gateway(GatewayConfig(port=port), tmp_path, channel="digits")
+            start_gateway(
+                GatewayConfig(port=port), StorageDir(tmp_path), channel="digits"
+            )
 
 
 def test_a_storage_that_cannot_be_made_is_said_before_anything_starts() -> None:
     from cloud.gateway.ray_serve import start_gateway
 
     with pytest.raises(StorageError, match="cannot make folder /proc/takt"):
-        start_gateway(GatewayConfig(), Path("/proc/takt"), channel="digits")
+        start_gateway(GatewayConfig(), StorageDir(Path("/proc/takt")), channel="digits")

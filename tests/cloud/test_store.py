@@ -20,6 +20,7 @@ from pyarrow import fs
 
 from cloud.cluster.cleanup import processes_of
 from cloud.cluster.local import local_cluster
+from cloud.storage import StorageDir
 from cloud.training.checkpoint_store import local_store, open_store
 from cloud.training.job import train_teacher
 from common.config import (
@@ -173,9 +174,9 @@ def test_a_killed_worker_resumes_from_an_object_store_and_so_does_another_head(
 
         disturbance = threading.Thread(target=disturb)
         disturbance.start()
-        card = train_teacher(config, tmp_path / "first")
+        card = train_teacher(config, StorageDir(tmp_path / "first"))
         disturbance.join()
-        again = train_teacher(config, tmp_path / "second")
+        again = train_teacher(config, StorageDir(tmp_path / "second"))
     assert len(killed) == 1
     assert again == card
     for head in ("first", "second"):

@@ -16,6 +16,7 @@ import pytest
 from cloud.cluster.cleanup import processes_of
 from cloud.cluster.local import LocalCluster, local_cluster
 from cloud.extraction.job import extract_knowledge
+from cloud.storage import StorageDir
 from cloud.training.job import train_teacher
 from common.config import (
     AttackConfig,
@@ -58,9 +59,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
 @pytest.fixture(scope="module")
 def storage(
     cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, TeacherCard]:
+) -> tuple[StorageDir, TeacherCard]:
     """An undisturbed training: its folder and the card it returned."""
-    folder = tmp_path_factory.mktemp("storage")
+    folder = StorageDir(tmp_path_factory.mktemp("storage"))
     return folder, train_teacher(CONFIG, folder)
 
 
@@ -75,11 +76,11 @@ def epochs_in(progress: Path) -> list[int]:
 
 
 def test_two_workers_train_a_teacher_and_say_so_epoch_by_epoch(
-    storage: tuple[Path, TeacherCard],
+    storage: tuple[StorageDir, TeacherCard],
 ) -> None:
     folder, card = storage
-    assert epochs_in(folder / "progress.jsonl") == list(range(1, EPOCHS + 1))
-    model, model_card = load_model(folder / "teacher.safetensors")
+    assert epochs_in(folder.progress) == list(range(1, EPOCHS + 1))
+    model, model_card = load_model(folder.weights)
     assert model_card.fingerprint == (
         load_dataset(CONFIG.dataset, seed=0).train.fingerprint()
     )
@@ -91,12 +92,12 @@ def test_two_workers_train_a_teacher_and_say_so_epoch_by_epoch(
 
 
 def test_a_finished_training_is_returned_at_once(
-    storage: tuple[Path, TeacherCard],
+    storage: tuple[StorageDir, TeacherCard],
 ) -> None:
     folder, card = storage
-    written = (folder / "teacher.safetensors").stat().st_mtime_ns
+    written = folder.weights.stat().st_mtime_ns
     assert train_teacher(CONFIG, folder) == card
-    assert (folder / "teacher.safetensors").stat().st_mtime_ns == written
+    assert folder.weights.stat().st_mtime_ns == written
 
 
 def other_workers(cluster: LocalCluster, progress: Path) -> list[int]:
@@ -111,7 +112,7 @@ def other_workers(cluster: LocalCluster, progress: Path) -> list[int]:
 
 
 def test_neither_a_killed_worker_nor_ctrl_c_changes_the_teacher(
-    cluster: LocalCluster, storage: tuple[Path, TeacherCard], tmp_path: Path
+    cluster: LocalCluster, storage: tuple[StorageDir, TeacherCard], tmp_path: Path
 ) -> None:
     progress = tmp_path / "progress.jsonl"
     killed: list[int] = []
@@ -132,21 +133,21 @@ def test_neither_a_killed_worker_nor_ctrl_c_changes_the_teacher(
     disturbance = threading.Thread(target=disturb)
     disturbance.start()
     with pytest.raises(KeyboardInterrupt):
-        train_teacher(CONFIG, tmp_path)
+        train_teacher(CONFIG, StorageDir(tmp_path))
     disturbance.join()
     assert len(killed) == 1
     assert not psutil.pid_exists(killed[0])
     assert not (tmp_path / "teacher.json").exists()
-    card = train_teacher(CONFIG, tmp_path)
+    card = train_teacher(CONFIG, StorageDir(tmp_path))
     assert epochs_in(progress) == list(range(1, EPOCHS + 1))
     assert card == storage[1]  # the digest of the weights included
 
 
 def test_actors_extract_every_sample_into_shards_that_the_index_describes(
-    storage: tuple[Path, TeacherCard],
+    storage: tuple[StorageDir, TeacherCard],
 ) -> None:
     folder = extract_knowledge(CONFIG, storage[0])
-    assert folder == storage[0] / "knowledge"
+    assert folder == storage[0].knowledge
     index = [
         ShardInfo.model_validate(s)
         for s in json.loads((folder / "index.json").read_text())
@@ -173,5 +174,7 @@ def test_more_workers_than_the_machine_has_are_refused_in_one_line(
 ) -> None:
     teacher = CONFIG.teacher.model_copy(update={"num_workers": 64})
     with pytest.raises(ClusterError, match="num_workers = 64") as e:
-        train_teacher(CONFIG.model_copy(update={"teacher": teacher}), tmp_path)
+        train_teacher(
+            CONFIG.model_copy(update={"teacher": teacher}), StorageDir(tmp_path)
+        )
     assert "\n" not in str(e.value)

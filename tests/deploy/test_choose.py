@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cloud.extraction.job import INDEX
 from cloud.extraction.worker import Extractor
 from cloud.publishing.publish import draft_manifest
+from cloud.storage import StorageDir
 from cloud.training.teacher import TeacherRun
 from cloud.training.teacher_card import leave_teacher
 from cloud.training.teacher_files import finished_teacher
@@ -61,24 +61,24 @@ class Stage:
     def __init__(self) -> None:  # noqa: D107
         self.trained: list[int] = []
 
-    def train(self, config: RunConfig, storage: Path) -> TeacherCard:
+    def train(self, config: RunConfig, storage: StorageDir) -> TeacherCard:
         card = finished_teacher(config, storage)
         if card is not None:
             return card
         self.trained.append(config.teacher.epochs)
-        storage.mkdir(parents=True, exist_ok=True)
+        storage.create()
         dataset = load_dataset(config.dataset, seed=config.seed)
         run = TeacherRun(config, dataset)
         while not run.finished:
             run.run_epoch()
-        return leave_teacher(config, dataset, run, storage)
+        return leave_teacher(config, dataset, run, storage.root)
 
-    def extract(self, config: RunConfig, storage: Path) -> Path:
-        folder = storage / "knowledge"
-        folder.mkdir(exist_ok=True)
-        shards = Extractor(config.model_dump_json(), str(storage)).extract(0, 360)
-        (folder / INDEX).write_text(json.dumps(shards))
-        return folder
+    def extract(self, config: RunConfig, storage: StorageDir) -> Path:
+        storage.create(storage.knowledge)
+        extractor = Extractor(config.model_dump_json(), str(storage.root))
+        shards = extractor.extract(0, 360)
+        storage.knowledge_index.write_text(json.dumps(shards))
+        return storage.knowledge
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +89,9 @@ def config() -> RunConfig:
 def test_the_best_students_teacher_is_taken_with_all_scores_on_its_card(
     config: RunConfig, tmp_path: Path
 ) -> None:
-    stage, told = Stage(), list[str]()
+    stage, told, storage = Stage(), list[str](), StorageDir(tmp_path)
     card = make_teacher(
-        config, tmp_path, told.append, train=stage.train, extract=stage.extract
+        config, storage, told.append, train=stage.train, extract=stage.extract
     )
     choice = card.choice
     assert choice is not None
@@ -102,7 +102,7 @@ def test_the_best_students_teacher_is_taken_with_all_scores_on_its_card(
     assert by_name["patient"] == max(by_name.values())
     assert by_name["patient"] > by_name["blunt"]
     # It is the run's own teacher now, for extraction and all that follows.
-    assert finished_teacher(config, tmp_path) == card
+    assert finished_teacher(config, storage) == card
     load_model(tmp_path / "teacher.safetensors")
     dataset = load_dataset(config.dataset, seed=0)
     manifest = draft_manifest(config, dataset, teacher=card, shards=())
@@ -113,14 +113,14 @@ def test_the_best_students_teacher_is_taken_with_all_scores_on_its_card(
 def test_a_choice_that_was_cut_does_not_train_again(
     config: RunConfig, tmp_path: Path
 ) -> None:
-    first, again = Stage(), Stage()
-    card = make_teacher(config, tmp_path, train=first.train, extract=first.extract)
+    first, again, storage = Stage(), Stage(), StorageDir(tmp_path)
+    card = make_teacher(config, storage, train=first.train, extract=first.extract)
     (tmp_path / "teacher.json").unlink()
     students = list(tmp_path.glob("candidates/*/score-*.json"))
     assert len(students) == 3
     written = [path.stat().st_mtime_ns for path in students]
     assert (
-        make_teacher(config, tmp_path, train=again.train, extract=again.extract) == card
+        make_teacher(config, storage, train=again.train, extract=again.extract) == card
     )
     assert again.trained == []
     assert [path.stat().st_mtime_ns for path in students] == written
@@ -143,8 +143,8 @@ def test_a_choice_by_an_unknown_student_is_refused() -> None:
 def test_a_chosen_teacher_is_not_taken_for_one_without_a_choice(
     config: RunConfig, tmp_path: Path
 ) -> None:
-    stage = Stage()
-    make_teacher(config, tmp_path, train=stage.train, extract=stage.extract)
-    assert finished_teacher(config, tmp_path) is not None
+    stage, storage = Stage(), StorageDir(tmp_path)
+    make_teacher(config, storage, train=stage.train, extract=stage.extract)
+    assert finished_teacher(config, storage) is not None
     plain = config.model_copy(update={"choice": None})
-    assert finished_teacher(plain, tmp_path) is None
+    assert finished_teacher(plain, storage) is None

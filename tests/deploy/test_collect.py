@@ -11,6 +11,7 @@ from edge_site import EdgeSite, edge_site
 from cloud.fleet.database import Fleet, sqlite_url
 from cloud.gateway.probe import check_gateway
 from cloud.pki.authority import Authority
+from cloud.storage import StorageDir
 from common.errors import (
     ClusterError,
     ConfigError,
@@ -20,7 +21,6 @@ from common.errors import (
 )
 from common.pb.takt_pb2 import HeartbeatRequest
 from deploy.cli.invite import invite_nodes
-from deploy.runtime.job_failure import FILE, raise_recorded, recorded_failure
 from deploy.runtime.settings import load_run_config
 from deploy.simulation.remote_nodes import GONE, RemoteNodes
 from deploy.simulation.run_folder import create_run
@@ -43,7 +43,7 @@ def test_a_gateway_that_answers_is_named(site: EdgeSite) -> None:
 
 def test_a_gateway_that_was_never_started_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(LinkError, match="no gateway has served"):
-        check_gateway(tmp_path)
+        check_gateway(StorageDir(tmp_path))
 
 
 def test_a_gateway_that_is_gone_does_not_answer(tmp_path: Path) -> None:
@@ -57,26 +57,31 @@ def test_a_gateway_that_is_gone_does_not_answer(tmp_path: Path) -> None:
 def test_the_failure_of_a_job_is_raised_elsewhere_in_its_own_class(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(StorageError), recorded_failure(tmp_path):
+    with pytest.raises(StorageError), StorageDir(tmp_path).recorded_failure():
         raise StorageError("the disk is full; free space")
     with pytest.raises(StorageError, match="the cloud job failed: the disk is full"):
-        raise_recorded(tmp_path)
+        StorageDir(tmp_path).raise_failure()
 
 
 def test_a_new_job_forgets_the_failure_of_the_last(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text(json.dumps({"code": 10, "message": "no Ray"}))
-    with recorded_failure(tmp_path):
-        raise_recorded(tmp_path)
+    StorageDir(tmp_path).failure.write_text(
+        json.dumps({"code": 10, "message": "no Ray"})
+    )
+    with StorageDir(tmp_path).recorded_failure():
+        StorageDir(tmp_path).raise_failure()
 
 
 def test_a_failure_of_an_unknown_code_is_still_an_error_of_takt(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text(json.dumps({"code": 99, "message": "?"}))
+    StorageDir(tmp_path).failure.write_text(json.dumps({"code": 99, "message": "?"}))
     with pytest.raises(TaktError, match="the cloud job failed"):
-        raise_recorded(tmp_path)
+        StorageDir(tmp_path).raise_failure()
 
 
 def test_a_job_that_fails_without_storage_keeps_its_own_error(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError), recorded_failure(tmp_path / "missing"):
+    with (
+        pytest.raises(ClusterError),
+        StorageDir(tmp_path / "missing").recorded_failure(),
+    ):
         raise ClusterError("Ray did not start")
 
 
@@ -115,7 +120,7 @@ def test_a_node_that_stays_stopped_has_ended_with_its_last_words(fleet: Fleet) -
 def test_a_run_of_an_outside_cloud_has_no_cloud_of_its_own(tmp_path: Path) -> None:
     storage = tmp_path / "storage"
     run = create_run(tmp_path / "runs", "digits", "", storage=storage)
-    assert run.cloud == storage
+    assert run.cloud.root == storage
     assert sorted(f.name for f in run.path.iterdir()) == [
         "config.toml",
         "logs",

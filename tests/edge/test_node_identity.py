@@ -70,7 +70,7 @@ def test_the_offline_way_works_without_the_enrolment_port(
 ) -> None:
     request = make_request(tmp_path, "island")
     assert b"PRIVATE" not in request
-    authority = Authority(site.storage / "pki")
+    authority = Authority(site.storage.pki)
     store_certificate(
         tmp_path,
         node="island",

@@ -231,7 +231,7 @@ def test_expired_metadata_says_how_old_it_is(site: EdgeSite, node: EdgeConfig) -
     site.stop()  # else it would sign again
     past = datetime.now(UTC) - timedelta(days=30)
     frozen = ReleaseRepository(
-        site.repository.root, site.storage / "keys", clock=lambda: past
+        site.repository.root, site.storage.keys, clock=lambda: past
     )
     frozen.refresh(force=True)
     timestamp = site.repository.root / "metadata" / "timestamp.json"

@@ -18,6 +18,7 @@ from release_drafts import draft, shard_of
 from cloud.gateway.live_teacher import LiveTeacher
 from cloud.gateway.server import GatewayThread
 from cloud.publishing.repository import ReleaseRepository
+from cloud.storage import StorageDir
 from common.config import (
     AttackConfig,
     Content,
@@ -64,11 +65,9 @@ class EdgeSite:
         """Make a project in `folder`, without a gateway yet."""
         self.folder = folder
         self.teacher = teacher
-        self.storage = folder / "cloud"
-        self.storage.mkdir(parents=True)
-        self.repository = ReleaseRepository(
-            self.storage / "repository", self.storage / "keys"
-        )
+        self.storage = StorageDir(folder / "cloud")
+        self.storage.create()
+        self.repository = ReleaseRepository(self.storage.repository, self.storage.keys)
         self.repository.create()
         self.gateway: GatewayThread | None = None
 
@@ -101,7 +100,7 @@ class EdgeSite:
             "student": "tiny",
             "gateway": self.gateway.address,
             "enroll": self.gateway.enroll_address,
-            "ca": self.storage / "pki" / "ca.crt",
+            "ca": self.storage.ca,
             "state_dir": self.folder / "nodes" / node,
             "profile": FAST,
             "deadline_s": 20.0,

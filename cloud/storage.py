@@ -1,0 +1,129 @@
+"""The cloud's storage folder: its layout, and what a cloud job leaves in it for others.
+
+    teacher.safetensors  teacher.json  progress.jsonl    the teacher, one line an epoch
+    checkpoints/            of its training, unless they are in an object store
+    candidates/<recipe>/    a storage folder for each candidate of [choice]
+    knowledge/              shards, index.json, recipe.json, progress.jsonl
+    keys/  repository/      release signing keys, the signed TUF repository
+    pki/                    the authority, the gateway's certificate, allow.json
+    fleet.sqlite            what nodes report
+    gateway.json  gateway.log    where the gateway listens, and its log
+    failure.json            from a failed job's end to the next one's start
+    logs/ray/               of a local Ray
+
+Everything that the cloud keeps lies below this one folder; on several machines it is
+shared. Not here: what is in the files (their owners), a node's folder (edge.state), a
+run's folder (deploy.simulation.run_folder).
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from common.durable import write_atomic
+from common.errors import StorageError, TaktError, error_of
+
+# Also the names in a checkpoint and in an object store, which are no storage folders.
+WEIGHTS = "teacher.safetensors"
+CARD = "teacher.json"
+PROGRESS = "progress.jsonl"
+
+
+class StorageDir:
+    """The paths of a storage folder."""
+
+    def __init__(self, root: Path) -> None:
+        """Name the paths; nothing is made or read."""
+        self.root = root
+        self.weights = root / WEIGHTS
+        self.card = root / CARD
+        self.progress = root / PROGRESS
+        self.checkpoints = root / "checkpoints"
+        self.candidates = root / "candidates"
+        self.knowledge = root / "knowledge"
+        self.knowledge_index = self.knowledge / "index.json"
+        self.knowledge_recipe = self.knowledge / "recipe.json"
+        self.knowledge_progress = self.knowledge / PROGRESS
+        self.keys = root / "keys"
+        self.repository = root / "repository"
+        self.pki = root / "pki"
+        self.ca = self.pki / "ca.crt"
+        self.fleet = root / "fleet.sqlite"
+        self.addresses = root / "gateway.json"
+        self.gateway_log = root / "gateway.log"
+        self.failure = root / "failure.json"
+        self.ray_logs = root / "logs" / "ray"
+
+    def resolve(self) -> "StorageDir":
+        """Return the same folder by its absolute path."""
+        return StorageDir(self.root.resolve())
+
+    def candidate(self, recipe: str) -> "StorageDir":
+        """Return the storage folder of one candidate for the teacher.
+
+        Args:
+            recipe: digest of its recipe.
+        """
+        return StorageDir(self.candidates / recipe)
+
+    def create(self, *folders: Path) -> None:
+        """Make the folder itself, and some of those in it.
+
+        Raises:
+            StorageError: one cannot be made.
+        """
+        for folder in (self.root, *folders):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as e:
+                raise StorageError(
+                    f"cannot make folder {folder}: {e.strerror}; choose one you may "
+                    "write"
+                ) from e
+
+    def training_has_begun(self) -> bool:
+        """Tell whether a teacher was trained for an epoch, be it a candidate."""
+        candidates = (StorageDir(path) for path in self.candidates.glob("*"))
+        return any(each.progress.exists() for each in (self, *candidates))
+
+    def last_written(self) -> float:
+        """Return when a job last wrote a file here; 0: never.
+
+        The gateway's files and the fleet's database do not count: the heartbeats of
+        nodes keep them new.
+        """
+        apart = (self.fleet.name, self.addresses.stem)
+        newest = 0.0
+        for folder, _, names in os.walk(self.root):  # skips what is removed meanwhile
+            for name in names:
+                if not name.startswith(apart):
+                    with suppress(FileNotFoundError):
+                        newest = max(newest, Path(folder, name).stat().st_mtime)
+        return newest
+
+    @contextmanager
+    def recorded_failure(self) -> Iterator[None]:
+        """Remove failure.json; write the error that ends the body to it."""
+        self.failure.unlink(missing_ok=True)
+        try:
+            yield
+        except TaktError as e:
+            if self.root.is_dir():
+                tree = {"code": e.exit_code, "message": str(e)}
+                write_atomic(self.failure, json.dumps(tree, indent=1).encode())
+            raise
+
+    def raise_failure(self) -> None:
+        """Raise the error that failure.json holds, if there is one.
+
+        Raises:
+            TaktError: the last job failed; of the same class, with its message.
+        """
+        try:
+            tree = json.loads(self.failure.read_bytes())
+            code, message = int(tree["code"]), str(tree["message"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        raise error_of(code)(f"the cloud job failed: {message}")
