@@ -86,7 +86,7 @@ class StateDir:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process; the kernel frees it when we die.
+        """Lock the folder for this process; the kernel unlocks it at the process's end.
 
         Raises:
             StorageError: another daemon holds it, or it cannot be made or written.
@@ -103,17 +103,17 @@ class StateDir:
             yield
 
     def read_current(self) -> Current:
-        """Read current.json; damaged or missing, what the students say instead.
+        """Read current.json; if damaged or missing, rebuild it from the students.
 
-        A student whose file was damaged does not count; the newest sound one
+        A student whose file is damaged does not count; the newest undamaged one
         takes its place, and the release will be handled again.
         """
         try:
             current = Current.model_validate_json(self.current.read_bytes())
         except (OSError, ValidationError):
-            return Current(promoted=self._newest_sound())
-        if current.promoted and not self._is_sound(current.promoted):
-            return Current(promoted=self._newest_sound())
+            return Current(promoted=self._newest_intact())
+        if current.promoted and not self._is_intact(current.promoted):
+            return Current(promoted=self._newest_intact())
         return current
 
     def write_current(self, current: Current) -> None:
@@ -141,16 +141,16 @@ class StateDir:
         except OSError as e:
             raise storage_error(e, self.status) from e
 
-    def _newest_sound(self) -> Promoted | None:
+    def _newest_intact(self) -> Promoted | None:
         found = []
         for card in self.students.glob("*/promoted.json"):
             with contextlib.suppress(OSError, ValidationError):
                 promoted = Promoted.model_validate_json(card.read_bytes())
-                if self._is_sound(promoted):
+                if self._is_intact(promoted):
                     found.append((card.stat().st_mtime, promoted))
         return max(found, key=lambda item: item[0])[1] if found else None
 
-    def _is_sound(self, promoted: Promoted) -> bool:
+    def _is_intact(self, promoted: Promoted) -> bool:
         path = self.students / promoted.folder / "student.safetensors"
         with contextlib.suppress(OSError):
             return sha256_of(path) == promoted.weights_sha256
@@ -158,7 +158,7 @@ class StateDir:
 
 
 def read_status(state_dir: Path) -> Status:
-    """Read what a daemon says of itself.
+    """Read a daemon's status.json.
 
     Raises:
         StorageError: no daemon ever ran there, or status.json is damaged.
@@ -179,12 +179,12 @@ def read_status(state_dir: Path) -> Status:
 
 
 def is_at_work(status: Status) -> bool:
-    """Say whether the daemon that wrote a status still runs; on its own machine."""
+    """Check whether the daemon that wrote a status still runs, on this machine."""
     return status.state != "stopped" and os.path.isdir(f"/proc/{status.pid}")
 
 
 def current_student(state_dir: Path) -> Path | None:
-    """Say which student serves on a node: its safetensors file, None for none."""
+    """Find the student that serves on a node: its safetensors file, None for none."""
     state = StateDir(state_dir)
     promoted = state.read_current().promoted
     if promoted is None:
@@ -202,8 +202,17 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn an OSError of the body, which writes `path`, into a `StorageError`."""
+    try:
+        yield
+    except OSError as e:
+        raise storage_error(e, path) from e
+
+
 def storage_error(error: OSError, path: Path) -> StorageError:
-    """Say what a full, broken or forbidden disk means for `path`."""
+    """Make the error for a full, broken or forbidden disk at `path`."""
     return StorageError(
         f"cannot write {path}: {error.strerror or error}; free space or fix the "
         "permissions of that folder"

@@ -1,8 +1,8 @@
 """Joining a fleet: a one-time token becomes this node's certificate.
 
-The server is verified with the project CA that the operator gives; the private
-key stays here. Enrolling again keeps the key. The offline way is `make_request`,
-`takt pki sign`, then node.crt, ca.crt and root.json put into the folder. Not
+The server is verified with the project CA that the operator provides; the private
+key stays on the node. Enrolling again keeps the key. Without a network: `make_request`,
+`takt pki sign`, then node.crt, ca.crt and root.json copied into the folder. Not
 here: the files and their checks (edge/credentials.py).
 """
 
@@ -15,15 +15,12 @@ from edge.credentials import (
     CA,
     Certificates,
     Identity,
-    load_identity,
     make_request,
     store_certificate,
 )
 from edge.link.client import Link
 from edge.link.connection import Connection, ConnectionOptions
 from edge.state import StateDir
-
-__all__ = ["Identity", "enroll", "load_identity", "make_request", "store_certificate"]
 
 
 def enroll(

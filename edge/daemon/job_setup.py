@@ -1,11 +1,9 @@
-"""What a child is told to do, and the work folder that belongs to it.
+"""The job of a distillation's child, and the work folder that belongs to it.
 
-Not here: starting the child (edge/jobs/runner.py), what a job says (edge/jobs/job.py).
+Not here: starting the child (edge/jobs/runner.py), a job's fields (edge/jobs/job.py).
 """
 
-import contextlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -19,7 +17,7 @@ from edge.config import EdgeConfig
 from edge.jobs.job import DistilJob, LiveLink
 from edge.limits import num_threads
 from edge.releases.sync import Release
-from edge.state import StateDir, storage_error
+from edge.state import StateDir, storing
 
 _MARKER = "for"  # in a work folder: which release and job it belongs to
 
@@ -27,7 +25,7 @@ _MARKER = "for"  # in a work folder: which release and job it belongs to
 def make_job(
     config: EdgeConfig, manifest: Manifest, *, folder: Path, work: Path
 ) -> DistilJob:
-    """State what the child is to do with a pulled release.
+    """Make the child's job for a pulled release.
 
     Raises:
         ConfigError: the release is of a data set that this takt does not know, or
@@ -55,7 +53,7 @@ def make_job(
 
 
 def _live_link(config: EdgeConfig, manifest: Manifest) -> LiveLink | None:
-    """Let the child ask the gateway's teacher, if its method does."""
+    """Give the child access to the live teacher, if its method asks it."""
     if not needs_live_teacher(recipe_of(manifest, config.student).method):
         return None
     return LiveLink(
@@ -67,8 +65,8 @@ def _live_link(config: EdgeConfig, manifest: Manifest) -> LiveLink | None:
     )
 
 
-def claim(release: Release, job: DistilJob) -> None:
-    """Make the work folder this release's and job's; another's is emptied.
+def prepare_work_dir(release: Release, job: DistilJob) -> None:
+    """Mark the work folder as this release's and job's; empty another one's.
 
     Raises:
         StorageError: the disk is full or not writable.
@@ -80,12 +78,3 @@ def claim(release: Release, job: DistilJob) -> None:
             shutil.rmtree(job.work_dir, ignore_errors=True)
             job.work_dir.mkdir()
             write_atomic(marker, owner.encode())
-
-
-@contextlib.contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """Turn what the disk says about `path` into a `StorageError`."""
-    try:
-        yield
-    except OSError as e:
-        raise storage_error(e, path) from e

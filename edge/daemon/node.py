@@ -1,15 +1,15 @@
 """The node's daemon: watch, pull, distil, evaluate, promote, report.
 
-It stays small and never imports torch: each distillation is a child process in
-its own executor. A kill at any point leaves the old or the new, and the last good
+It stays small and never imports torch: each distillation is a child process inside
+its caps. A kill at any point leaves the old state or the new one, and the last good
 student serves until a better one is promoted. The states:
 
     enrolled -> pulling -> verifying -> distilling -> evaluating -> promoting -> idle
-    backing-off: something outside is wrong (gateway, disk, trust); it tries again
-    stopped: it was asked to, or it cannot go on
+    backing-off: a problem outside (gateway, disk, trust); it tries again
+    stopped: on request, or because it cannot go on
 
-Not here: what is done with a release (edge/daemon/release_handler.py), the two threads
-that talk and listen meanwhile (edge/daemon/heartbeat.py).
+Not here: what is done with a release (edge/daemon/release_handler.py), the threads
+beside it (edge/daemon/heartbeat.py, edge/daemon/release_watch.py).
 """
 
 import contextlib
@@ -34,11 +34,12 @@ from common.errors import (
 )
 from edge.config import EdgeConfig
 from edge.credentials import Certificates, Identity, load_identity
-from edge.daemon.heartbeat import Herald, Watcher
+from edge.daemon.heartbeat import Heartbeat
 from edge.daemon.release_handler import ReleaseHandler
+from edge.daemon.release_watch import ReleaseWatcher
 from edge.daemon.reports import Outbox
 from edge.daemon.sd_notify import Notifier
-from edge.daemon.status import StatusBoard, in_a_line
+from edge.daemon.status import StatusReporter, summary_line
 from edge.limits import open_executor
 from edge.link.client import Link
 from edge.link.connection import Connection, ConnectionOptions
@@ -50,8 +51,10 @@ from edge.state import StateDir
 logger = logging.getLogger(__name__)
 
 _FIRST_S, _MAX_S = 2.0, 60.0  # pauses of backing-off
-_LOOK_S = 5.0  # between looks for a channel's first release
-_OUTSIDE = (LinkError, TrustError, StorageError, IdentityError)  # may mend itself
+_FIRST_RELEASE_POLL_S = 5.0
+_WAITING = "waiting for the channel's first release"
+# Causes outside the daemon, which may pass: it backs off and tries again.
+_TEMPORARY = (LinkError, TrustError, StorageError, IdentityError)
 
 
 class NodeDaemon:
@@ -71,8 +74,8 @@ class NodeDaemon:
         self._state = StateDir(config.state_dir)
         self._outbox = Outbox(self._state)
         status = Status(node=config.node, student=config.student)
-        self._board = StatusBoard(self._state, status)
-        self._board.on_word = self._notifier.beat
+        self._reporter = StatusReporter(self._state, status)
+        self._reporter.on_update = self._notifier.keep_alive
         self._stop = threading.Event()
         self._wake = threading.Event()
 
@@ -86,13 +89,13 @@ class NodeDaemon:
         """Handle the channel's present release, deliver the report, and return.
 
         Args:
-            wait: for a first release, if the channel has none yet.
+            wait: until there is a first release, if the channel has none yet.
 
         Returns:
-            What current.json says now.
+            What current.json holds now.
 
         Raises:
-            TaktError: whatever stood in the way; nothing is lost, call it again.
+            TaktError: what prevented it; nothing is lost, call it again.
         """
         with self._working() as (link, sync, handler):
             while (release := sync.check()) is None:
@@ -101,26 +104,26 @@ class NodeDaemon:
                         f"channel '{sync.channel}' has no release yet; publish one, or "
                         "wait for it with `takt edge run`"
                     )
-                self._pause("idle", "waiting for the channel's first release", _LOOK_S)
+                self._pause("idle", _WAITING, _FIRST_RELEASE_POLL_S)
             failure = None
             if not handler.is_handled(release):
                 failure = handler.handle(release, link, sync)
             self._outbox.flush(link)
-            self._board.say("idle", progress=1.0, message=handler.current.message)
+            self._reporter.update("idle", progress=1.0, message=handler.current.message)
             if failure is not None:
                 raise failure
             return handler.current
 
     def run(self) -> None:
-        """Follow the channel until `stop`; troubles from outside are waited out.
+        """Follow the channel until `stop`; wait while a cause outside prevents it.
 
         Raises:
             ConfigError: at the start, without a channel or with too short a watchdog.
-            IdentityError: at the start, for want of a valid certificate.
+            IdentityError: at the start, without a valid certificate.
             CapError: at the start, when the caps cannot be held or are too small.
             StorageError: at the start, when the state folder cannot be used.
         """
-        self._notifier.expect_patience(self._config)
+        self._notifier.check_watchdog(self._config)
         with contextlib.suppress(Interrupted), self._working() as (link, sync, handler):
             self._notifier.ready()
             failures = 0
@@ -131,10 +134,10 @@ class NodeDaemon:
                     if release is not None and not handler.is_handled(release):
                         handler.handle(release, link, sync)
                         self._outbox.flush(link)
-                except _OUTSIDE as e:
+                except _TEMPORARY as e:
                     failures += 1
                     logger.warning("%s", e)
-                    if isinstance(e, IdentityError):  # perhaps enrolled again by now
+                    if isinstance(e, IdentityError):  # it may be enrolled anew
                         with contextlib.suppress(IdentityError):
                             link.connection.reopen()
                     pause_s = full_jitter(
@@ -144,44 +147,43 @@ class NodeDaemon:
                     continue
                 failures = 0
                 if release is None:
-                    message = "waiting for the channel's first release"
-                    self._pause("idle", message, _LOOK_S)
+                    self._pause("idle", _WAITING, _FIRST_RELEASE_POLL_S)
                 else:
                     message = handler.current.message
                     self._pause("idle", message, self._config.poll_s)
 
     def _pause(self, state: str, message: str, pause_s: float) -> None:
-        """Say why nothing happens, and wait for news, a stop or the time to pass."""
-        self._board.say(state, message=message)
+        """Publish a status, then wait for a release, a stop or the end of the pause."""
+        self._reporter.update(state, message=message)
         end = time.monotonic() + pause_s
         while (rest_s := end - time.monotonic()) > 0:
             if self._wake.wait(min(rest_s, self._notifier.interval_s)):
                 break
-            self._notifier.beat()
+            self._notifier.keep_alive()
         if self._stop.is_set():
             raise Interrupted("asked to stop")
         self._wake.clear()
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[tuple[Link, ReleaseSync, ReleaseHandler]]:
-        """Hold the state folder, the link and the threads while the daemon works."""
+        """Hold the lock, the connection and the threads while the daemon works."""
         config, state = self._config, self._state
         with state.lock():
             state.create()
             try:
                 identity = load_identity(state.identity, node=config.node)
                 handler = ReleaseHandler(
-                    config, state, self._board, self._outbox, stop=self._stop
+                    config, state, self._reporter, self._outbox, stop=self._stop
                 )
-                self._board.say("enrolled")
+                self._reporter.update("enrolled")
                 with self._connected(identity, handler) as (link, sync):
-                    self._board.say(cap=self._prove_caps())
+                    self._reporter.update(cap=self._check_caps())
                     yield link, sync, handler
             except TaktError as e:  # Interrupted is one
-                self._board.say("stopped", message=str(e))
+                self._reporter.update("stopped", message=str(e))
                 raise
             else:
-                self._board.say("stopped", message=handler.current.message)
+                self._reporter.update("stopped", message=handler.current.message)
             finally:
                 self._notifier.stopping()
 
@@ -189,7 +191,7 @@ class NodeDaemon:
     def _connected(
         self, identity: Identity, handler: ReleaseHandler
     ) -> Iterator[tuple[Link, ReleaseSync]]:
-        """Open the link, and have the two threads talk and listen on it."""
+        """Connect to the gateway; run the heartbeat and the watcher on the link."""
         config, state = self._config, self._state
         channel = config.channel or identity.channel
         if channel is None:
@@ -200,26 +202,26 @@ class NodeDaemon:
             ConnectionOptions(config.profile, config.deadline_s, config.stall_s),
             stop=self._stop,
             rng=self._rng,
-            on_wait=self._waiting,
+            on_wait=self._report_wait,
         )
         link = Link(connection)
-        herald = Herald(link, interval_s=config.heartbeat_s)
-        watcher = Watcher(
+        heartbeat = Heartbeat(link, interval_s=config.heartbeat_s)
+        watcher = ReleaseWatcher(
             link,
             channel=channel,
             known_version=lambda: handler.current.version,
-            on_news=self._wake.set,
+            on_release=self._wake.set,
             stop=self._stop,
             rng=random.Random(self._rng.random()),
         )
 
-        def tell(status: Status) -> None:
-            herald.tell(status)
-            self._notifier.status(in_a_line(status))
+        def publish(status: Status) -> None:
+            heartbeat.update(status)
+            self._notifier.status(summary_line(status))
 
-        self._board.on_change = tell
-        tell(self._board.status)
-        herald.start()
+        self._reporter.on_publish = publish
+        publish(self._reporter.status)
+        heartbeat.start()
         watcher.start()
         try:
             yield (
@@ -227,12 +229,12 @@ class NodeDaemon:
                 ReleaseSync(link, state, channel=channel, root_json=identity.root_json),
             )
         finally:
-            herald.close()
+            heartbeat.close()
             self._stop.set()
             watcher.close()
             link.close()
 
-    def _prove_caps(self) -> CapStatus:
+    def _check_caps(self) -> CapStatus:
         """Refuse caps that are too small before anything is pulled."""
         config = self._config
         try:
@@ -242,13 +244,13 @@ class NodeDaemon:
                 for note in executor.notes:
                     logger.warning("%s, and gets no more", note)
                 return CapStatus(method=executor.method, hard=executor.hard)
-        except CapError as e:  # said while the gateway still hears it
-            self._board.say("stopped", message=str(e))
+        except CapError as e:  # published while the heartbeat still runs
+            self._reporter.update("stopped", message=str(e))
             raise
 
-    def _waiting(self, error: TaktError, pause_s: float) -> None:
+    def _report_wait(self, error: TaktError, pause_s: float) -> None:
         message = f"{error}; next try in {pause_s:.1f} s"
-        self._board.say("backing-off", message=message)
+        self._reporter.update("backing-off", message=message)
 
 
 def run_daemon(config: EdgeConfig, *, once: bool, wait: bool = False) -> int:
@@ -264,16 +266,16 @@ def run_daemon(config: EdgeConfig, *, once: bool, wait: bool = False) -> int:
         when `once` was.
 
     Raises:
-        TaktError: whatever stands in the way, with its own exit code.
+        TaktError: what prevents it, with its own exit code.
     """
-    # Only a daemon that stays is a service; the variables go in either case.
+    # Only a daemon that follows is a service; the variables are removed in any case.
     notifier = Notifier(os.environ)
     daemon = NodeDaemon(config, notifier=None if once else notifier)
     received: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        # Not from here: this code may have interrupted a wait on that very event.
+        # Not in this thread: the handler may have interrupted a wait on that event.
         threading.Thread(target=daemon.stop, daemon=True).start()
 
     numbers = (signal.SIGINT, signal.SIGTERM)

@@ -1,9 +1,9 @@
 """Whether a new student takes over, and the durable steps by which it does.
 
-A student is promoted unless it is collapsed or less robust, by the same attack
-on the same data, than the one that serves. Its folder is complete before
-current.json names it. Not here: the measurements (the child made them on the
-node's validation images) and current.json itself (edge/state.py).
+A student is promoted unless it is collapsed, or less robust (by the same attack on
+the same data) than the one that serves. Its folder is complete before current.json
+names it. Not here: the measurements (the child makes them, on the node's validation
+images) and current.json itself (edge/state.py).
 """
 
 import contextlib
@@ -34,11 +34,11 @@ def _attacks(result: DistilResult | Promoted) -> set[tuple[str, str, str]]:
 def decide(
     result: DistilResult, manifest: Manifest, serving: Promoted | None
 ) -> tuple[str, str]:
-    """Choose what becomes of a new student.
+    """Decide whether a new student takes over.
 
     Returns:
-        The outcome for report and current.json ("promoted", "kept" for the old
-        one is better, "refused") and why, in one line.
+        The outcome for report and current.json ("promoted", "kept" when the old
+        student is better, "refused") and its reason, in one line.
     """
     if result.collapsed:
         return "refused", (
@@ -74,8 +74,8 @@ def store_student(
         manifest: of the release that it came from.
 
     Raises:
-        StorageError: the disk is full, or the student is not what its result
-            says; students/ is as it was.
+        StorageError: the disk is full, or the student's digest is not the
+            result's; students/ is unchanged.
     """
     source = work / STUDENT
     name = str(manifest.version)
@@ -120,7 +120,7 @@ def store_student(
 def prune_students(state: StateDir, serving: Promoted) -> None:
     """Remove all students but the serving one and the one before it.
 
-    And what a killed `store_student` left. Failures are left for the next time.
+    Also removes what a killed `store_student` left. What fails is tried next time.
     """
     with contextlib.suppress(OSError):
         others = [f for f in state.students.iterdir() if f.name != serving.folder]

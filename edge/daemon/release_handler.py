@@ -1,9 +1,8 @@
-"""One release, from its announcement to its outcome.
+"""Handles one release: pull, distil in the capped child, decide, promote, report.
 
-Pull, distil in the capped child, decide, promote, write the report: each step is
-durable and is skipped when a restart finds it done. current.json is flipped once,
-when everything that it names is in place. Not here: when to do this, and what to
-do about an outage (edge/daemon/node.py).
+Each step is durable and is skipped when a restart finds it done. current.json is
+replaced once, when everything that it names is in place. Not here: when a release is
+handled, and what follows on an outage (edge/daemon/node.py).
 """
 
 import shutil
@@ -23,48 +22,48 @@ from common.errors import (
 )
 from common.release import Manifest, decode_manifest, recipe_of
 from edge.config import EdgeConfig
-from edge.daemon.job_setup import claim, make_job, storing
+from edge.daemon.job_setup import make_job, prepare_work_dir
 from edge.daemon.promotion import decide, prune_students, robust_accuracy, store_student
 from edge.daemon.reports import Outbox, make_report
-from edge.daemon.status import StatusBoard
+from edge.daemon.status import StatusReporter
 from edge.jobs.job import CurvePoint, DistilResult
 from edge.jobs.runner import JOB, ChildUsage, Distillation
 from edge.link.client import Link
 from edge.records import Current, Promoted
 from edge.releases.sync import MANIFEST, Release, ReleaseSync
-from edge.state import StateDir
+from edge.state import StateDir, storing
 
 
 class ReleaseHandler:
-    """Brings releases to their outcomes, one after the other."""
+    """Handles releases, one after the other."""
 
     def __init__(
         self,
         config: EdgeConfig,
         state: StateDir,
-        board: StatusBoard,
+        reporter: StatusReporter,
         outbox: Outbox,
         *,
         stop: threading.Event,
     ) -> None:
-        """Take up what current.json says.
+        """Continue from current.json.
 
         Raises:
             StorageError: the disk is broken.
         """
         self._config = config
         self._state = state
-        self._board = board
+        self._reporter = reporter
         self._outbox = outbox
         self._stop = stop
         self._tried: set[Release] = set()  # since this daemon started
         self._usage: ChildUsage | None = None  # of the distillation under way
         self.current = state.read_current()
-        outbox.release(self.current)
-        self._show_current()
+        outbox.enqueue(self.current)
+        self._publish_current()
 
     def is_handled(self, release: Release) -> bool:
-        """Say whether nothing is left to do; a failure counts until a restart."""
+        """Check whether nothing is left to do; a failure counts until a restart."""
         current = self.current
         found = (current.channel, current.version, current.manifest_sha256)
         if found != tuple(release) or current.student != self._config.student:
@@ -74,35 +73,35 @@ class ReleaseHandler:
     def handle(
         self, release: Release, link: Link, sync: ReleaseSync
     ) -> TaktError | None:
-        """Bring a release to its outcome: promoted, kept, refused or failed.
+        """Handle a release; its outcome is promoted, kept, refused or failed.
 
         Returns:
-            Why nothing came of it, if so; the report says it as well.
+            The reason for refused or failed, which the report has as well.
 
         Raises:
             LinkError: the gateway could not be reached within the deadline.
             TrustError: the release is not what was signed.
-            IdentityError: the certificate or the allow-list says no.
+            IdentityError: the gateway refuses this node, or is not the project's.
             StorageError: the disk is full or broken; nothing is lost.
             Interrupted: `stop` was set; the checkpoint is kept.
         """
-        self._board.say("pulling", version=release.version, epoch=0, epochs=0)
+        self._reporter.update("pulling", version=release.version, epoch=0, epochs=0)
         work = self._state.work / str(release.version)
-        ending = self._attempt(release, work, link, sync)
-        self._board.say("promoting")
+        conclusion = self._attempt(release, work, link, sync)
+        self._reporter.update("promoting")
         current = Current(
             channel=release.channel,
             version=release.version,
             manifest_sha256=release.manifest_sha256,
             student=self._config.student,
-            outcome=ending.outcome,
-            message=ending.message,
-            promoted=ending.promoted or self.current.promoted,
+            outcome=conclusion.outcome,
+            message=conclusion.message,
+            promoted=conclusion.promoted or self.current.promoted,
         )
         report = make_report(
             current,
             profile=self._config.profile,
-            result=ending.result,
+            result=conclusion.result,
             usage=self._usage,
             seed=self._config.seed,
             pulled_bytes=link.pulled_bytes,
@@ -113,60 +112,60 @@ class ReleaseHandler:
         self._state.write_current(current)
         self.current = current
         self._tried.add(release)
-        self._outbox.release(current)
-        self._tidy(release, sync)
-        self._show_current()
-        return ending.failure
+        self._outbox.enqueue(current)
+        self._clean_up(release, sync)
+        self._publish_current()
+        return conclusion.failure
 
     def _attempt(
         self, release: Release, work: Path, link: Link, sync: ReleaseSync
-    ) -> "_Ending":
-        """Pull, distil and decide; what is final comes back, what may mend raises."""
+    ) -> "_Conclusion":
+        """Pull, distil and decide; return what is final, raise what may pass."""
         self._usage = None
 
         def pulling(state: str, progress: float) -> None:
             num_bytes = link.pulled_bytes
-            self._board.say(state, progress=progress, pulled_bytes=num_bytes)
+            self._reporter.update(state, progress=progress, pulled_bytes=num_bytes)
 
         try:
             folder = sync.pull(release, self._config.student, pulling)
         except ConfigError as e:  # no such recipe
-            return _Ending("failed", str(e), failure=e)
+            return _Conclusion("failed", str(e), failure=e)
         with storing(folder):
             manifest = decode_manifest((folder / MANIFEST).read_bytes())
         try:
             result = self._distil(release, manifest, folder, work)
         except (Interrupted, StorageError, LinkError, IdentityError):
-            raise  # the last two: of a child that asks the live teacher
+            raise  # the last two come from a child that asks the live teacher
         except TrustError as e:
-            return _Ending("refused", str(e), failure=e)
+            return _Conclusion("refused", str(e), failure=e)
         except TaktError as e:
-            return _Ending("failed", str(e), failure=e)
+            return _Conclusion("failed", str(e), failure=e)
         outcome, message = decide(result, manifest, self.current.promoted)
         if self._usage is not None and self._usage.halved_to is not None:
             recipe = recipe_of(manifest, self._config.student)
             halved = f"from {recipe.batch_size} to {self._usage.halved_to}"
             message = f"OOM-capped: batch halved {halved}; {message}"
         if outcome == "promoted":
-            self._board.say("promoting")
+            self._reporter.update("promoting")
             promoted = store_student(self._state, work, result, manifest)
-            return _Ending(outcome, message, result=result, promoted=promoted)
+            return _Conclusion(outcome, message, result=result, promoted=promoted)
         failure = StudentError(message) if outcome == "refused" else None
-        return _Ending(outcome, message, result=result, failure=failure)
+        return _Conclusion(outcome, message, result=result, failure=failure)
 
     def _distil(
         self, release: Release, manifest: Manifest, folder: Path, work: Path
     ) -> DistilResult:
-        """Run the child to its end, or find that it got there before."""
+        """Run the child to its end, or return the result of an earlier run."""
         config = self._config
         job = make_job(config, manifest, folder=folder, work=work)
-        claim(release, job)
+        prepare_work_dir(release, job)
         distillation = Distillation(
             config.profile,
             node=config.node,
             cap_method=config.cap_method,
             stop=self._stop,
-            on_progress=self._distilling,
+            on_progress=self._report_progress,
         )
         recipe = recipe_of(manifest, config.student)
         result, self._usage = distillation.run(
@@ -174,38 +173,38 @@ class ReleaseHandler:
         )
         return result
 
-    def _distilling(self, last: CurvePoint | None, usage: ChildUsage) -> None:
-        """Show the child's last epoch."""
+    def _report_progress(self, last: CurvePoint | None, usage: ChildUsage) -> None:
+        """Put the child's last epoch into the status."""
         self._usage = usage
-        shown = {"cap": usage.cap, "peak_memory_mib": usage.peak_memory_mib}
+        fields = {"cap": usage.cap, "peak_memory_mib": usage.peak_memory_mib}
         if last is None:
-            self._board.say("distilling", **shown)
+            self._reporter.update("distilling", **fields)
             return
         if last.clean_accuracy is not None:
-            shown["clean_accuracy"] = last.clean_accuracy
+            fields["clean_accuracy"] = last.clean_accuracy
         if last.robust_accuracy is not None:
-            shown["robust_accuracy"] = last.robust_accuracy
-        self._board.say(
+            fields["robust_accuracy"] = last.robust_accuracy
+        self._reporter.update(
             "evaluating" if last.epoch >= last.epochs else "distilling",
             progress=min(1.0, last.epoch / last.epochs),
             epoch=last.epoch,
             epochs=last.epochs,
             cpu_s=last.cpu_s,
-            **shown,
+            **fields,
         )
 
-    def _show_current(self) -> None:
-        """Put the student that serves, and the last outcome, into the status."""
+    def _publish_current(self) -> None:
+        """Put the serving student and the last outcome into the status."""
         current, promoted = self.current, self.current.promoted
-        self._board.say(
+        self._reporter.update(
             version=current.version,
             outcome=current.outcome,
             clean_accuracy=promoted.clean_accuracy if promoted else None,
             robust_accuracy=robust_accuracy(promoted) if promoted else None,
         )
 
-    def _tidy(self, release: Release, sync: ReleaseSync) -> None:
-        """Forget what neither this release nor the student before it needs."""
+    def _clean_up(self, release: Release, sync: ReleaseSync) -> None:
+        """Remove what neither this release nor the serving student needs."""
         promoted = self.current.promoted
         served = {promoted.version} if promoted else set()
         earlier = {
@@ -225,8 +224,8 @@ class ReleaseHandler:
 
 
 @dataclass(frozen=True)
-class _Ending:
-    """How a release ended on this node."""
+class _Conclusion:
+    """What came of a release on this node."""
 
     outcome: str  # promoted, kept, refused or failed
     message: str

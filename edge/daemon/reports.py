@@ -1,11 +1,11 @@
-"""Reports that survive the node: written before the deed counts, sent until taken.
+"""Reports that survive a kill: written before a release is handled, sent until taken.
 
-A report is first written into the work folder of its release; only when
-current.json says that the release was handled is it moved to the outbox, in one
-rename. What is in the outbox is sent, and removed once the gateway took it. So a
-kill loses no report and sends none twice (save between the gateway's answer and
-the removal, where a second copy is the lesser evil). Not here: what is reported
-to whom live (edge/daemon/heartbeat.py).
+A report is first written into the work folder of its release. Only when current.json
+says that the release was handled is it moved to the outbox, in one rename. What is in
+the outbox is sent, and removed once the gateway has accepted it. So a kill loses no
+report and sends none twice (except between the gateway's answer and the removal, where
+a second copy is better than none). Not here: the live status
+(edge/daemon/heartbeat.py).
 """
 
 import contextlib
@@ -37,10 +37,10 @@ def make_report(
     seed: int,
     pulled_bytes: int,
 ) -> takt_pb2.ReportRequest:
-    """State what came of a release.
+    """Make the report of a handled release.
 
     Args:
-        current: what current.json is going to say.
+        current: what current.json is going to hold.
         profile: the node's caps.
         result: of the distillation; None when it failed.
         usage: what it used; None when it never started.
@@ -95,7 +95,7 @@ class Outbox:
         self._state = state
 
     def draft(self, work: Path, report: takt_pb2.ReportRequest) -> None:
-        """Write a report where it waits for its release to be handled.
+        """Write a report into the work folder, until its release is handled.
 
         Raises:
             StorageError: the disk is full or not writable.
@@ -103,7 +103,7 @@ class Outbox:
         data = json_format.MessageToJson(report, preserving_proto_field_name=True)
         write_atomic(work / REPORT, data.encode(), point="edge.report")
 
-    def release(self, current: Current) -> None:
+    def enqueue(self, current: Current) -> None:
         """Move the draft of the release that current.json names to the outbox.
 
         Raises:
@@ -122,14 +122,14 @@ class Outbox:
             raise storage_error(e, self._state.outbox) from e
 
     def flush(self, link: Link) -> int:
-        """Send what waits; return how many reports the gateway took.
+        """Send the outbox's reports; return how many the gateway accepted.
 
-        A report that cannot be read or that the gateway will never take is set
-        aside as ``*.refused``.
+        A report that cannot be read, or that the gateway refuses for good, is renamed
+        to ``*.refused``.
 
         Raises:
             LinkError: the gateway could not be reached; the reports stay.
-            IdentityError: the certificate or the allow-list says no; they stay.
+            IdentityError: the gateway refuses this node; they stay.
             Interrupted: the daemon is to stop; they stay.
         """
         sent = 0

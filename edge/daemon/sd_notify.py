@@ -1,13 +1,16 @@
-"""What the daemon tells a service manager: ready, status, alive, stopping.
+"""Messages to a service manager: ready, status, alive, stopping.
 
 The protocol is systemd's sd_notify: datagrams of ``KEY=value`` lines to the
 socket that ``NOTIFY_SOCKET`` names. Without one every method does nothing. The
-variables are taken out of the environment, for they are meant for this process
+variables are taken out of the environment, because they are meant for this process
 and not for its children. A manager that does not answer never stops the work.
 
-`beat` is called from the daemon's own loop and from nowhere else: there is no
-thread that goes on beating while the loop hangs, so the manager sees it and
-starts the daemon again. Not here: who calls it when (edge/daemon/node.py), the unit
+Without a library: a message is one datagram, and systemd's own binding is compiled
+against libsystemd, which small devices and containers lack.
+
+`keep_alive` is called from the daemon's own loop and from nowhere else. No thread
+sends it while the loop hangs, so the manager notices and starts the daemon again. Not
+here: when the methods are called (edge/daemon/node.py), the unit
 (deploy/systemd/takt-edge.service).
 """
 
@@ -24,14 +27,14 @@ from edge.config import EdgeConfig
 logger = logging.getLogger(__name__)
 
 _VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-_BEATS = 4  # in one watchdog period
+_KEEP_ALIVES = 4  # in one watchdog period
 _MAX_STATUS = 300
-_MESSAGE_KIB = 64  # of a pull, paid for at once
-_MARGIN_S = 20.0  # for all that is not the network
+_MESSAGE_KIB = 64  # of a pull, throttled at once
+_MARGIN_S = 20.0  # for everything but the network
 
 
 class Notifier:
-    """Speaks to the service manager; from the main thread, but for `stopping`."""
+    """Sends to the service manager; from the main thread, except `stopping`."""
 
     def __init__(
         self,
@@ -39,7 +42,7 @@ class Notifier:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take what the manager said out of `environment`.
+        """Take the manager's variables out of `environment`.
 
         Args:
             environment: of this process; ``{}`` for a daemon without a manager.
@@ -50,9 +53,9 @@ class Notifier:
         """
         found = {name: environment.pop(name, "") for name in _VARIABLES}
         self.watchdog_s = _watchdog_s(found["WATCHDOG_USEC"], found["WATCHDOG_PID"])
-        self.interval_s = self.watchdog_s / _BEATS  # infinite without a watchdog
+        self.interval_s = self.watchdog_s / _KEEP_ALIVES  # infinite without a watchdog
         self._clock = clock
-        self._next_beat = -math.inf
+        self._next_keep_alive = -math.inf
         self._status = ""
         self._is_stopping = False
         self._socket: socket.socket | None = None
@@ -60,37 +63,37 @@ class Notifier:
             self._connect(found["NOTIFY_SOCKET"])
 
     def ready(self) -> None:
-        """Say that the start is over and the work begins."""
+        """Report that the daemon has started."""
         self._send("READY=1")
 
     def status(self, text: str) -> None:
-        """Say in a line what goes on; the same line again is not sent."""
+        """Send a status line; the same line is not sent twice in a row."""
         line = " ".join(text.split())[:_MAX_STATUS]
         if line != self._status:
             self._status = line
             self._send(f"STATUS={line}")
 
-    def beat(self) -> None:
-        """Say that the loop is alive; sent a few times a watchdog period only."""
+    def keep_alive(self) -> None:
+        """Report that the loop runs; sent a few times a watchdog period only."""
         now = self._clock()
-        if now >= self._next_beat and math.isfinite(self.interval_s):
-            self._next_beat = now + self.interval_s
+        if now >= self._next_keep_alive and math.isfinite(self.interval_s):
+            self._next_keep_alive = now + self.interval_s
             self._send("WATCHDOG=1")
 
     def stopping(self) -> None:
-        """Say that the end has begun, once; from any thread."""
+        """Report once that the daemon stops; from any thread."""
         if not self._is_stopping:
             self._is_stopping = True
             self._send("STOPPING=1")
 
     def close(self) -> None:
-        """Say nothing more."""
+        """Close the socket; nothing more is sent."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
-    def expect_patience(self, config: EdgeConfig) -> None:
-        """Refuse a watchdog that would take a slow network for a hung loop.
+    def check_watchdog(self, config: EdgeConfig) -> None:
+        """Refuse a watchdog that would mistake a slow network for a hung loop.
 
         Raises:
             ConfigError: its period is too short for this config.
@@ -125,7 +128,7 @@ class Notifier:
             return
         try:
             self._socket.send(message.encode())
-        except OSError as e:  # gone, or its queue is full: the next word may pass
+        except OSError as e:  # gone, or its queue is full; a later one may pass
             logger.debug("the service manager did not take %s: %s", message, e)
 
 

@@ -49,7 +49,7 @@ class Link:
             MissingFileError: the gateway has no such file.
             TrustError: the file is longer than `max_bytes`; reading was cut there.
             LinkError: no success within the deadline, or a trickle beyond it.
-            IdentityError: the certificate or the allow-list says no.
+            IdentityError: the gateway refuses this node, or is not the project's.
             Interrupted: `stop` was set.
         """
         connection = self.connection
@@ -115,7 +115,7 @@ class Link:
 
         Raises:
             LinkError: the stream broke off, or the gateway cannot be reached.
-            IdentityError: the certificate or the allow-list says no.
+            IdentityError: the gateway refuses this node, or is not the project's.
             Interrupted: `stop` was set.
         """
         request = takt_pb2.WatchRequest(channel=channel, known_version=known_version)
@@ -134,7 +134,7 @@ class Link:
 
         Raises:
             LinkError: it did not arrive.
-            IdentityError: the certificate or the allow-list says no.
+            IdentityError: the gateway refuses this node, or is not the project's.
             Interrupted: `stop` was set.
         """
         try:
@@ -148,7 +148,7 @@ class Link:
 
         Raises:
             LinkError: no success within the deadline, or the gateway refused it.
-            IdentityError: the certificate or the allow-list says no.
+            IdentityError: the gateway refuses this node, or is not the project's.
             Interrupted: `stop` was set.
         """
         what = "sending the report"

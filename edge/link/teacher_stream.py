@@ -45,7 +45,7 @@ class TeacherStream:
         Raises:
             ConfigError: the gateway serves no live teacher, or not for such images.
             LinkError: no answer within the deadline.
-            IdentityError: the certificate or the allow-list says no.
+            IdentityError: the gateway refuses this node, or is not the project's.
             Interrupted: the connection's `stop` was set.
         """
         return np.concatenate([self._ask(part, None) for part in _parts(x)])

@@ -85,4 +85,4 @@ def test_the_config_beside_the_unit_suits_its_folders_and_its_watchdog(
     assert config.state_dir == Path("/var/lib/takt")
     assert config.ca is not None and config.ca.parent == Path("/etc/takt")
     assert service_section()["WatchdogSec"] == ["3min"]
-    Notifier({"WATCHDOG_USEC": str(180_000_000)}).expect_patience(config)
+    Notifier({"WATCHDOG_USEC": str(180_000_000)}).check_watchdog(config)

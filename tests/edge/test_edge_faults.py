@@ -24,10 +24,10 @@ from waiting import until
 from common.errors import ConfigError, StorageError, StudentError
 from common.release import Evaluation, decode_manifest
 from edge.config import EdgeConfig
-from edge.credentials import Certificates
+from edge.credentials import Certificates, load_identity
 from edge.daemon import NodeDaemon
-from edge.daemon.enrolment import enroll, load_identity
-from edge.daemon.job_setup import claim, make_job
+from edge.daemon.enrolment import enroll
+from edge.daemon.job_setup import make_job, prepare_work_dir
 from edge.jobs.job import RESULT, STUDENT, CpuSeconds, DistilResult
 from edge.jobs.runner import USAGE, ChildUsage
 from edge.records import CapStatus
@@ -90,7 +90,7 @@ def prepare(
     manifest = site.repository.manifest(CHANNEL)
     work = state.work / str(release.version)
     folder = state.releases / str(release.version)
-    claim(release, make_job(node, manifest, folder=folder, work=work))
+    prepare_work_dir(release, make_job(node, manifest, folder=folder, work=work))
     weights = f"weights of {release.version}".encode()
     (work / STUDENT).write_bytes(weights)
     result = DistilResult(

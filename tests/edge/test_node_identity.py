@@ -12,7 +12,8 @@ from edge_site import EdgeSite, edge_site
 from cloud.pki.authority import Authority
 from common.errors import IdentityError, LinkError
 from edge.config import EdgeConfig, load_edge_config, save_edge_config
-from edge.daemon.enrolment import enroll, load_identity, make_request, store_certificate
+from edge.credentials import load_identity, make_request, store_certificate
+from edge.daemon.enrolment import enroll
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,7 @@ def test_beats_are_sent_a_few_times_a_period_and_no_more(manager: Manager) -> No
     with closing(Notifier(watched, clock=lambda: now)) as notifier:
         for second in range(41):
             now = float(second)
-            notifier.beat()
+            notifier.keep_alive()
     beats = 0
     while manager.listen(0.05) == "WATCHDOG=1":
         beats += 1
@@ -121,7 +121,7 @@ def test_without_a_watchdog_of_its_own_no_beat_is_sent(
     manager: Manager, more: dict[str, str]
 ) -> None:
     with closing(Notifier(environment(manager, **more))) as notifier:
-        notifier.beat()
+        notifier.keep_alive()
     assert manager.listen(0.05) is None
 
 
@@ -158,8 +158,8 @@ def test_a_watchdog_that_would_bite_a_slow_network_is_refused(
         node="porch", student="tiny", gateway="g:1", state_dir=tmp_path, profile=slow
     )
     with pytest.raises(ConfigError, match=r"110 s is too short.*114 s"):
-        Notifier({"WATCHDOG_USEC": "110000000"}).expect_patience(config)
-    Notifier({"WATCHDOG_USEC": "120000000"}).expect_patience(config)
+        Notifier({"WATCHDOG_USEC": "110000000"}).check_watchdog(config)
+    Notifier({"WATCHDOG_USEC": "120000000"}).check_watchdog(config)
 
 
 @contextmanager
