@@ -17,7 +17,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from common.errors import ConfigError
 from deploy.compare.grid import Entry, chosen, load_grid, make_plan
-from deploy.compare.plots import write_plots
 from deploy.compare.pool import RowPool
 from deploy.compare.rows import Row, RowFile, sole_writer
 from deploy.compare.tables import print_summary
@@ -80,6 +79,8 @@ def run_compare(
         _say(console, f"{len(plan)} rows, {len(plan) - len(missing)} of them there")
         if missing:
             _make_rows(missing, file, work, trained, num_workers, console)
+        from deploy.compare.plots import write_plots  # and with it matplotlib
+
         plots = write_plots(file.rows, out)
     wanted = {entry.identity for entry in plan}
     print_summary([row for row in file.rows if row.identity in wanted], console)

@@ -1,7 +1,13 @@
-"""What a run found, for programs and people: result.json, report.html, the table.
+"""What a run came to, for programs and people: result.json, report.html, the table.
 
-`result` is the record and its schema, `builder` makes one from a run, `page`, `table`
-and `wording` show nothing that is not in it.
+`result` holds the record (`RunResult`, `read_result`, `write_result`) and `builder`
+makes one from a run. `page` (`write_report`), `table` (`print_result`) and `wording`
+show nothing that is not in it. The page is laid out by `templates/`; its rows of bars
+are made in `bars`, its curves in `charts`, and `svg` turns figures of matplotlib into
+SVG in the reader's colours, for the plots of deploy.compare as well.
+
+`page`, `charts` and `svg` load matplotlib and jinja2: import them where a page is
+written, not at the top of a module that does other things.
 
 Not here: measuring (deploy.evaluation), the run itself (deploy.simulation).
 """

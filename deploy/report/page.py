@@ -2,18 +2,27 @@
 
 No script, no font, no picture from elsewhere: it opens anywhere and offline, in
 the reader's light or dark scheme, on a phone or a desk. It shows nothing that is
-not in result.json, and what was not measured is left out. The sections are in
-`deploy/report/page_findings.py` and `deploy/report/page_costs.py`, the drawing in
-`deploy/report/charts.py`, the look in `deploy/report/page.css`.
+not in result.json, and what was not measured is left out. The page itself is in
+`deploy/report/templates/`; here is what the templates are given.
+
+Not here: bars (`deploy/report/bars.py`), curves (`deploy/report/charts.py`). Importing
+this loads jinja2 and matplotlib; import it where a page is written.
 """
 
-from importlib.resources import files
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
 from common.durable import write_atomic
-from deploy.report import page_costs, page_findings
-from deploy.report.charts import escape
-from deploy.report.result import RunResult, read_result
+from common.release import Evaluation
+from deploy.report import bars
+from deploy.report.charts import Series, curves, swatch
+from deploy.report.result import NodeResult, RunResult, find_autoattack, read_result
+from deploy.report.table import human_bytes
+from deploy.report.wording import describe, percent
 
 REPORT_NAME = "report.html"
 
@@ -33,23 +42,113 @@ def write_report(run_dir: Path) -> RunResult:
 
 def render(result: RunResult) -> str:
     """Render the whole page as HTML."""
-    style = files("deploy.report").joinpath("page.css").read_text(encoding="utf-8")
-    body = "".join(
-        part(result)
-        for part in (
-            page_findings.header,
-            page_findings.scoreboard,
-            page_findings.learning,
-            page_costs.roster,
-            page_costs.release_and_memory,
-            page_costs.time_and_method,
-            page_costs.fine_print,
+    environment = Environment(
+        loader=PackageLoader("deploy.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "describe": describe,
+        "human_bytes": human_bytes,
+    }
+    return environment.get_template("report.html").render(
+        result=result,
+        accuracy_rows=bars.accuracy_rows(result),
+        robust_note=_robust_note(result),
+        learning=_learning(result),
+        labelled_nodes=list(_labelled_nodes(result)),
+        release_rows=bars.release_rows(result),
+        memory_rows=bars.memory_rows(result),
+        phase_rows=bars.phase_rows(result),
+        evaluations=list(_evaluations(result)),
+    )
+
+
+def _labelled_nodes(result: RunResult) -> Iterator[tuple[str, NodeResult]]:
+    """Give every trained student with a label: nodes first, then baselines."""
+    for node in result.nodes:
+        yield node.name, node
+    for baseline in result.baselines or ():
+        yield f"{baseline.name} {baseline.method}", baseline
+
+
+def _evaluations(result: RunResult) -> Iterator[tuple[str, Evaluation]]:
+    """Give every robust accuracy with the label of its model."""
+    if result.teacher is not None:
+        for evaluation in result.teacher.robust:
+            yield "teacher", evaluation
+    for label, node in _labelled_nodes(result):
+        for evaluation in node.robust:
+            yield label, evaluation
+
+
+def _robust_note(result: RunResult) -> str:
+    """Say of which attack and how many images the robust accuracies are."""
+    teacher = find_autoattack(result.teacher.robust) if result.teacher else None
+    first = next((n.autoattack for n in result.nodes if n.autoattack), teacher)
+    note = f"{describe(first)} a student." if first else ""
+    if teacher is not None:
+        note += f" Teacher: {teacher.num_images} images."
+    return f"{note} Bars run from 0 to 100 %."
+
+
+@dataclass(frozen=True)
+class _Learning:
+    """The section about robust accuracy against CPU-seconds."""
+
+    note: str
+    pictures: list[Markup]
+    legend: list[tuple[Markup, str]]  # a swatch and the name of a curve
+
+
+def _learning(result: RunResult) -> _Learning | None:
+    """Draw robust accuracy against the node's CPU-seconds."""
+    series = list(_series(result))
+    if not series:
+        return None
+    pictures = curves(
+        series,
+        x_label="CPU-seconds of training at the node",
+        y_label="robust accuracy, %",
+        summary="Robust accuracy on the validation split: "
+        + ", ".join(each.note for each in series),
+    )
+    own = [e for node in result.nodes for e in node.robust if e.attack != "autoattack"]
+    measured = f" ({describe(own[0])})" if own else ""
+    note = (
+        "Each node's own measurements while it learns, on its validation split"
+        f"{measured}. AutoAttack, above, is the stronger attack."
+    )
+    if any(each.dashed for each in series):
+        note += " Dashed: the same student trained by PGD-AT, without a teacher."
+    return _Learning(
+        note=note,
+        # Safe: SVG of deploy.report.svg, which escapes the texts in it.
+        pictures=[Markup(picture) for picture in pictures],
+        legend=[(Markup(swatch(each)), each.name) for each in series],
+    )
+
+
+def _series(result: RunResult) -> Iterator[Series]:
+    order = [node.name for node in result.nodes]
+    for label, node in _labelled_nodes(result):
+        points = [
+            (point.cpu_s, point.robust_accuracy)
+            for point in node.curve
+            if point.robust_accuracy is not None
+        ]
+        if node.name not in order or not points:
+            continue
+        index = order.index(node.name)
+        last_s, last_accuracy = points[-1]
+        yield Series(
+            name=label,
+            index=index,
+            points=points,
+            dashed=label != node.name,
+            note=f"{label} ends at {percent(last_accuracy)} % after {last_s:.1f} "
+            "CPU-seconds",
         )
-    )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>takt {escape(result.run_id)}</title><style>{style}</style></head>"
-        f"<body><main>{body}</main></body></html>\n"
-    )

@@ -11,9 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from common.config import RunConfig
-from common.durable import write_atomic
 from common.errors import TaktError
-from deploy.report.page import REPORT_NAME, render
 from deploy.report.result import Failure, write_result
 from deploy.report.table import print_result
 from deploy.runtime.exits import interrupt_code, record_bug
@@ -67,8 +65,10 @@ def conduct_run(
         else:
             error = findings.shortcoming()
         result = findings.result()
-        write_atomic(run.path / REPORT_NAME, render(result).encode())
         write_result(result, run.path)
+        from deploy.report.page import write_report  # and with it matplotlib
+
+        write_report(run.path)
         if code is None:
             print_result(result, console, run.path)
     if error is not None:

@@ -4,12 +4,14 @@ import html.parser
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from common.errors import StorageError
-from deploy.report.charts import nice_ticks, wilson
+from deploy.report.bars import wilson
+from deploy.report.charts import nice_ticks
 from deploy.report.page import render, write_report
 from deploy.report.result import Failure, RunResult, read_result
 from deploy.report.table import print_result
@@ -25,6 +27,7 @@ class _Checker(html.parser.HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.tags: list[str] = []
+        self.attributes: set[str] = set()
         self.links: list[str] = []
         self.images: list[dict[str, str | None]] = []
         self.text: list[str] = []
@@ -32,6 +35,7 @@ class _Checker(html.parser.HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
         self.tags.append(tag)
+        self.attributes |= set(found)
         if tag not in VOID:
             self.open.append(tag)
         if tag == "svg" and "aria-hidden" not in found:
@@ -95,6 +99,56 @@ def test_a_hostile_node_name_stays_text(sample: RunResult) -> None:
     page = parsed(compared(sample.model_copy(update={"nodes": (first,)})))
     assert "script" not in page.tags
     assert name in "".join(page.text)
+
+
+def test_hostile_texts_stay_texts_wherever_they_stand(sample: RunResult) -> None:
+    evil = "<script>alert(1)</script>'\"&{{ 7 * 7 }}$x$\x01"
+    hostile = sample.model_dump(by_alias=True)
+    hostile["nodes"] = [{**node, "name": evil} for node in hostile["nodes"]]
+    tree = _replaced(hostile, evil, keep={"attack", "status"})
+    page = parsed(compared(RunResult.model_validate(tree)))
+    assert "script" not in page.tags
+    assert "".join(page.text).count(evil) > 20
+    assert not any(name.startswith("on") for name in page.attributes)
+
+
+def _replaced(tree: Any, text: str, keep: set[str]) -> Any:
+    """Put `text` in the place of every string of a tree."""
+    if isinstance(tree, dict):
+        return {
+            k: v if k in keep else _replaced(v, text, keep) for k, v in tree.items()
+        }
+    if isinstance(tree, list | tuple):
+        return [_replaced(each, text, keep) for each in tree]
+    return text if isinstance(tree, str) else tree
+
+
+def test_what_was_not_measured_is_not_shown(sample: RunResult) -> None:
+    node = sample.nodes[0].model_copy(
+        update={"robust": (), "curve": (), "peak_memory_mib": None, "cap": None}
+    )
+    bare: dict[str, Any] = {
+        "nodes": (node,),
+        "teacher": None,
+        "release": None,
+        "timings_s": {},
+    }
+    text = " ".join(parsed(sample.model_copy(update=bare)).text)
+    for absent in (
+        "None",
+        "False",
+        "How robust",
+        "How fast",
+        "Memory",
+        "Where the time",
+    ):
+        assert absent not in text
+    assert "Soft caps" in " ".join(parsed(sample).text)  # of its node "hub"
+    assert "Soft caps" not in text
+
+
+def test_a_page_is_small(sample: RunResult) -> None:
+    assert len(render(compared(sample))) < 60_000
 
 
 def test_every_picture_says_in_words_what_it_shows(sample: RunResult) -> None:

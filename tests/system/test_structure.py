@@ -97,9 +97,26 @@ def test_importing_it_loads_neither_torch_nor_ray(module: str) -> None:
     assert modules_after(f"import {module}") & heavy == set()
 
 
+@pytest.mark.parametrize(
+    "module",
+    [
+        "edge.daemon",
+        "edge.distill",
+        "deploy.cli.main",
+        "deploy.compare.run",
+        "deploy.simulation.simulate",
+    ],
+)
+def test_what_draws_and_lays_out_is_loaded_where_a_page_is_written(
+    module: str,
+) -> None:
+    assert modules_after(f"import {module}") & {"jinja2", "matplotlib"} == set()
+
+
 def test_a_node_needs_neither_ray_nor_a_database_to_be_installed() -> None:
     base = names_of(project()["dependencies"])
-    assert base & {"ray", "sqlalchemy", "matplotlib", "pyautoattack"} == set()
+    drawing = {"jinja2", "matplotlib"}
+    assert base & {"ray", "sqlalchemy", "pyautoattack", *drawing} == set()
 
 
 def test_every_direct_dependency_has_one_tested_version() -> None:

@@ -1,14 +1,15 @@
-"""The plot of what a teacher adds: which rows are compared, and where they lie."""
+"""The plots of a comparison: which rows are compared, and how they are shown."""
 
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
-from deploy.compare.curve import teacher_curve, teacher_gains
+from deploy.compare.plots import gain_plot, teacher_gains, write_plots
 from deploy.compare.rows import Row, read_rows
 
-COMMITTED = read_rows(Path(__file__).parents[1] / "bench" / "results" / "compare.json")
+RESULTS = Path(__file__).parents[1] / "bench" / "results"
+COMMITTED = read_rows(RESULTS / "compare.json")
 
 
 def row(method: str, robust: float, *, seed: int = 0, budget_s: float = 4.0) -> Row:
@@ -48,12 +49,34 @@ def test_images_of_one_name_and_two_numbers_are_two_curves() -> None:
     assert gains == {"digits, 450 images": 0, "digits, 4,500 images": pytest.approx(10)}
 
 
-def test_without_both_methods_there_is_no_curve() -> None:
-    assert teacher_curve([row("takt", 0.8), row("pgd_at", 0.7)]) is None
+def test_without_both_methods_there_is_no_plot_of_gains(tmp_path: Path) -> None:
+    rows = [row("takt", 0.8), row("pgd_at", 0.7)]
+    written = write_plots(rows, tmp_path / "rows.json")
+    assert [path.name for path in written] == ["rows-cpu.svg", "rows-bytes.svg"]
 
 
-def test_the_curve_is_svg_that_names_each_student_and_its_gain() -> None:
-    text = teacher_curve([row("takt", 0.8), row("warm_at", 0.7)])
-    assert text is not None
+def test_the_plot_of_gains_is_svg_that_names_each_student_and_its_gain() -> None:
+    text = gain_plot(teacher_gains([row("takt", 0.8), row("warm_at", 0.7)]))
     root = ET.fromstring(text)
+    assert root.get("role") == "img" and "above warm_at" in str(root.get("aria-label"))
     assert "digits, 970 parameters: +10.0" in " ".join(root.itertext())
+
+
+@pytest.mark.parametrize("name", ["compare", "compare-few"])
+def test_the_committed_plots_are_made_of_the_committed_rows(
+    name: str, tmp_path: Path
+) -> None:
+    for path in write_plots(read_rows(RESULTS / f"{name}.json"), tmp_path / name):
+        assert texts(path) == texts(RESULTS / path.name)
+
+
+def texts(path: Path) -> list[str]:
+    """All texts of an SVG file: labels, and the figure of each point."""
+    return [text for text in ET.parse(path).getroot().itertext() if text.strip()]
+
+
+def test_a_plot_has_colours_for_light_and_dark() -> None:
+    text = gain_plot(teacher_gains([row("takt", 0.8), row("warm_at", 0.7)]))
+    assert "prefers-color-scheme: dark" in text
+    drawing = text[text.index("</style>") :]
+    assert "var(--s0)" in drawing and "#" not in drawing
