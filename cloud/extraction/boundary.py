@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.robustness.attacks import Model
+from common.models.forward import Model
 
 _TINY = 1e-4  # keeps a step at the boundary itself from being none
 

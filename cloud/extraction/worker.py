@@ -48,7 +48,7 @@ class Extractor:
     def _load(self) -> None:
         import torch
 
-        from common.models.zoo import load_model
+        from common.models.files import load_model
 
         torch.set_num_threads(1)
         self.device = torch.device("cpu")

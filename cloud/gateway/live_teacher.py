@@ -93,7 +93,7 @@ class FileTeacher:
         return np.asarray(gradient)
 
     def _read(self) -> Any:
-        from common.models.zoo import load_model
+        from common.models.files import load_model
 
         try:
             status = self._path.stat()

@@ -5,18 +5,16 @@ random state is kept: an epoch draws from generators seeded by (seed, epoch,
 rank). Not here: what the tensors mean (teacher.py).
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from common.durable import write_atomic
 from common.errors import StorageError
+from common.tensor_file import encode_tensors, read_tensors
 
-_FILE = "teacher-state.safetensors"
+_FILE, _KEY = "teacher-state.safetensors", "state"
 
 
 @dataclass(frozen=True)
@@ -59,12 +57,11 @@ def save_checkpoint(folder: Path, state: TrainingState) -> None:
         "best_score": state.best_score,
         "cpu_s": state.cpu_s,
     }
+    # Copies: parts of the state may be the same tensors, which a file cannot say.
     tensors = {
-        name: value.detach().cpu().clone().contiguous()
-        for name, value in state.tensors.items()
+        name: value.detach().cpu().clone() for name, value in state.tensors.items()
     }
-    data = safetensors.torch.save(tensors, {"state": json.dumps(numbers)})
-    write_atomic(folder / _FILE, data)
+    write_atomic(folder / _FILE, encode_tensors(tensors, _KEY, numbers))
 
 
 def load_checkpoint(folder: Path) -> TrainingState:
@@ -75,9 +72,7 @@ def load_checkpoint(folder: Path) -> TrainingState:
     """
     path = folder / _FILE
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            numbers = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        numbers, tensors = read_tensors(path, _KEY)
         return TrainingState(
             epoch=numbers["epoch"],
             best_epoch=numbers["best_epoch"],
@@ -85,7 +80,7 @@ def load_checkpoint(folder: Path) -> TrainingState:
             cpu_s=numbers["cpu_s"],
             tensors=tensors,
         )
-    except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as e:
+    except (OSError, KeyError, ValueError) as e:
         reason = " ".join(str(e).split())[:160]
         raise StorageError(
             f"checkpoint {path} is missing or damaged: {reason}; remove the "

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.config import AttackConfig, TeacherConfig
-from common.robustness.attacks import Model, pgd
+from common.models.forward import Model
+from common.robustness.attacks import pgd
 
 _TINY = 1e-12  # keeps a gradient of zeros from dividing by zero
 

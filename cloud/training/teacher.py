@@ -29,10 +29,9 @@ from cloud.training.validation import VALIDATION_IMAGES, count_correct
 from common.config import RunConfig
 from common.data.datasets import Dataset
 from common.errors import StorageError
-from common.models.forward import mixed
+from common.models.forward import Model, mixed
 from common.models.zoo import build_model
 from common.optim import SGD, schedule
-from common.robustness.attacks import Model
 
 
 class TeacherRun:

@@ -13,7 +13,9 @@ from cloud.training.teacher_files import recipe_digest
 from common.config import RunConfig
 from common.data.datasets import Dataset
 from common.durable import write_atomic
-from common.models.zoo import ModelCard, num_parameters, save_model
+from common.models.card import ModelCard
+from common.models.files import save_model
+from common.models.zoo import num_parameters
 from common.release import TeacherCard
 from common.robustness.evaluate import clean_accuracy, robust_accuracy_pgd
 

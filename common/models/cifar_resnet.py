@@ -4,7 +4,7 @@ The CIFAR form of He et al., CVPR 2016 (section 4.2): 3x3 stem, three stages of 
 blocks, activation after the sum, and shortcuts without parameters (option A: every
 other pixel, missing channels zero). BatchNorm: without it twenty layers do not train;
 `edge/distill/learner.py` says how a node deals with its statistics. Not here: the
-pre-activated, wider ones (`resnets.py`).
+pre-activated, wider ones (`resnet.py`).
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.models.standardize import Standardize
+from common.models.forward import Standardize
 
 
 class _Block(nn.Module):

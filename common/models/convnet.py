@@ -6,7 +6,7 @@ nets of 1,000 parameters sometimes do not start to learn under attack (digits,
 PGD-AT, PGD-20, mean of two seeds: 52 % robust; with both 66 %). No BatchNorm: its
 statistics differ between clean and adversarial batches and are noisy at the batch
 sizes of an edge node. No pooling: a stride costs a quarter of the work. Not here:
-residual networks (`resnets.py`).
+residual networks (`resnet.py`).
 """
 
 from collections.abc import Sequence

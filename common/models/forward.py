@@ -1,18 +1,48 @@
-"""Mixed precision: a model's answers on a GPU, in half the bytes.
+"""What a forward pass is: the type of a model, its input's normalisation, precision.
 
-bfloat16 where it does no harm, chosen by torch.autocast (Micikevicius et al., ICLR
-2018, with fp16), and channels last, the layout of the tensor cores. On a CPU nothing
-changes. Not here: evaluations, which stay in float32.
+`Standardize` holds constants of the architecture, not of its weights: they are in no
+saved file. `mixed` is for training on a GPU: evaluations stay in float32. Not here:
+layers and weights (zoo.py).
 """
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
 
-from common.robustness.attacks import Model
+import torch
+from torch import Tensor, nn
+
+Model = Callable[[Tensor], Tensor]  # x (N, C, H, W) in [0, 1] -> logits (N, K)
+
+# Per-channel statistics of CIFAR-10's training images; close enough for others.
+_MEAN = (0.4914, 0.4822, 0.4465)
+_STD = (0.2471, 0.2435, 0.2616)
+
+
+class Standardize(nn.Module):
+    """Subtracts a mean and divides by a deviation, a channel each."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, in_channels: int) -> None:
+        """Take the constants for 3 channels (colour) or others (grey)."""
+        super().__init__()
+        mean = _MEAN if in_channels == 3 else (0.5,) * in_channels
+        std = _STD if in_channels == 3 else (0.25,) * in_channels
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (N, C, H, W) in [0, 1]."""
+        return (x - self.mean) / self.std
 
 
 def mixed(model: Model, device: torch.device) -> Model:
-    """Wrap x (N, C, H, W) -> logits (N, K), which are float32 in any case."""
+    """Run a model on a GPU in half the bytes; its logits are float32 in any case.
+
+    bfloat16 where it does no harm, chosen by torch.autocast (Micikevicius et al., ICLR
+    2018, with fp16), and channels last, the layout of the tensor cores. On a CPU
+    nothing changes.
+    """
     if device.type != "cuda":
         return model
 

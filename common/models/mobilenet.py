@@ -8,7 +8,7 @@ torchvision's, whose import does not fit a small node's memory.
 import torch
 from torch import nn
 
-from common.models.standardize import Standardize
+from common.models.forward import Standardize
 
 # expansion, channels, blocks, stride of the first: table 2
 _STAGES = (

@@ -3,7 +3,7 @@
 ResNet-18 in its CIFAR form (He et al., CVPR 2016; 3x3 stem, no pooling) and
 wide residual networks (Zagoruyko and Komodakis, BMVC 2016), both pre-activated
 (He et al., ECCV 2016), with BatchNorm. Teachers, and students of nodes that can
-afford them. Not here: the smaller ones (`small_resnets.py`).
+afford them. Not here: the smaller ones (`cifar_resnet.py`).
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.models.standardize import Standardize
+from common.models.forward import Standardize
 
 
 class _Block(nn.Module):

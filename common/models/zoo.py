@@ -1,4 +1,4 @@
-"""Teachers and students by name, their size, and their files.
+"""Teachers and students by name, and their size.
 
 Every model takes x in [0, 1], holds its own normalisation and returns logits.
 Weights come from torch's global seed. Parameters (and MACs per image) for ten
@@ -15,43 +15,20 @@ classes:
     resnet18                 11,171,018 (0.46 G) 11,172,170 (0.56 G)
     wrn_28_10                                      36,479,194 (5.2 G)
 
-A file is safetensors with the `ModelCard` as JSON in its header; nothing is
-ever unpickled. Not here: training, and any registry that grows at run time.
+Not here: their files (files.py), training, and any registry that grows at run time.
 """
 
-import hashlib
-import json
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
 from torch import nn
 
 from common.catalog import check_name
-from common.durable import write_atomic
-from common.errors import ConfigError, StorageError
-from common.models.card import ModelCard
 from common.models.cifar_resnet import SmallResNet
 from common.models.convnet import ConvNet
 from common.models.mobilenet import MobileNetV2
 from common.models.resnet import ResNet
-
-__all__ = [
-    "BUILT",
-    "ModelCard",
-    "build_model",
-    "load_model",
-    "num_macs",
-    "num_parameters",
-    "save_model",
-]
-
-_CARD_KEY, _DIGEST = "takt.card", "weights_sha256"
 
 # widths, strides, hidden: for images of at most 16 pixels, and for larger ones.
 _Plan = tuple[tuple[int, ...], tuple[int, ...], int]
@@ -128,91 +105,3 @@ def num_macs(model: nn.Module, sample_shape: tuple[int, int, int]) -> int:
         for handle in handles:
             handle.remove()
     return total
-
-
-def save_model(
-    path: Path, model: nn.Module, card: ModelCard, *, point: str | None = None
-) -> str:
-    """Write weights and card to `path`, atomically; `point` as in `write_atomic`.
-
-    Returns:
-        sha256 of the file, hex.
-
-    Raises:
-        StorageError: the file cannot be written; an older one is left as it was.
-    """
-    tensors = {
-        name: value.detach().cpu().contiguous().clone()
-        for name, value in model.state_dict().items()
-    }
-    header = {**card.model_dump(mode="json"), _DIGEST: _digest(tensors)}
-    # One key: safetensors writes several in random order, and the file must be
-    # the same for the same weights.
-    data = safetensors.torch.save(tensors, {_CARD_KEY: json.dumps(header)})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise StorageError(
-            f"cannot make folder {path.parent}: {e.strerror}; fix its permissions"
-        ) from e
-    write_atomic(path, data, point=point)
-    return hashlib.sha256(data).hexdigest()
-
-
-def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
-    """Rebuild a saved model, in eval mode on the CPU, and read its card.
-
-    Raises:
-        StorageError: the file is missing, damaged or not one of takt's.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise StorageError(
-            f"cannot read model {path}: {e.strerror}; give a .safetensors file of takt"
-        ) from e
-    try:
-        header = json.loads(_header(data)[_CARD_KEY])
-        card = ModelCard.model_validate(header)
-        tensors = safetensors.torch.load(data)
-        if _digest(tensors) != header[_DIGEST]:
-            raise ValueError("weights differ from their digest")
-        model = build_model(
-            card.architecture,
-            in_channels=card.in_channels,
-            image_size=card.image_size,
-            num_classes=card.num_classes,
-        )
-        model.load_state_dict(tensors)
-    except (
-        ConfigError,
-        KeyError,
-        RuntimeError,
-        TypeError,
-        SafetensorError,
-        ValidationError,
-        ValueError,
-    ) as e:
-        reason = " ".join(str(e).split())[:160]
-        raise StorageError(
-            f"model {path} is damaged or not of takt: {reason}; make it again"
-        ) from e
-    return model.eval(), card
-
-
-def _digest(tensors: dict[str, torch.Tensor]) -> str:
-    """Hash names, shapes and values of a model's tensors: sha256, hex."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].numpy()
-        digest.update(f"{name} {value.dtype} {value.shape}".encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()
-
-
-def _header(data: bytes) -> dict[str, str]:
-    """Read the metadata of a safetensors file (8 bytes length, then JSON)."""
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    metadata: dict[str, str] = header["__metadata__"]
-    return metadata

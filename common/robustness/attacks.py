@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Model = Callable[[Tensor], Tensor]
+from common.models.forward import Model
+
 SampleLoss = Callable[[Tensor, Tensor], Tensor]  # logits (N, K), y (N,) -> (N,)
 
 

@@ -50,7 +50,7 @@ class TrainedStudents:
         Raises:
             StorageError: the folder cannot be written.
         """
-        from common.models.zoo import save_model  # and with it torch
+        from common.models.files import save_model
 
         weights, told = self._paths(identity)
         save_model(weights, model, card)
@@ -60,7 +60,7 @@ class TrainedStudents:
         self, identity: str, teacher_sha256: str
     ) -> "tuple[nn.Module, Story] | None":
         """Take up a student; None: there is none, of this teacher, or a damaged one."""
-        from common.models.zoo import load_model
+        from common.models.files import load_model
 
         weights, told = self._paths(identity)
         try:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from common.data.datasets import Dataset
-    from common.robustness.attacks import Model
+    from common.models.forward import Model
     from edge.distill.fit import Fitted
 
 Tell = Callable[[str, float], None]

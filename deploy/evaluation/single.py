@@ -64,7 +64,7 @@ def evaluate_model(
     if not path.is_file():  # said before torch is imported
         raise StorageError(f"no model at {path}; give a .safetensors file of takt")
     from common.data.datasets import load_dataset
-    from common.models.zoo import load_model
+    from common.models.files import load_model
     from common.robustness.evaluate import (
         autoattack,
         clean_accuracy,

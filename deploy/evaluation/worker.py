@@ -67,7 +67,7 @@ def measure(job: EvaluationJob) -> EvaluationReply:
         DataError: the data set cannot be read.
         StorageError: the model cannot be read.
     """
-    from common.models.zoo import load_model
+    from common.models.files import load_model
     from common.robustness.evaluate import autoattack, clean_accuracy
 
     model, _ = load_model(job.model)

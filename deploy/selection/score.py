@@ -13,7 +13,7 @@ from statistics import mean
 
 from common.config import AttackConfig, StudentConfig
 from common.data.datasets import Dataset
-from common.models.zoo import load_model
+from common.models.files import load_model
 from common.release import Manifest
 from common.robustness.evaluate import autoattack, clean_accuracy, robust_accuracy_pgd
 from edge.distill.batch import Images

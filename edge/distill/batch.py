@@ -14,7 +14,7 @@ from torch import Tensor
 
 from common.config import StudentConfig
 from common.data.datasets import Split
-from common.robustness.attacks import Model
+from common.models.forward import Model
 from edge.distill.class_temperatures import ClassTemperatures
 
 

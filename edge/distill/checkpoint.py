@@ -5,15 +5,13 @@ training of so many epochs ends with the same student, bit for bit; one under a
 CPU budget cannot, as its length is measured. Not here: what is in the tensors.
 """
 
-import json
 from pathlib import Path
 
-import safetensors.torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from common.durable import write_atomic
+from common.tensor_file import encode_tensors, read_tensors
 from edge.jobs.job import CurvePoint
 
 _KEY = "takt.state"
@@ -55,8 +53,7 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: FitState) -> 
     Raises:
         StorageError: it cannot be written; the old one is as it was.
     """
-    contiguous = {name: value.contiguous() for name, value in tensors.items()}
-    data = safetensors.torch.save(contiguous, {_KEY: state.model_dump_json()})
+    data = encode_tensors(tensors, _KEY, state.model_dump(mode="json"))
     write_atomic(path, data, point="child.checkpoint")
 
 
@@ -69,11 +66,8 @@ def load_checkpoint(
     training then begins anew.
     """
     try:
-        data = path.read_bytes()
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length])
-        state = FitState.model_validate_json(header["__metadata__"][_KEY])
-        tensors = safetensors.torch.load(data)
-    except (OSError, ValueError, KeyError, ValidationError, SafetensorError):
+        note, tensors = read_tensors(path, _KEY)
+        state = FitState.model_validate(note)
+    except (OSError, ValueError):
         return None
     return (tensors, state) if state.identity == identity else None

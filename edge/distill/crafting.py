@@ -20,13 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.robustness.attacks import (
-    Model,
-    SampleLoss,
-    cross_entropy,
-    pgd,
-    warm_started,
-)
+from common.models.forward import Model
+from common.robustness.attacks import SampleLoss, cross_entropy, pgd, warm_started
 from edge.distill.batch import Batch, Setting
 from edge.distill.class_temperatures import ClassTemperatures, at_temperature
 

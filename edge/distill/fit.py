@@ -17,7 +17,7 @@ from torch import nn
 from common.catalog import needs_live_teacher
 from common.config import StudentConfig
 from common.errors import ConfigError
-from common.robustness.attacks import Model
+from common.models.forward import Model
 from edge.distill.batch import Images
 from edge.distill.checkpoint import FitState, load_checkpoint, save_checkpoint
 from edge.distill.knowledge import Knowledge

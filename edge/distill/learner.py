@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from common.config import StudentConfig
-from common.models.forward import mixed
+from common.models.forward import Model, mixed
 from common.optim import SGD
-from common.robustness.attacks import Model
 
 
 class Learner:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.catalog import check_name
-from common.robustness.attacks import Model
+from common.models.forward import Model
 from edge.distill.batch import Batch, Boundary, Setting
 from edge.distill.class_temperatures import at_temperature
 from edge.distill.crafting import (

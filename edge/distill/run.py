@@ -21,7 +21,8 @@ from common.data.datasets import Dataset, load_dataset
 from common.durable import write_atomic
 from common.errors import StorageError, TrustError
 from common.faults import point as fault_point
-from common.models.zoo import num_parameters, save_model
+from common.models.files import save_model
+from common.models.zoo import num_parameters
 from common.release import Evaluation, Manifest, recipe_of
 from common.robustness.evaluate import is_collapsed, predict, robust_accuracy_pgd
 from edge.distill.batch import Images

@@ -23,7 +23,7 @@ from stage import Stage
 from torch import Tensor
 
 from common.config import AttackConfig, StudentConfig
-from common.robustness.attacks import Model
+from common.models.forward import Model
 from deploy.compare.grid import load_grid
 from deploy.compare.interleave import in_turns
 from deploy.runtime.settings import load_run_config

@@ -31,7 +31,7 @@ from cloud.training.teacher_files import finished_teacher
 from common.config import StudentConfig
 from common.durable import write_atomic
 from common.errors import Interrupted, StorageError
-from common.models.zoo import save_model
+from common.models.files import save_model
 from common.release import (
     ShardInfo,
     TeacherCard,

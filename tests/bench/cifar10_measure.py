@@ -12,7 +12,8 @@ from cifar10_site import Site
 from rows import Row, read_rows, write_rows
 
 from common.durable import write_atomic
-from common.models.zoo import load_model, num_parameters
+from common.models.files import load_model
+from common.models.zoo import num_parameters
 from common.robustness.evaluate import autoattack, clean_accuracy, robust_accuracy_pgd
 
 

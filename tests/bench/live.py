@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from cloud.storage import StorageDir
 from common.config import AttackConfig, RunConfig, StudentConfig
 from common.data.datasets import Dataset, load_dataset
-from common.models.zoo import load_model
+from common.models.files import load_model
 from common.robustness.evaluate import clean_accuracy, robust_accuracy_pgd
 from deploy.compare.teacher import prepare_stage
 from deploy.runtime.settings import load_run_config

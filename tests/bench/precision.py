@@ -33,7 +33,8 @@ from torch import Tensor
 from cloud.storage import StorageDir
 from common.config import RunConfig
 from common.data.datasets import Dataset, load_dataset
-from common.models.zoo import load_model, num_parameters
+from common.models.files import load_model
+from common.models.zoo import num_parameters
 from common.release import Arrays, encode_shard
 from common.robustness.attacks import pgd
 from common.robustness.evaluate import autoattack, clean_accuracy

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from common.config import AttackConfig, DatasetConfig
 from common.data.datasets import load_dataset
 from common.models.card import ModelCard
-from common.models.zoo import load_model
+from common.models.files import load_model
 from common.robustness.attacks import cross_entropy, pgd
 from common.robustness.evaluate import autoattack, predict, robust_accuracy_pgd
 

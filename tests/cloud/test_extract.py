@@ -27,7 +27,8 @@ from common.config import (
 )
 from common.data.datasets import Dataset, load_dataset
 from common.errors import DataError
-from common.models.zoo import ModelCard, save_model
+from common.models.card import ModelCard
+from common.models.files import save_model
 from common.release import (
     MAX_SHARD_BYTES,
     Arrays,

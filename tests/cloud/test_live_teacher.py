@@ -17,7 +17,9 @@ from cloud.gateway.live_teacher import FileTeacher, LiveTeacher, in_threads, is_
 from common.config import AttackConfig, DatasetConfig
 from common.data.datasets import Dataset, load_dataset
 from common.errors import ConfigError, Interrupted, LinkError, StorageError
-from common.models.zoo import ModelCard, build_model, load_model, save_model
+from common.models.card import ModelCard
+from common.models.files import load_model, save_model
+from common.models.zoo import build_model
 from deploy.runtime.settings import load_run_config
 from edge.config import EdgeConfig
 from edge.daemon import NodeDaemon

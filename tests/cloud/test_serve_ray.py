@@ -21,7 +21,7 @@ from cloud.storage import StorageDir
 from common.config import GatewayConfig
 from common.errors import AddressError, StorageError
 from common.models.card import ModelCard
-from common.models.zoo import load_model, save_model
+from common.models.files import load_model, save_model
 from common.pb import takt_pb2 as pb
 
 pytestmark = pytest.mark.ray

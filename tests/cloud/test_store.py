@@ -34,7 +34,7 @@ from common.config import (
     ThreatConfig,
 )
 from common.errors import ConfigError, StorageError
-from common.models.zoo import load_model
+from common.models.files import load_model
 
 EPOCHS = 12
 ATTACK = AttackConfig(steps=3, step_size=0.06)

@@ -30,7 +30,7 @@ from common.config import (
 )
 from common.data.datasets import load_dataset
 from common.errors import ClusterError
-from common.models.zoo import load_model
+from common.models.files import load_model
 from common.release import ShardInfo, TeacherCard
 
 pytestmark = pytest.mark.ray

@@ -14,15 +14,10 @@ from torch import nn
 from common.catalog import ARCHITECTURES
 from common.errors import ConfigError, StorageError
 from common.models import zoo
-from common.models.standardize import Standardize
-from common.models.zoo import (
-    ModelCard,
-    build_model,
-    load_model,
-    num_macs,
-    num_parameters,
-    save_model,
-)
+from common.models.card import ModelCard
+from common.models.files import load_model, save_model
+from common.models.forward import Standardize
+from common.models.zoo import build_model, num_macs, num_parameters
 
 CNNS = ("cnn_tiny", "cnn_small", "cnn_medium", "cnn_large")
 STUDENTS = CNNS[:3]

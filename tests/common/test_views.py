@@ -23,7 +23,7 @@ from common.config import (
 from common.data.datasets import Dataset, load_dataset
 from common.data.views import Views, canvas_index, show
 from common.errors import ConfigError, Interrupted, TrustError
-from common.models.zoo import load_model
+from common.models.files import load_model
 from common.release import (
     Manifest,
     decode_manifest,

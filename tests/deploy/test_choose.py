@@ -15,7 +15,7 @@ from common.config import RunConfig
 from common.config.toml_file import parse_config
 from common.data.datasets import load_dataset
 from common.errors import ConfigError
-from common.models.zoo import load_model
+from common.models.files import load_model
 from common.release import TeacherCard
 from deploy.selection.teacher import as_candidate, make_teacher
 

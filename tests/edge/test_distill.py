@@ -17,7 +17,7 @@ from common.config import DatasetConfig
 from common.data.datasets import load_dataset
 from common.errors import Interrupted, StorageError, TrustError
 from common.faults import VARIABLE
-from common.models.zoo import load_model
+from common.models.files import load_model
 from common.release import (
     encode_manifest,
 )
