@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from common.durable import write_atomic
-from common.errors import StorageError, TaktError, error_of
+from common.durable import make_folder, write_atomic
+from common.errors import TaktError, error_of
 
 # Also the names in a checkpoint and in an object store, which are no storage folders.
 WEIGHTS = "teacher.safetensors"
@@ -75,13 +75,7 @@ class StorageDir:
             StorageError: one cannot be made.
         """
         for folder in (self.root, *folders):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as e:
-                raise StorageError(
-                    f"cannot make folder {folder}: {e.strerror}; choose one you may "
-                    "write"
-                ) from e
+            make_folder(folder)
 
     def training_has_begun(self) -> bool:
         """Tell whether a teacher was trained for an epoch, be it a candidate."""

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from common.clock import Clock, utc_now
-from common.durable import write_atomic
-from common.errors import IdentityError, StorageError
+from common.durable import make_folder, write_atomic
+from common.errors import IdentityError
 
 KEY, CERTIFICATE, CA, ROOT = "node.key", "node.crt", "ca.crt", "root.json"
 REQUEST, CHANNEL = "node.csr", "channel"
@@ -71,10 +71,7 @@ def make_request(folder: Path, node: str) -> bytes:
         IdentityError: an existing key is damaged.
         StorageError: the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as e:
-        raise StorageError(f"cannot make {folder}: {e.strerror or e}") from e
+    make_folder(folder, mode=0o700)
     key_file = folder / KEY
     if not key_file.exists():
         key = ec.generate_private_key(ec.SECP256R1())

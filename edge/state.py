@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from common.clock import utc_now
-from common.durable import locked, make_folder, write_atomic
+from common.durable import locked, make_folder, storing, write_atomic
 from common.errors import StorageError
 from edge.records import Current, Promoted
 from edge.records import Status as Status
@@ -74,10 +74,7 @@ class StateDir:
             *(self.metadata, self.cache, self.releases),
             *(self.work, self.students, self.outbox),
         ):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as e:
-                raise storage_error(e, folder) from e
+            make_folder(folder)
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise StorageError(
                     f"{folder} is not writable by uid {os.getuid()}; fix its owner or "
@@ -135,11 +132,9 @@ class StateDir:
         stamped = status.model_copy(
             update={"pid": os.getpid(), "time": utc_now().timestamp()}
         )
-        try:
+        with storing(self.status):
             part.write_bytes(stamped.model_dump_json(indent=1).encode())
-            os.replace(part, self.status)
-        except OSError as e:
-            raise storage_error(e, self.status) from e
+            part.replace(self.status)
 
     def _newest_intact(self) -> Promoted | None:
         found = []
@@ -171,7 +166,9 @@ def read_status(state_dir: Path) -> Status:
             f"{path} is missing; no daemon ran there yet: `takt edge run`"
         ) from e
     except OSError as e:
-        raise storage_error(e, path) from e
+        raise StorageError(
+            f"cannot read {path}: {e.strerror or e}; fix its permissions"
+        ) from e
     except ValidationError as e:
         raise StorageError(
             f"{path} is damaged; the daemon rewrites it when it starts"
@@ -200,20 +197,3 @@ def sha256_of(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """Turn an OSError of the body, which writes `path`, into a `StorageError`."""
-    try:
-        yield
-    except OSError as e:
-        raise storage_error(e, path) from e
-
-
-def storage_error(error: OSError, path: Path) -> StorageError:
-    """Make the error for a full, broken or forbidden disk at `path`."""
-    return StorageError(
-        f"cannot write {path}: {error.strerror or error}; free space or fix the "
-        "permissions of that folder"
-    )

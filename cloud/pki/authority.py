@@ -30,7 +30,7 @@ from cloud.pki.certificates import (
     requested_key,
 )
 from common.clock import Clock, utc_now
-from common.durable import locked, write_atomic
+from common.durable import locked, make_folder, write_atomic
 from common.errors import ConfigError, IdentityError, StorageError
 
 ALWAYS = ("localhost", "127.0.0.1")  # names of every gateway
@@ -76,10 +76,7 @@ class Authority:
         Raises:
             StorageError: the folder cannot be written.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as e:
-            raise StorageError(f"cannot make {self.folder}: {e.strerror}") from e
+        make_folder(self.folder, mode=0o700)
         with locked(self.folder / ".lock"):
             if (self.folder / "ca.crt").exists():
                 return

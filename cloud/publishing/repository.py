@@ -20,7 +20,7 @@ from tuf.api.metadata import TargetFile, Targets
 from cloud.publishing.signing_keys import RoleKeys
 from cloud.publishing.tuf_metadata import SignedMetadata
 from common.clock import Clock, utc_now
-from common.durable import locked, write_atomic
+from common.durable import locked, make_folder, write_atomic
 from common.errors import ConfigError, StorageError
 from common.release import Manifest, decode_manifest, encode_manifest
 
@@ -47,11 +47,8 @@ class ReleaseRepository:
         Raises:
             StorageError: the folders cannot be written.
         """
-        try:
-            self._metadata.folder.mkdir(parents=True, exist_ok=True)
-            self.targets.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise StorageError(f"cannot make {self.root}: {e.strerror}") from e
+        make_folder(self._metadata.folder)
+        make_folder(self.targets)
         with locked(self.root / ".lock"):
             self._metadata.create()
 
@@ -186,10 +183,7 @@ class ReleaseRepository:
         """Write a target file under its consistent-snapshot name and list it."""
         target = TargetFile.from_data(path, data, ["sha256"])
         place = self._place(target)
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise StorageError(f"cannot make {place.parent}: {e.strerror}") from e
+        make_folder(place.parent)
         write_atomic(place, data, point=point)
         targets.targets[path] = target
 

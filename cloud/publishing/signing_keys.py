@@ -11,7 +11,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
-from common.durable import write_atomic
+from common.durable import make_folder, write_atomic
 from common.errors import StorageError
 
 ROLES = ("root", "targets", "snapshot", "timestamp")
@@ -30,10 +30,7 @@ class RoleKeys:
         Raises:
             StorageError: the folder cannot be written.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as e:
-            raise StorageError(f"cannot make {self.folder}: {e.strerror}") from e
+        make_folder(self.folder, mode=0o700)
         signer = CryptoSigner.generate_ed25519()
         path = self._path(role, signer.public_key.keyid)
         write_atomic(path, signer.private_bytes, mode=0o600)

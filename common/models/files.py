@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from common.durable import write_atomic
+from common.durable import make_folder, write_atomic
 from common.errors import ConfigError, StorageError
 from common.models.card import ModelCard
 from common.models.zoo import build_model
@@ -33,12 +33,7 @@ def save_model(
     tensors = model.state_dict()
     note = {**card.model_dump(mode="json"), _DIGEST: _digest(tensors)}
     data = encode_tensors(tensors, _CARD_KEY, note)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise StorageError(
-            f"cannot make folder {path.parent}: {e.strerror}; fix its permissions"
-        ) from e
+    make_folder(path.parent)
     write_atomic(path, data, point=point)
     return hashlib.sha256(data).hexdigest()
 

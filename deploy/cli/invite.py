@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from cloud.pki.authority import Authority
 from common.config import NodeConfig, RunConfig
-from common.durable import write_atomic
-from common.errors import ConfigError, StorageError
+from common.durable import make_folder, write_atomic
+from common.errors import ConfigError
 from edge.config import EdgeConfig, save_edge_config
 
 TOKEN, CA, CONFIG = "token", "ca.crt", "edge.toml"
@@ -41,10 +41,7 @@ def invite_nodes(
     invited = []
     for node in config.nodes:
         place = folder / node.name
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise StorageError(f"cannot make {place}: {e.strerror}") from e
+        make_folder(place)
         write_atomic(place / CA, authority.ca_pem())
         save_edge_config(_edge_config(config, node, common), place / CONFIG)
         entry = entries.get(node.name)

@@ -14,8 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from common.config import AttackConfig, DatasetConfig, NodeConfig
-from common.durable import write_atomic
-from common.errors import StorageError
+from common.durable import make_folder, write_atomic
 from common.release import Manifest, encode_manifest
 from edge.jobs.job import STUDENT, DistilJob, DistilResult
 from edge.jobs.runner import ChildUsage, Distillation
@@ -111,8 +110,5 @@ class Baselines:
 def _make_folders(parent: Path, names: Sequence[str]) -> list[Path]:
     folders = [parent / name for name in names]
     for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise StorageError(f"cannot make {folder}: {e.strerror}") from e
+        make_folder(folder)
     return folders

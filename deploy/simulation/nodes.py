@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from common.config import NodeConfig
+from common.durable import make_folder
 from common.errors import StorageError
 from deploy.runtime.processes import die_with_me, end_trees, single_threaded
 from deploy.simulation.live_view import NodeView
@@ -93,10 +94,7 @@ class SimulatedNodes:
 
         for node in self._nodes:
             state_dir = self.state_dir(node.name)
-            try:
-                state_dir.mkdir(parents=True, exist_ok=True)
-            except OSError as e:
-                raise StorageError(f"cannot make {state_dir}: {e.strerror}") from e
+            make_folder(state_dir)
             config = EdgeConfig(
                 node=node.name,
                 student=node.student,

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from cloud.storage import StorageDir
-from common.durable import write_atomic
+from common.durable import make_folder, storing, write_atomic
 from common.errors import StorageError
 
 
@@ -60,8 +60,8 @@ def create_run(
         StorageError: the folder cannot be made or written.
     """
     stem = f"{channel}-{time.strftime('%Y%m%d-%H%M%S')}"
-    try:
-        runs_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(runs_dir)
+    with storing(runs_dir):
         for number in range(1, 1000):
             path = runs_dir / (stem if number == 1 else f"{stem}-{number}")
             try:
@@ -75,10 +75,5 @@ def create_run(
         inside = (run.cloud.root, run.nodes) if storage is None else ()
         for folder in (run.students, run.logs, *inside):
             folder.mkdir()
-    except OSError as e:
-        raise StorageError(
-            f"cannot make a run's folder in {runs_dir}: {e.strerror}; give a writable "
-            "--runs-dir"
-        ) from e
     write_atomic(run.config, config_text.encode())
     return run

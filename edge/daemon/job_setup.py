@@ -10,14 +10,14 @@ from pydantic import ValidationError
 
 from common.catalog import needs_live_teacher
 from common.config import DatasetConfig
-from common.durable import write_atomic
+from common.durable import storing, write_atomic
 from common.errors import ConfigError
 from common.release import Manifest, recipe_of
 from edge.config import EdgeConfig
 from edge.jobs.job import DistilJob, LiveLink
 from edge.limits import num_threads
 from edge.releases.sync import Release
-from edge.state import StateDir, storing
+from edge.state import StateDir
 
 _MARKER = "for"  # in a work folder: which release and job it belongs to
 

@@ -12,12 +12,12 @@ import shutil
 from pathlib import Path
 
 from common import faults
-from common.durable import fsync_folder, write_atomic
+from common.durable import fsync_folder, storage_error, write_atomic
 from common.errors import StorageError
 from common.release import Manifest
 from edge.jobs.job import RESULT, STUDENT, DistilResult
 from edge.records import Promoted
-from edge.state import StateDir, sha256_of, storage_error
+from edge.state import StateDir, sha256_of
 
 CARD = "promoted.json"
 

@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.durable import storing
 from common.errors import (
     ConfigError,
     IdentityError,
@@ -31,7 +32,7 @@ from edge.jobs.runner import JOB, ChildUsage, Distillation
 from edge.link.client import Link
 from edge.records import Current, Promoted
 from edge.releases.sync import MANIFEST, Release, ReleaseSync
-from edge.state import StateDir, storing
+from edge.state import StateDir
 
 
 class ReleaseHandler:

@@ -16,14 +16,14 @@ from google.protobuf import json_format
 
 from common import faults
 from common.config import ProfileConfig
-from common.durable import fsync_folder, write_atomic
+from common.durable import fsync_folder, storage_error, write_atomic
 from common.pb import takt_pb2
 from edge.jobs.job import DistilResult
 from edge.jobs.runner import ChildUsage
 from edge.link.client import Link
 from edge.link.failures import RefusedError
 from edge.records import Current
-from edge.state import StateDir, storage_error
+from edge.state import StateDir
 
 REPORT = "report.json"
 

@@ -18,8 +18,8 @@ from torch import nn
 
 from common.config import AttackConfig, DatasetConfig, StudentConfig
 from common.data.datasets import Dataset, load_dataset
-from common.durable import write_atomic
-from common.errors import StorageError, TrustError
+from common.durable import storing, write_atomic
+from common.errors import TrustError
 from common.faults import point as fault_point
 from common.models.files import save_model
 from common.models.zoo import num_parameters
@@ -145,13 +145,9 @@ class _Progress:
         self._mode = "w"
 
     def __call__(self, point: CurvePoint) -> None:
-        try:
-            with self._path.open(self._mode, encoding="utf-8") as file:
-                file.write(point.model_dump_json() + "\n")
-        except OSError as e:
-            raise StorageError(
-                f"cannot write {self._path}: {e.strerror or e}; free space there"
-            ) from e
+        line = point.model_dump_json() + "\n"
+        with storing(self._path), self._path.open(self._mode, encoding="utf-8") as file:
+            file.write(line)
         self._mode = "a"
 
 

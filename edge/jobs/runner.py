@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from common.config import ProfileConfig
-from common.durable import write_atomic
+from common.durable import storing, write_atomic
 from common.errors import (
     ConfigError,
     DataError,
@@ -179,7 +179,7 @@ class Distillation:
         log = job.work_dir / LOG
         argv = [sys.executable, "-m", "edge.distill", str(job.work_dir / JOB)]
         environment = {**os.environ, **child_environment(self._profile)}
-        try:
+        with storing(log):
             with log.open("ab") as stream:
                 if stream.tell() > _MAX_LOG_BYTES:
                     stream.truncate(0)
@@ -187,8 +187,6 @@ class Distillation:
                 begin = stream.tell()
                 code = self._follow(executor, job, argv, environment, stream)
             words = last_line(log, begin)
-        except OSError as e:
-            raise StorageError(f"cannot write {log}: {e.strerror or e}") from e
         return code, words or f"ended with status {code}"
 
     def _follow(

@@ -15,10 +15,9 @@ from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import TargetFile
 
 from common import faults
-from common.durable import fsync_folder
+from common.durable import fsync_folder, storage_error
 from common.errors import TrustError
 from edge.link.client import Link
-from edge.state import storage_error
 
 
 class Cache:

@@ -20,7 +20,7 @@ from tuf.api.metadata import TargetFile
 
 from common import faults
 from common.catalog import contents_for
-from common.durable import write_atomic
+from common.durable import storage_error, write_atomic
 from common.errors import TaktError, TrustError
 from common.release import (
     Manifest,
@@ -32,7 +32,7 @@ from common.release import (
 from edge.link.client import Link
 from edge.releases.cache import Cache
 from edge.releases.tuf_client import TrustedMetadata
-from edge.state import StateDir, storage_error
+from edge.state import StateDir
 
 MANIFEST = "manifest.json"
 _MAX_POINTER_BYTES = 4096

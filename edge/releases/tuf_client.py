@@ -24,10 +24,10 @@ from tuf.ngclient import FetcherInterface, Updater
 
 from common import faults
 from common.clock import utc_now
+from common.durable import storage_error
 from common.errors import TaktError, TrustError
 from edge.link.client import Link
 from edge.link.failures import MissingFileError
-from edge.state import storage_error
 
 _MAX_BYTES = 5_000_000  # of any metadata file; tuf has a tighter bound for most
 
