@@ -1,4 +1,4 @@
-"""Robust evaluation in processes of its own: `pool` for a run, `single` for one model.
+"""Robust evaluation: `pool` in processes of its own for a run, `single` for one model.
 
-Not here: the attacks and the figures' meaning (common.robustness).
+Not here: the attacks and what their results mean (common.robustness).
 """

@@ -2,7 +2,7 @@
 
 AutoAttack takes 30 to 70 ms an image on one core, so models (and chunks of very
 many images) are spread over as many single-threaded workers as there are cores.
-Chunks are of a fixed size: figures do not depend on the number of workers. Workers
+Chunks are of a fixed size: results do not depend on the number of workers. Workers
 run at a low priority: they take what nodes and teacher leave. Not here:
 the measuring itself (`deploy/evaluation/worker.py`, `common/robustness/evaluate.py`).
 """
@@ -22,20 +22,13 @@ from common.config import DatasetConfig
 from common.errors import TaktError, error_of
 from common.release import Evaluation
 from deploy.evaluation.worker import EvaluationJob, EvaluationReply
+from deploy.report.result import Accuracies
 from deploy.runtime.processes import close_pipes, end_trees, start_worker
 
 # Images. Small nets are cheapest in large batches (360 images of a net of 1,000
 # parameters: 33 CPU-seconds in one chunk, 59 in three), so few results are cut.
 CHUNK = 512
 LOW_PRIORITY = 10  # nice; lower would starve on a machine that others use, too
-
-
-@dataclass(frozen=True)
-class Figures:
-    """The accuracies of one model on the test split."""
-
-    clean_accuracy: float
-    robust: Evaluation
 
 
 @dataclass
@@ -54,8 +47,8 @@ class Measurement:
         """Say whether `result` would not wait."""
         return self.clean.done() and all(chunk.done() for chunk in self.chunks)
 
-    def result(self, timeout: float | None = None) -> Figures:
-        """Wait for the figures.
+    def result(self, timeout: float | None = None) -> Accuracies:
+        """Wait for the accuracies.
 
         Raises:
             TaktError: a worker met an error, or died.
@@ -64,7 +57,7 @@ class Measurement:
         found = [_accepted(chunk.result(timeout)).robust for chunk in self.chunks]
         robust = [evaluation for evaluation in found if evaluation is not None]
         assert clean is not None and len(robust) == len(found)
-        return Figures(clean, merge_chunks(robust))
+        return Accuracies(clean, merge_chunks(robust))
 
 
 def merge_chunks(chunks: Sequence[Evaluation]) -> Evaluation:

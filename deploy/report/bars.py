@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from deploy.report.result import NodeResult, RunResult, find_autoattack
 from deploy.report.svg import hue
-from deploy.report.table import human_bytes
-from deploy.report.wording import percent
+from deploy.report.wording import human_bytes, percent
 
 CONTENT_NAMES = {
     "soft_labels": "soft labels",

@@ -1,34 +1,97 @@
-"""From what was measured to the models of result.json.
+"""From what a run found to the models of result.json.
 
-Takes nodes at their word as it reached the fleet's database, and adds what the
-simulation measured itself. Not here: the measuring, and writing the file.
+A node's own values are those that reached the fleet's database; accuracies on the test
+split were measured by the run. Not here: the measuring, and writing the file.
 """
 
+import platform
 from collections.abc import Mapping
 from pathlib import Path
+
+import psutil
 
 from common.config import NodeConfig, RunConfig
 from common.data.datasets import Dataset
 from common.pb.takt_pb2 import CurvePoint as CurvePointMessage
 from common.pb.takt_pb2 import ReportRequest
 from common.release import Evaluation, Manifest, TeacherCard
-from deploy.evaluation.pool import Figures
 from deploy.report.result import (
+    Accuracies,
     Cap,
     CpuSeconds,
     CurvePoint,
     DatasetFacts,
+    Failure,
+    Machine,
     NodeResult,
     Profile,
     ReleaseFacts,
+    RunResult,
     Student,
     TeacherResult,
     Threat,
 )
+from deploy.runtime.machine import gpu_name, num_cores, package_version, takt_version
 from edge.jobs.job import DistilResult
 from edge.jobs.runner import ChildUsage
 
 VALIDATION = "validation_split"  # flag of what was not measured on the test split
+
+
+def build_result(
+    config: RunConfig,
+    *,
+    run_id: str,
+    verdict: str,
+    dataset: DatasetFacts | None,
+    teacher: TeacherResult | None,
+    manifest: Manifest | None,
+    nodes: tuple[NodeResult, ...],
+    baselines: tuple[NodeResult, ...] | None,
+    failure: Failure | None,
+    timings_s: Mapping[str, float],
+) -> RunResult:
+    """Put together what a run found; None: it did not get that far.
+
+    Args:
+        config: of the run.
+        run_id: the name of its folder.
+        verdict: what came of it, in one sentence.
+        dataset: which images it used.
+        teacher: as measured so far.
+        manifest: of the release.
+        nodes: one for each configured node.
+        baselines: None: not asked for.
+        failure: why the run failed; None: it did not.
+        timings_s: of each phase.
+    """
+    return RunResult(
+        run_id=run_id,
+        takt_version=takt_version(),
+        status="ok" if failure is None else "failed",
+        verdict=verdict,
+        error=failure,
+        dataset=dataset,
+        threat=Threat(norm=config.threat.norm, eps=config.threat.eps),
+        teacher=teacher,
+        release=None if manifest is None else release_facts(manifest),
+        nodes=nodes,
+        baselines=baselines,
+        timings_s=dict(timings_s),
+        machine=machine_facts(),
+    )
+
+
+def machine_facts() -> Machine:
+    """List cores that may be used, memory, GPU and the versions of the big parts."""
+    return Machine(
+        cores=num_cores(),
+        memory_mib=psutil.virtual_memory().total // 2**20,
+        gpu=gpu_name(),
+        python=platform.python_version(),
+        torch=package_version("torch"),
+        ray=package_version("ray"),
+    )
 
 
 def dataset_facts(dataset: Dataset) -> DatasetFacts:
@@ -41,18 +104,13 @@ def dataset_facts(dataset: Dataset) -> DatasetFacts:
     )
 
 
-def threat_facts(config: RunConfig) -> Threat:
-    """State the threat model."""
-    return Threat(norm=config.threat.norm, eps=config.threat.eps)
-
-
-def teacher_result(card: TeacherCard, figures: Figures | None) -> TeacherResult:
-    """Join the teacher's card and AutoAttack's figures, both of the test split."""
+def teacher_result(card: TeacherCard, accuracies: Accuracies | None) -> TeacherResult:
+    """Join the teacher's card and AutoAttack's result, both of the test split."""
     return TeacherResult(
         architecture=card.architecture,
         num_parameters=card.num_parameters,
         clean_accuracy=card.clean_accuracy,
-        robust=(*(() if figures is None else (figures.robust,)), *card.robust),
+        robust=(*(() if accuracies is None else (accuracies.robust,)), *card.robust),
     )
 
 
@@ -76,7 +134,7 @@ def node_result(
     report: ReportRequest | None,
     *,
     student: Path | None,
-    figures: Figures | None,
+    accuracies: Accuracies | None,
     state: str,
 ) -> NodeResult:
     """Describe a node.
@@ -86,7 +144,7 @@ def node_result(
         config: of the run, with its recipe.
         report: what it reported; None: it never did.
         student: its promoted student, relative to the run's folder.
-        figures: of that student on the test split.
+        accuracies: of that student on the test split.
         state: the report's outcome, or what else became of the node.
     """
     plain = NodeResult(
@@ -98,30 +156,30 @@ def node_result(
     )
     if report is None:
         return plain
-    told: dict[str, object] = {
+    reported: dict[str, object] = {
         "seed": report.seed,
         "cap": _cap(report.cap.method, report.cap.hard),
         "peak_memory_mib": report.peak_memory_mib or None,
         "pulled_bytes": report.pulled_bytes,
-        "robust": _joined(figures, [_evaluation(e) for e in report.robust]),
+        "robust": _joined(accuracies, [_evaluation(e) for e in report.robust]),
         "curve": [_point(point) for point in report.curve],
     }
     if report.architecture:
-        told["student"] = Student(
+        reported["student"] = Student(
             architecture=report.architecture,
             num_parameters=report.num_parameters,
             path=None if student is None else str(student),
         )
     if report.HasField("cpu_s"):
-        told["cpu_s"] = CpuSeconds(
+        reported["cpu_s"] = CpuSeconds(
             distil=report.cpu_s.distil,
             attack=report.cpu_s.attack,
             evaluate=report.cpu_s.evaluate,
         )
-    if figures is not None:
-        told["clean_accuracy"] = figures.clean_accuracy
+    if accuracies is not None:
+        reported["clean_accuracy"] = accuracies.clean_accuracy
     # Validated again: a node's numbers come from outside.
-    return NodeResult.model_validate({**dict(plain), **told})
+    return NodeResult.model_validate({**dict(plain), **reported})
 
 
 def baseline_result(
@@ -130,7 +188,7 @@ def baseline_result(
     usage: ChildUsage,
     *,
     student: Path,
-    figures: Figures | None,
+    accuracies: Accuracies | None,
 ) -> NodeResult:
     """Describe a baseline, trained in the place of a node's student."""
     return NodeResult(
@@ -144,8 +202,8 @@ def baseline_result(
         ),
         method=outcome.method,
         seed=outcome.seed,
-        clean_accuracy=None if figures is None else figures.clean_accuracy,
-        robust=_joined(figures, outcome.robust),
+        clean_accuracy=None if accuracies is None else accuracies.clean_accuracy,
+        robust=_joined(accuracies, outcome.robust),
         cpu_s=CpuSeconds(**outcome.cpu_s.model_dump()),
         peak_memory_mib=usage.peak_memory_mib or None,
         state="trained",
@@ -157,10 +215,10 @@ def baseline_result(
 
 
 def _joined(
-    figures: Figures | None, own: "tuple[Evaluation, ...] | list[Evaluation]"
+    accuracies: Accuracies | None, own: "tuple[Evaluation, ...] | list[Evaluation]"
 ) -> tuple[Evaluation, ...]:
-    """Put AutoAttack on the test split before the validation figures."""
-    test = () if figures is None else (figures.robust,)
+    """Put AutoAttack on the test split before the validation results."""
+    test = () if accuracies is None else (accuracies.robust,)
     marked = (
         each.model_copy(update={"flags": (*each.flags, VALIDATION)}) for each in own
     )

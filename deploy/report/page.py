@@ -21,8 +21,7 @@ from common.release import Evaluation
 from deploy.report import bars
 from deploy.report.charts import Series, curves, swatch
 from deploy.report.result import NodeResult, RunResult, find_autoattack, read_result
-from deploy.report.table import human_bytes
-from deploy.report.wording import describe, percent
+from deploy.report.wording import describe, human_bytes, percent
 
 REPORT_NAME = "report.html"
 

@@ -8,6 +8,7 @@ does not decide what a good result is, except for the one-sentence verdict in
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -148,6 +149,14 @@ class Machine(Part):
     python: str
     torch: str | None = None
     ray: str | None = None
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """One model on the test split; not a part of the file, but what fills it."""
+
+    clean_accuracy: float
+    robust: Evaluation
 
 
 class RunResult(Part):

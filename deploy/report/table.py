@@ -12,7 +12,7 @@ from rich.table import Table
 
 from common.release import Evaluation
 from deploy.report.result import NodeResult, RunResult, find_autoattack
-from deploy.report.wording import describe, percent
+from deploy.report.wording import describe, human_bytes, percent
 
 COLUMNS = (
     "node",
@@ -124,16 +124,6 @@ def _node_row(node: NodeResult, label: str) -> tuple[str, ...]:
 
 def _robust(evaluation: Evaluation | None) -> str:
     return MISSING if evaluation is None else percent(evaluation.accuracy)
-
-
-def human_bytes(count: float | None) -> str:
-    """Print a number of bytes with a binary unit."""
-    if count is None:
-        return MISSING
-    for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count:.0f} B"
 
 
 def _table(rows: list[tuple[str, ...]], columns: set[str]) -> Table:

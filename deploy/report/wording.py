@@ -1,14 +1,21 @@
-"""One honest sentence about a run, computed from its numbers.
+"""Sentences about a run, computed from its numbers: of each part, and the verdict.
 
-It says how many nodes have a student, how robust those are beside the teacher
+The verdict says how many nodes have a student, how robust those are beside the teacher
 and, with baselines, by how much they beat them. It praises nothing and leaves
 out nothing that went wrong. Not here: exit codes, tables.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from common.release import Evaluation
-from deploy.report.result import NodeResult, TeacherResult, find_autoattack
+from common.config import RunConfig
+from common.release import Evaluation, TeacherCard
+from deploy.report.result import (
+    Accuracies,
+    NodeResult,
+    ReleaseFacts,
+    TeacherResult,
+    find_autoattack,
+)
 
 DELIVERED = "promoted"
 ATTACK_NAMES = {"autoattack": "AutoAttack", "pgd": "PGD", "fgsm": "FGSM"}
@@ -26,6 +33,83 @@ def describe(evaluation: Evaluation) -> str:
         f"{name} {evaluation.version}, {evaluation.norm}, eps {evaluation.eps:.4g}, "
         f"{evaluation.num_images} images"
     )
+
+
+def human_bytes(count: float | None) -> str:
+    """Print a number of bytes with a binary unit; "-" where not measured."""
+    if count is None:
+        return "-"
+    for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def describe_teacher(card: TeacherCard) -> str:
+    """Say in a line what came of stage 1."""
+    parts = [
+        f"{card.architecture}, {card.num_parameters:,} parameters",
+        f"clean {percent(card.clean_accuracy)} %",
+    ]
+    if card.robust:
+        robust = card.robust[0]
+        parts.append(
+            f"{robust.attack.upper()} {percent(robust.accuracy)} % ({robust.norm}, eps "
+            f"{robust.eps:.4g}, {robust.num_images} images)"
+        )
+    return ", ".join(parts)
+
+
+def describe_progress(
+    epoch: Mapping[str, object], config: RunConfig, num_val: int
+) -> str:
+    """Say how far the teacher's training is.
+
+    Args:
+        epoch: the last line of its progress file; may lack any key.
+        config: of the run.
+        num_val: how many validation images were attacked.
+    """
+    if "epoch" not in epoch:
+        return ""
+    epochs, wanted = epoch.get("epochs", "?"), config.teacher.epochs
+    text = f"epoch {epoch['epoch']}/{epochs}"
+    if isinstance(epochs, int) and epochs < wanted:  # cloud.training.job.placed
+        text += f" (a trial on CPUs; a GPU would train {wanted})"
+    clean, robust = epoch.get("clean_accuracy"), epoch.get("robust_accuracy")
+    if isinstance(clean, float):
+        text += f", clean {percent(clean)} %"
+    if isinstance(robust, float):
+        threat = config.threat
+        text += (
+            f", PGD {percent(robust)} % ({threat.norm}, eps {threat.eps:.4g}, "
+            f"{num_val} validation images)"
+        )
+    return text
+
+
+def describe_release(release: ReleaseFacts) -> str:
+    """Say in a line what was published."""
+    return (
+        f"{release.channel} v{release.version}: {human_bytes(release.bytes)} for "
+        f"{release.num_samples:,} samples"
+    )
+
+
+def describe_nodes(states: Mapping[str, str]) -> str:
+    """Say in a line what became of the nodes; states by node."""
+    return ", ".join(f"{node} {state}" for node, state in states.items())
+
+
+def describe_evaluation(measured: Sequence[Accuracies]) -> str:
+    """Say in a line what was measured."""
+    images = sum(accuracies.robust.num_images for accuracies in measured)
+    return f"{len(measured)} models, {images} attacked images in all"
+
+
+def describe_failure(phase: str, message: str) -> str:
+    """Write the verdict of a run that failed before a node was done."""
+    return f"The run ended in phase '{phase}': {message}"
 
 
 def make_verdict(

@@ -1,30 +1,13 @@
-"""What this machine is, for the record of a run; nothing heavy is imported.
+"""What this machine is: cores, GPU, versions; nothing heavy is imported.
 
 Not here: whether takt works on it (deploy/doctor.py) and caps (edge.limits).
 """
 
 import os
-import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import psutil
-
-from deploy.report.result import Machine
-
 _GPUS = Path("/proc/driver/nvidia/gpus")
-
-
-def describe_machine() -> Machine:
-    """List cores that may be used, memory, GPU and the versions of the big parts."""
-    return Machine(
-        cores=num_cores(),
-        memory_mib=psutil.virtual_memory().total // 2**20,
-        gpu=_gpu(),
-        python=platform.python_version(),
-        torch=_version("torch"),
-        ray=_version("ray"),
-    )
 
 
 def num_cores() -> int:
@@ -34,17 +17,18 @@ def num_cores() -> int:
 
 def takt_version() -> str:
     """Name the version of takt that is installed."""
-    return _version("takt") or "unknown"
+    return package_version("takt") or "unknown"
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Name the version of an installed package; None: it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
-def _gpu() -> str | None:
+def gpu_name() -> str | None:
     """Read the first GPU's name from NVIDIA's driver, if it is loaded."""
     for information in sorted(_GPUS.glob("*/information")):
         for line in information.read_text(encoding="utf-8").splitlines():

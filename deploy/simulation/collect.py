@@ -2,8 +2,8 @@
 
 Follows a cloud job through its storage folder and the nodes through the fleet's
 database, measures what they made, and ends as `takt simulate` does: with table,
-result.json and report.html. It starts, stops and changes nothing of theirs. Not
-here: the parts; taking in the nodes' reports (deploy/simulation/node_reports.py).
+result.json and report.html. It starts, stops and changes none of those parts. Not
+here: the parts; collecting the nodes' reports (deploy/simulation/node_reports.py).
 """
 
 import time
@@ -24,13 +24,20 @@ from common.config import RunConfig
 from common.data.datasets import load_dataset
 from common.errors import ClusterError
 from common.release import Manifest, TeacherCard
-from deploy.simulation.lifecycle import conduct_run
-from deploy.simulation.live_view import open_view
-from deploy.simulation.node_reports import STALL_S, harvest, train_baselines
+from deploy.report.builder import dataset_facts, release_facts
+from deploy.report.wording import (
+    describe_evaluation,
+    describe_nodes,
+    describe_release,
+    describe_teacher,
+)
+from deploy.simulation.lifecycle import run_in_folder
+from deploy.simulation.live_view import open_view, take_snapshot
+from deploy.simulation.node_reports import STALL_S, collect_reports, train_baselines
+from deploy.simulation.nodes import RemoteNodes
 from deploy.simulation.phases import Phases
-from deploy.simulation.remote_nodes import RemoteNodes
 from deploy.simulation.run_folder import RunFolder
-from deploy.simulation.run_state import Findings
+from deploy.simulation.run_state import RunState
 from deploy.simulation.simulate import open_pool
 
 POLL_S = 0.5
@@ -60,58 +67,55 @@ def collect_run(
         TaktError: a part failed; result.json says the same.
     """
 
-    def body(run: RunFolder, findings: Findings, console: Console) -> None:
-        _collect(config, run, findings, console, nodes_dir, compare=compare)
+    def body(state: RunState, console: Console) -> None:
+        _collect(state, console, nodes_dir, compare=compare)
 
-    return conduct_run(config, config_text, body, runs_dir=runs_dir, storage=storage)
+    return run_in_folder(config, config_text, body, runs_dir=runs_dir, storage=storage)
 
 
 def _collect(
-    config: RunConfig,
-    run: RunFolder,
-    findings: Findings,
-    console: Console,
-    nodes_dir: Path,
-    *,
-    compare: bool,
+    state: RunState, console: Console, nodes_dir: Path, *, compare: bool
 ) -> None:
-    """Do all phases; what is found goes into `findings` at once."""
+    """Do all phases; results go into `state` at once."""
+    config, run = state.config, state.run
     with ExitStack() as stack:
-        view = stack.enter_context(open_view(console, findings.look))
+        view = stack.enter_context(open_view(console, lambda: take_snapshot(state)))
         phases = Phases(view, time.monotonic)
-        findings.phases = phases
+        state.phases = phases
         with phases.phase("gateway", "wait for the cloud side to start") as phase:
-            # Which makes the fleet's database before it writes its addresses.
+            # The gateway makes the fleet's database before it writes its addresses.
             addresses = _awaited(run, lambda: Addresses.load(run.cloud))
-            phase.outcome = f"at {addresses.address}"
+            phase.summary = f"at {addresses.address}"
         fleet = stack.enter_context(closing(Fleet(sqlite_url(run.cloud.fleet))))
         nodes = RemoteNodes(config.nodes, fleet, nodes_dir)
-        findings.nodes = nodes
+        state.nodes = nodes
         with phases.phase("data", f"read {config.dataset.name}") as phase:
-            # Not before the cloud job did: where data has to be fetched, it does so.
+            # Not before the cloud job did: it fetches the data where that is missing.
             _awaited(run, lambda: run.cloud.training_has_begun() or None)
             dataset = load_dataset(config.dataset, seed=config.seed)
-            findings.set_dataset(dataset)
-            phase.outcome = f"{dataset.name}: {len(dataset.test):,} images to test"
+            state.dataset = dataset_facts(dataset)
+            state.num_val = len(dataset.val)
+            phase.summary = f"{dataset.name}: {len(dataset.test):,} images to test"
         with phases.phase("teacher", "wait for the cloud job") as phase:
             card = _awaited(run, lambda: _teacher(config, run.cloud))
-            findings.teacher = card
-            phase.outcome = findings.describe_teacher()
+            state.teacher = card
+            phase.summary = describe_teacher(card)
         pool = stack.enter_context(open_pool(config, run, dataset))
         teacher = run.cloud.weights
         images = config.evaluation.teacher_images
-        findings.measure_teacher(pool.submit(teacher, images))
+        state.teacher_measurement = pool.submit(teacher, images)
         with phases.phase("publish", "wait for the release") as phase:
-            findings.manifest = _awaited(run, lambda: _release(config, run, card))
-            phase.outcome = findings.describe_release()
+            manifest = _awaited(run, lambda: _release(config, run, card))
+            state.manifest = manifest
+            phase.summary = describe_release(release_facts(manifest))
         with phases.phase("nodes", "pull, distil, evaluate, promote") as phase:
-            harvest(config, run, findings, pool, nodes)
-            phase.outcome = findings.describe_nodes()
+            collect_reports(state, pool, nodes)
+            phase.summary = describe_nodes(state.states())
         with phases.phase("evaluation", "AutoAttack on the test images") as phase:
             if compare:
-                train_baselines(config, run, findings, pool)
-            findings.collect()
-            phase.outcome = findings.describe_evaluation()
+                train_baselines(state, pool)
+            measured = [each.result() for each in state.measurements()]
+            phase.summary = describe_evaluation(measured)
 
 
 def _teacher(config: RunConfig, storage: StorageDir) -> TeacherCard | None:
@@ -130,15 +134,15 @@ def _release(config: RunConfig, run: RunFolder, card: TeacherCard) -> Manifest |
     return manifest if manifest.teacher == card else None
 
 
-def _awaited(run: RunFolder, look: Callable[[], Found | None]) -> Found:
-    """Look until there is something.
+def _awaited(run: RunFolder, find: Callable[[], Found | None]) -> Found:
+    """Call `find` until there is something.
 
     Raises:
         ClusterError: nothing has changed in the storage for too long.
-        TaktError: the cloud job failed, in its words.
+        TaktError: the cloud job failed; with its message.
     """
     last, since = 0.0, time.monotonic()
-    while (found := look()) is None:
+    while (found := find()) is None:
         run.cloud.raise_failure()
         newest = run.cloud.last_written()
         if newest != last:

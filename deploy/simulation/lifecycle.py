@@ -1,7 +1,7 @@
-"""The frame of a run: its folder before, its result.json and table after.
+"""How a run begins and ends: its folder before, its result.json and table after.
 
-Whatever happens in between, what was found is written down, and the error that
-ends the run is the one that the record names. Not here: what is done in between
+Whatever happens in between, everything that was found is written down, and the error
+that ends the run is the one that the record names. Not here: what is done in between
 (deploy/simulation/simulate.py, deploy/simulation/collect.py).
 """
 
@@ -10,19 +10,34 @@ from pathlib import Path
 
 from rich.console import Console
 
-from common.config import RunConfig
-from common.errors import TaktError
-from deploy.report.result import Failure, write_result
+from common.config import NodeConfig, RunConfig
+from common.durable import write_atomic
+from common.errors import StudentError, TaktError
+from deploy.evaluation.pool import Measurement
+from deploy.report.builder import (
+    baseline_result,
+    build_result,
+    node_result,
+    teacher_result,
+)
+from deploy.report.result import (
+    Accuracies,
+    Failure,
+    NodeResult,
+    RunResult,
+    write_result,
+)
 from deploy.report.table import print_result
+from deploy.report.wording import DELIVERED, describe_failure, make_verdict
 from deploy.runtime.exits import interrupt_code, record_bug
 from deploy.runtime.terminal import quiet_output
-from deploy.simulation.run_folder import RunFolder, create_run
-from deploy.simulation.run_state import Findings
+from deploy.simulation.run_folder import create_run
+from deploy.simulation.run_state import FinishedNode, RunState
 
-Body = Callable[[RunFolder, Findings, Console], None]
+Body = Callable[[RunState, Console], None]
 
 
-def conduct_run(
+def run_in_folder(
     config: RunConfig,
     config_text: str,
     body: Body,
@@ -35,7 +50,7 @@ def conduct_run(
     Args:
         config: of the run.
         config_text: the same as TOML, for the run's folder.
-        body: does the run, and puts what it finds into the findings at once.
+        body: does the run, and puts each result into the state at once.
         runs_dir: where the run's folder is made.
         storage: of a cloud side that runs elsewhere; None: in the run's folder.
 
@@ -44,33 +59,121 @@ def conduct_run(
         KeyboardInterrupt: the run was stopped; result.json says so.
     """
     run = create_run(runs_dir, config.channel, config_text, storage=storage)
-    findings = Findings(config, run)
+    state = RunState(config, run)
     error: BaseException | None = None
     with quiet_output(run.log("simulation")) as console:
         console.print(f"run {run.run_id}: {run.path}", highlight=False, soft_wrap=True)
         try:
-            body(run, findings, console)
+            body(state, console)
         except BaseException as e:
             error = e
-        code = interrupt_code()
-        if code is not None:
-            where = f" in phase '{findings.phase}'; what there is stays in {run.path}"
-            findings.failure = Failure(code=code, message=f"stopped{where}")
-            error = KeyboardInterrupt(where)
-        elif error is not None:
-            error = (
-                error if isinstance(error, TaktError) else record_bug(error, run.logs)
-            )
-            findings.failure = Failure(code=error.exit_code, message=str(error))
-        else:
-            error = findings.shortcoming()
-        result = findings.result()
-        write_result(result, run.path)
-        from deploy.report.page import write_report  # and with it matplotlib
-
-        write_report(run.path)
-        if code is None:
+        error, state.failure = _ending(error, state)
+        result = record_of(state)
+        _write(result, run.path)
+        if not isinstance(error, KeyboardInterrupt):
             print_result(result, console, run.path)
     if error is not None:
         raise error
     return 0
+
+
+def record_of(state: RunState) -> RunResult:
+    """Make the record of what a run has found so far."""
+    nodes = tuple(_node_result(node, state) for node in state.config.nodes)
+    teacher = None
+    if state.teacher is not None:
+        measured = _accuracies(state.teacher_measurement)
+        teacher = teacher_result(state.teacher, measured)
+    baselines = None
+    if state.baselines is not None:
+        baselines = tuple(
+            baseline_result(
+                each.node,
+                each.outcome,
+                each.usage,
+                student=each.student,
+                accuracies=_accuracies(each.measurement),
+            )
+            for each in state.baselines
+        )
+    if state.failure is None or state.finished:
+        verdict = make_verdict(nodes, teacher, baselines)
+    else:
+        verdict = describe_failure(state.phase, state.failure.message)
+    return build_result(
+        state.config,
+        run_id=state.run.run_id,
+        verdict=verdict,
+        dataset=state.dataset,
+        teacher=teacher,
+        manifest=state.manifest,
+        nodes=nodes,
+        baselines=baselines,
+        failure=state.failure,
+        timings_s=state.phases.timings() if state.phases is not None else {},
+    )
+
+
+def _write(result: RunResult, folder: Path) -> None:
+    """Write page and record; the record last: who waits for it finds the page."""
+    from deploy.report.page import REPORT_NAME, render  # which loads matplotlib
+
+    write_atomic(folder / REPORT_NAME, render(result).encode())
+    write_result(result, folder)
+
+
+def _ending(
+    error: BaseException | None, state: RunState
+) -> tuple[BaseException | None, Failure | None]:
+    """Decide which error ends a run, and what its record says about it."""
+    code = interrupt_code()
+    if code is not None:
+        where = f" in phase '{state.phase}'; what there is stays in {state.run.path}"
+        return KeyboardInterrupt(where), Failure(code=code, message=f"stopped{where}")
+    if error is None:
+        error = _missing_students(state)
+    elif not isinstance(error, TaktError):
+        error = record_bug(error, state.run.logs)
+    if error is None:
+        return None, None
+    return error, Failure(code=error.exit_code, message=str(error))
+
+
+def _missing_students(state: RunState) -> TaktError | None:
+    """Name the nodes that are without a student although the run went well."""
+    missing = [
+        f"{name} {found.state}{f' ({found.message})' if found.message else ''}"
+        for name, found in state.finished.items()
+        if found.state != DELIVERED
+    ]
+    if not missing:
+        return None
+    return StudentError(
+        f"{len(missing)} of {len(state.finished)} nodes promoted no student: "
+        f"{'; '.join(missing)}; see {state.run.logs}"
+    )
+
+
+def _node_result(node: NodeConfig, state: RunState) -> NodeResult:
+    found = state.finished.get(node.name)
+    if found is None:
+        status = state.nodes.status(node.name) if state.nodes is not None else None
+        found = FinishedNode("not started" if status is None else status.state)
+    return node_result(
+        node,
+        state.config,
+        found.report,
+        student=found.student,
+        accuracies=_accuracies(found.measurement),
+        state=found.state,
+    )
+
+
+def _accuracies(measurement: Measurement | None) -> Accuracies | None:
+    """Return what was measured; None: not yet, or the measurement failed."""
+    if measurement is None or not measurement.done():
+        return None
+    try:
+        return measurement.result(timeout=0)
+    except TaktError:
+        return None

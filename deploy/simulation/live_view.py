@@ -3,14 +3,17 @@
 On a terminal: a line for each finished phase, and below them the phase under
 way and a progress bar for each node. Elsewhere (a pipe, a log): plain lines, one
 when a phase begins or ends and one when a node's state changes. Both show
-`Snapshot`s that the simulation hands out. Not here: measuring anything.
+`Snapshot`s of the run's state. Not here: measuring anything, and the sentences
+(deploy/report/wording.py).
 """
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -19,45 +22,63 @@ from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 
+from deploy.report.wording import describe_progress
+from deploy.simulation.nodes import NodeView
 from deploy.simulation.phases import PhaseView
+from deploy.simulation.run_state import RunState
 
 POLL_S = 0.5
 
 
 @dataclass(frozen=True)
-class NodeView:
-    """One line of the node list; `progress` is of its state's work, in [0, 1]."""
-
-    name: str
-    state: str
-    progress: float
-    detail: str = ""
-
-
-@dataclass(frozen=True)
 class Snapshot:
-    """What goes on at one moment: within the phase, at the nodes, and beside it."""
+    """A run at one moment: within its phase, at its nodes, and in the background."""
 
     detail: str = ""
-    progress: float | None = None
     nodes: tuple[NodeView, ...] = ()
-    beside: str = ""
+    background: str = ""
 
 
-Look = Callable[[], Snapshot]
+Refresh = Callable[[], Snapshot]
+
+
+def take_snapshot(state: RunState) -> Snapshot:
+    """Take what the view shows from a run's state and its teacher's progress file."""
+    background = ""
+    if measurements := state.measurements():
+        done = sum(m.progress for m in measurements) / len(measurements)
+        background = f"AutoAttack of {len(measurements)} models: {100 * done:.0f} %"
+    detail = ""
+    if state.phase == "teacher":
+        epoch = _last_epoch(state.run.cloud.progress)
+        detail = describe_progress(epoch, state.config, state.num_val)
+    return Snapshot(
+        detail=detail,
+        nodes=state.nodes.views() if state.nodes is not None else (),
+        background=background,
+    )
+
+
+def _last_epoch(progress: Path) -> dict[str, object]:
+    """Read the last line of a progress file; empty where there is none yet."""
+    try:
+        last = json.loads(progress.read_bytes().splitlines()[-1])
+    except (OSError, ValueError, IndexError):
+        return {}
+    return last if isinstance(last, dict) else {}
 
 
 @contextmanager
-def open_view(console: Console, look: Look) -> Iterator[PhaseView]:
+def open_view(console: Console, refresh: Refresh) -> Iterator[PhaseView]:
     """Show a run on `console`, in the way that suits it."""
     if console.is_terminal and not console.is_dumb_terminal:
-        yield from _terminal(console, look)
+        yield from _terminal(console, refresh)
     else:
-        yield from _lines(console, look)
+        yield from _lines(console, refresh)
 
 
-def _terminal(console: Console, look: Look) -> Iterator[PhaseView]:
-    view = TerminalView(console, look)
+def _terminal(console: Console, refresh: Refresh) -> Iterator[PhaseView]:
+    view = TerminalView(console, refresh)
     with Live(
         console=console,
         get_renderable=view.render,
@@ -69,13 +90,13 @@ def _terminal(console: Console, look: Look) -> Iterator[PhaseView]:
         yield view
 
 
-def _lines(console: Console, look: Look) -> Iterator[PhaseView]:
+def _lines(console: Console, refresh: Refresh) -> Iterator[PhaseView]:
     view = LineView(console)
     stop = threading.Event()
 
     def follow() -> None:
         while not stop.wait(POLL_S):
-            view.update(look())
+            view.update(refresh())
 
     thread = threading.Thread(target=follow, name="live view", daemon=True)
     thread.start()
@@ -86,33 +107,33 @@ def _lines(console: Console, look: Look) -> Iterator[PhaseView]:
         thread.join()
 
 
-def phase_line(name: str, seconds: float, outcome: str, ok: bool) -> str:
+def phase_line(name: str, seconds: float, summary: str, ok: bool) -> str:
     """Write the line of a finished phase, with rich's markup."""
     mark = "[green]done[/green]" if ok else "[red]stopped[/red]"
-    return f"{mark:24} {name:11} [dim]{seconds:6.1f} s[/dim]  {escape(outcome)}"
+    return f"{mark:24} {name:11} [dim]{seconds:6.1f} s[/dim]  {escape(summary)}"
 
 
 class TerminalView:
     """Renders the moving part below the finished lines."""
 
-    def __init__(self, console: Console, look: Look) -> None:
-        """Show on `console` what `look` sees."""
+    def __init__(self, console: Console, refresh: Refresh) -> None:
+        """Show on `console` what `refresh` returns."""
         self._console = console
-        self._look = look
+        self._refresh = refresh
         self._phase: tuple[str, str, float] | None = None
 
     def phase_started(self, name: str, purpose: str) -> None:
         """Show that a phase begins."""
         self._phase = (name, purpose, time.monotonic())
 
-    def phase_ended(self, name: str, seconds: float, outcome: str, ok: bool) -> None:
+    def phase_ended(self, name: str, seconds: float, summary: str, ok: bool) -> None:
         """Print the finished line."""
         self._phase = None
-        self._console.print(phase_line(name, seconds, outcome, ok), highlight=False)
+        self._console.print(phase_line(name, seconds, summary, ok), highlight=False)
 
     def render(self) -> Group:
         """Draw the phase under way and the nodes."""
-        snapshot = self._look()
+        snapshot = self._refresh()
         rows: list[Spinner | Table | str] = []
         if self._phase is not None:
             name, purpose, start = self._phase
@@ -122,8 +143,8 @@ class TerminalView:
             rows.append(Spinner("dots", text=text))
         if snapshot.nodes:
             rows.append(_node_bars(snapshot.nodes, self._console.width))
-        if snapshot.beside:
-            rows.append(f"  [dim]{escape(snapshot.beside)}[/dim]")
+        if snapshot.background:
+            rows.append(f"  [dim]{escape(snapshot.background)}[/dim]")
         return Group(*rows)
 
 
@@ -150,27 +171,27 @@ class LineView:
         self._detail = ""
 
     def phase_started(self, name: str, purpose: str) -> None:
-        """Say that a phase begins."""
-        self._say(f"{name}: {purpose}")
+        """Print that a phase begins."""
+        self._print(f"{name}: {purpose}")
 
-    def phase_ended(self, name: str, seconds: float, outcome: str, ok: bool) -> None:
-        """Say what came of it."""
+    def phase_ended(self, name: str, seconds: float, summary: str, ok: bool) -> None:
+        """Print that it is over, with its summary."""
         mark = "done" if ok else "stopped"
-        told = f": {outcome}" if outcome else ""
-        self._say(f"{name} {mark} in {seconds:.1f} s{told}")
+        detail = f": {summary}" if summary else ""
+        self._print(f"{name} {mark} in {seconds:.1f} s{detail}")
 
     def update(self, snapshot: Snapshot) -> None:
-        """Say which nodes changed their state, and what is new in the phase."""
+        """Print which nodes changed their state, and what is new in the phase."""
         if snapshot.detail and snapshot.detail != self._detail:
             self._detail = snapshot.detail
-            self._say(f"  {snapshot.detail}")
+            self._print(f"  {snapshot.detail}")
         for node in snapshot.nodes:
             if self._states.get(node.name) != node.state:
                 self._states[node.name] = node.state
                 detail = f": {node.detail}" if node.detail else ""
-                self._say(f"  {node.name} is {node.state}{detail}")
+                self._print(f"  {node.name} is {node.state}{detail}")
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         elapsed = time.monotonic() - self._start
         line = f"[{elapsed:6.1f} s] {text}"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)

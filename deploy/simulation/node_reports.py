@@ -1,4 +1,4 @@
-"""Taking in what the nodes bring: reports, students, and baselines beside them.
+"""Collecting what nodes make: their reports, their students, and baselines for them.
 
 A node is done when its report is in the fleet's database; its promoted student is
 copied to the run's folder and measured there. Not here: what nodes do.
@@ -8,26 +8,18 @@ import shutil
 import time
 from pathlib import Path
 
-from common.config import NodeConfig, RunConfig
 from common.errors import StorageError
 from common.pb.takt_pb2 import ReportRequest
 from deploy.evaluation.pool import EvaluationPool
 from deploy.report.wording import DELIVERED
 from deploy.simulation.nodes import Nodes
-from deploy.simulation.run_folder import RunFolder
-from deploy.simulation.run_state import BaselineFinding, Findings, NodeFinding
+from deploy.simulation.run_state import FinishedBaseline, FinishedNode, RunState
 
 POLL_S = 0.2
 STALL_S = 900.0  # without any change at a node
 
 
-def harvest(
-    config: RunConfig,
-    run: RunFolder,
-    findings: Findings,
-    pool: EvaluationPool,
-    nodes: Nodes,
-) -> None:
+def collect_reports(state: RunState, pool: EvaluationPool, nodes: Nodes) -> None:
     """Wait until every node has reported, ended or stalled.
 
     Raises:
@@ -35,10 +27,10 @@ def harvest(
     """
     from cloud.fleet.database import Fleet, sqlite_url
 
-    assert findings.manifest is not None
-    channel, version = findings.manifest.channel, findings.manifest.version
-    fleet = Fleet(sqlite_url(run.cloud.fleet))
-    pending = {node.name: node for node in config.nodes}
+    assert state.manifest is not None
+    channel, version = state.manifest.channel, state.manifest.version
+    fleet = Fleet(sqlite_url(state.run.cloud.fleet))
+    pending = [node.name for node in state.config.nodes]
     seen: dict[str, tuple[object, float]] = {}
     try:
         while pending:
@@ -47,27 +39,25 @@ def harvest(
                 for row in fleet.reports(version=version)
                 if row.report.channel == channel
             }
-            for name, node in list(pending.items()):
+            for name in list(pending):
                 found = None
                 if name in reports:
-                    found = _take_in(node, reports[name], config, run, pool, nodes)
+                    found = _finish(name, reports[name], state, pool, nodes)
                 elif (ending := nodes.ended(name)) is not None:
-                    found = NodeFinding("failed", ending)
+                    found = FinishedNode("failed", ending)
                 elif _stalled(name, nodes, seen):
-                    found = NodeFinding(
+                    found = FinishedNode(
                         "failed", f"nothing new for {STALL_S:.0f} s, given up"
                     )
                 if found is not None:
-                    findings.node_findings[name] = found
-                    del pending[name]
+                    state.finished[name] = found
+                    pending.remove(name)
             time.sleep(POLL_S)
     finally:
         fleet.close()
 
 
-def train_baselines(
-    config: RunConfig, run: RunFolder, findings: Findings, pool: EvaluationPool
-) -> None:
+def train_baselines(state: RunState, pool: EvaluationPool) -> None:
     """Train PGD-AT in the place of each promoted student, and measure it.
 
     Raises:
@@ -75,19 +65,20 @@ def train_baselines(
     """
     from deploy.simulation.baselines import Baselines
 
-    assert findings.manifest is not None
-    findings.baselines = []
+    assert state.manifest is not None
+    config, run = state.config, state.run
+    state.baselines = []
     data_dir = config.dataset.data_dir
     with Baselines(
         run.baselines,
-        findings.manifest,
+        state.manifest,
         data_dir=None if data_dir is None else data_dir.absolute(),
         seed=config.seed,
         num_workers=len(config.nodes),
     ) as baselines:
         started = []
         for node in config.nodes:
-            found = findings.node_findings[node.name]
+            found = state.finished[node.name]
             if found.state == DELIVERED and found.report is not None:
                 budget_s = found.report.cpu_s.distil
                 started.append((node, baselines.submit(node, budget_s)))
@@ -96,8 +87,8 @@ def train_baselines(
             student = Path("students") / f"{node.name}-pgd_at.safetensors"
             _copy(trained.student, run.path / student)
             images = config.evaluation.autoattack_images
-            findings.baselines.append(
-                BaselineFinding(
+            state.baselines.append(
+                FinishedBaseline(
                     node,
                     trained.outcome,
                     trained.usage,
@@ -107,30 +98,28 @@ def train_baselines(
             )
 
 
-def _take_in(
-    node: NodeConfig,
+def _finish(
+    name: str,
     report: ReportRequest,
-    config: RunConfig,
-    run: RunFolder,
+    state: RunState,
     pool: EvaluationPool,
     nodes: Nodes,
-) -> NodeFinding:
-    """Take a node's report and, where it promoted one, its student."""
+) -> FinishedNode:
+    """Note a node's report; copy and measure the student that it promoted."""
     from edge.state import current_student
 
-    found = NodeFinding(report.outcome, report.message, report)
+    found = FinishedNode(report.outcome, report.message, report)
     if report.outcome != DELIVERED:
         return found
-    folder = nodes.state_dir(node.name)
+    folder = nodes.state_dir(name)
     source = current_student(folder)
     if source is None:
-        words = f"it reports a promoted student, but {folder} has none"
-        return NodeFinding("failed", words, report)
-    found.student = Path("students") / f"{node.name}.safetensors"
-    _copy(source, run.path / found.student)
-    found.measurement = pool.submit(
-        run.path / found.student, config.evaluation.autoattack_images
-    )
+        problem = f"it reports a promoted student, but {folder} has none"
+        return FinishedNode("failed", problem, report)
+    found.student = Path("students") / f"{name}.safetensors"
+    copy = state.run.path / found.student
+    _copy(source, copy)
+    found.measurement = pool.submit(copy, state.config.evaluation.autoattack_images)
     return found
 
 

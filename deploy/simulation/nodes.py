@@ -1,9 +1,11 @@
-"""The simulated nodes: real daemons, one process each, and what they tell.
+"""The nodes of a run: simulated ones on this machine, or ones that run elsewhere.
 
-Each gets a folder with an edge.toml and a one-time token, and from then on is on its
-own: it makes its key, enrols, pulls, distils and reports over the wire. What counts is
-the report that reached the fleet's database; status.json is for the live view. Not
-here: the daemon (edge/daemon/node.py) and its caps (edge/limits/methods.py).
+A simulated node is a real daemon in a process of its own. It gets a folder with an
+edge.toml and a one-time token; then it makes its key, enrols, pulls, distils and
+reports over the wire. Its status.json is for the live view only: its result is the
+report in the fleet's database. Of a node that runs elsewhere only that database is
+known, and a mounted folder with its students. Not here: the daemon
+(edge/daemon/node.py) and its caps (edge/limits/methods.py).
 """
 
 import os
@@ -11,20 +13,33 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
+from common.clock import Clock, utc_now
 from common.config import NodeConfig
 from common.durable import make_folder
 from common.errors import StorageError
 from deploy.runtime.processes import die_with_me, end_trees, single_threaded
-from deploy.simulation.live_view import NodeView
 
 if TYPE_CHECKING:
+    from cloud.fleet.database import Fleet, NodeRow
     from edge.state import Status
 
 GRACE_S = 8.0  # a daemon ends its child and writes its state in less
+GONE = timedelta(seconds=45)  # stopped for longer than a restart takes
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """One line of the live view's nodes; `progress` is within the state, in [0, 1]."""
+
+    name: str
+    state: str
+    progress: float
+    detail: str = ""
 
 
 class Nodes(Protocol):
@@ -37,7 +52,7 @@ class Nodes(Protocol):
         """Say how a node ended for good; None: it did not."""
 
     def status(self, name: str) -> "Status | None":
-        """Say what a node does; None: it has said nothing yet."""
+        """Return a node's last status; None: there is none yet."""
 
     def views(self) -> tuple[NodeView, ...]:
         """Describe every node for the live view."""
@@ -45,7 +60,7 @@ class Nodes(Protocol):
 
 @dataclass(frozen=True)
 class NodeSite:
-    """Where a simulated node lives and whom it talks to."""
+    """What every simulated node is told: the gateway's addresses, data and seed."""
 
     gateway: str
     enroll: str
@@ -111,7 +126,7 @@ class SimulatedNodes:
             self._processes[node.name] = self._start_daemon(node.name, token)
 
     def stop(self) -> None:
-        """Ask every daemon to end; insist after `GRACE_S` seconds."""
+        """Stop every daemon: SIGTERM, after `GRACE_S` seconds SIGKILL."""
         self._stopping = True
         end_trees(list(self._processes.values()), grace_s=GRACE_S)
 
@@ -125,14 +140,14 @@ class SimulatedNodes:
         return None if process is None else process.poll()
 
     def ended(self, name: str) -> str | None:
-        """Say how a node's daemon ended, with its last words; None: it runs."""
+        """Say how a daemon ended, with the last line of its log; None: it runs."""
         code = self.exit_code(name)
         if code is None:
             return None
-        return f"its daemon ended with code {code}: {self.last_words(name)}"
+        return f"its daemon ended with code {code}: {self.last_log_line(name)}"
 
     def status(self, name: str) -> "Status | None":
-        """Read what a node says of itself; None: nothing yet."""
+        """Read a node's status.json; None: there is none yet."""
         from edge.state import read_status
 
         try:
@@ -140,7 +155,7 @@ class SimulatedNodes:
         except StorageError:
             return None
 
-    def last_words(self, name: str) -> str:
+    def last_log_line(self, name: str) -> str:
         """Read the last line of a node's log."""
         try:
             lines = (self._logs / f"{name}.log").read_bytes().splitlines()
@@ -158,7 +173,7 @@ class SimulatedNodes:
     def _view(self, name: str) -> NodeView:
         code = self.exit_code(name)
         if code is not None:
-            return NodeView(name, f"ended ({code})", 1.0, self.last_words(name)[:60])
+            return NodeView(name, f"ended ({code})", 1.0, self.last_log_line(name)[:60])
         status = self.status(name)
         if status is None:
             return NodeView(name, "enrolling", 0.0)
@@ -179,3 +194,66 @@ class SimulatedNodes:
                 start_new_session=True,
                 env={**single_threaded(os.environ), "TAKT_TOKEN": token},
             )
+
+
+class RemoteNodes:
+    """The nodes of a run's config in a fleet's database."""
+
+    def __init__(
+        self,
+        nodes: Sequence[NodeConfig],
+        fleet: "Fleet",
+        folder: Path,
+        *,
+        clock: Clock = utc_now,
+    ) -> None:
+        """Read from `fleet`; a node's students are in folder/<node>/students."""
+        self._nodes = tuple(nodes)
+        self._fleet = fleet
+        self._folder = folder
+        self._clock = clock
+
+    def state_dir(self, name: str) -> Path:
+        """Name the folder in which a node's students are found."""
+        return self._folder / name
+
+    def ended(self, name: str) -> str | None:
+        """Say how a node ended for good; None: no sign of it."""
+        row = self._rows().get(name)
+        if row is None or row.state != "stopped":
+            return None
+        if self._clock() - row.last_seen < GONE:
+            return None
+        return f"its daemon stopped: {row.message or 'it was asked to'}"
+
+    def status(self, name: str) -> "Status | None":
+        """Return a node's last heartbeat as a status; None: there was none yet."""
+        from edge.state import Status
+
+        row = self._rows().get(name)
+        if row is None:
+            return None
+        return Status(
+            node=name,
+            state=row.state,
+            version=row.version,
+            progress=row.progress,
+            message=row.message,
+        )
+
+    def views(self) -> tuple[NodeView, ...]:
+        """Describe every node for the live view."""
+        rows = self._rows()
+        return tuple(
+            _view(rows[node.name])
+            if node.name in rows
+            else NodeView(node.name, "not seen", 0.0)
+            for node in self._nodes
+        )
+
+    def _rows(self) -> "dict[str, NodeRow]":
+        return {row.node: row for row in self._fleet.nodes()}
+
+
+def _view(row: "NodeRow") -> NodeView:
+    return NodeView(row.node, row.state, row.progress, row.message)

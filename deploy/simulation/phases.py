@@ -12,21 +12,21 @@ from typing import Protocol
 
 
 class PhaseView(Protocol):
-    """Who shows the phases, see `deploy/simulation/live_view.py`."""
+    """What shows the phases, see `deploy/simulation/live_view.py`."""
 
     def phase_started(self, name: str, purpose: str) -> None:
         """Show that a phase begins."""
 
-    def phase_ended(self, name: str, seconds: float, outcome: str, ok: bool) -> None:
-        """Show that it is over, and what came of it."""
+    def phase_ended(self, name: str, seconds: float, summary: str, ok: bool) -> None:
+        """Show that it is over, with a summary of its results."""
 
 
 @dataclass
 class Phase:
-    """One phase under way; `outcome` is shown when it ends."""
+    """One phase under way; `summary` is shown when it ends."""
 
     name: str
-    outcome: str = ""
+    summary: str = ""
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Phases:
             ok = True
         finally:
             self.seconds[name] = self.clock() - start
-            self.view.phase_ended(name, self.seconds[name], phase.outcome, ok)
+            self.view.phase_ended(name, self.seconds[name], phase.summary, ok)
 
     def timings(self) -> dict[str, float]:
         """List the seconds of each phase and, last, in all."""

@@ -20,14 +20,21 @@ from common.config import RunConfig
 from common.data.datasets import Dataset, load_dataset
 from deploy import cloud_side
 from deploy.evaluation.pool import EvaluationPool
+from deploy.report.builder import dataset_facts, release_facts
+from deploy.report.wording import (
+    describe_evaluation,
+    describe_nodes,
+    describe_release,
+    describe_teacher,
+)
 from deploy.runtime.machine import num_cores
-from deploy.simulation.lifecycle import conduct_run
-from deploy.simulation.live_view import open_view
-from deploy.simulation.node_reports import harvest, train_baselines
+from deploy.simulation.lifecycle import run_in_folder
+from deploy.simulation.live_view import open_view, take_snapshot
+from deploy.simulation.node_reports import collect_reports, train_baselines
 from deploy.simulation.nodes import NodeSite, SimulatedNodes
 from deploy.simulation.phases import Phases
 from deploy.simulation.run_folder import RunFolder
-from deploy.simulation.run_state import Findings
+from deploy.simulation.run_state import RunState
 
 MOST_WORKERS = 8  # of the evaluation; each holds torch and a data set
 
@@ -48,57 +55,52 @@ def run_simulation(
         KeyboardInterrupt: the run was stopped; result.json says so.
     """
 
-    def body(run: RunFolder, findings: Findings, console: Console) -> None:
-        _simulate(config, run, findings, console, compare=compare)
+    def body(state: RunState, console: Console) -> None:
+        _simulate(state, console, compare=compare)
 
-    return conduct_run(config, config_text, body, runs_dir=runs_dir)
+    return run_in_folder(config, config_text, body, runs_dir=runs_dir)
 
 
-def _simulate(
-    config: RunConfig,
-    run: RunFolder,
-    findings: Findings,
-    console: Console,
-    *,
-    compare: bool,
-) -> None:
-    """Do all phases; what is found goes into `findings` at once."""
+def _simulate(state: RunState, console: Console, *, compare: bool) -> None:
+    """Do all phases; results go into `state` at once."""
+    config, run = state.config, state.run
     with ExitStack() as stack:
-        view = stack.enter_context(open_view(console, findings.look))
+        view = stack.enter_context(open_view(console, lambda: take_snapshot(state)))
         phases = Phases(view, time.monotonic)
-        findings.phases = phases
+        state.phases = phases
         with phases.phase("data", f"read {config.dataset.name}") as phase:
             dataset = load_dataset(config.dataset, seed=config.seed)
-            findings.set_dataset(dataset)
-            phase.outcome = (
+            state.dataset = dataset_facts(dataset)
+            state.num_val = len(dataset.val)
+            phase.summary = (
                 f"{dataset.name}: {len(dataset.train):,} images to learn from, "
                 f"{len(dataset.val):,} to validate, {len(dataset.test):,} to test"
             )
         check_ports(config.gateway)  # rather than after the teacher's training
         # One thread for the run's whole length: its children end when it does.
-        beside = stack.enter_context(ThreadPoolExecutor(1, "gateway"))
+        background = stack.enter_context(ThreadPoolExecutor(1, "gateway"))
         nodes = SimulatedNodes(config.nodes, folder=run.nodes, logs=run.logs)
-        findings.nodes = stack.enter_context(nodes)
+        state.nodes = stack.enter_context(nodes)
         cloud = stack.enter_context(ExitStack())
         with phases.phase("cluster", "start a local Ray") as phase:
             cluster = cloud_side.cluster(config, logs=run.logs / "ray")
-            phase.outcome = f"Ray at {cloud.enter_context(cluster)}"
-        gateway = beside.submit(_start_gateway, config, run, nodes)
+            phase.summary = f"Ray at {cloud.enter_context(cluster)}"
+        gateway = background.submit(_start_gateway, config, run, nodes)
         cloud.callback(stop_gateway)
         cloud.callback(wait, [gateway])  # Ray must not go while Serve starts on it
-        pool = _train_and_publish(config, run, dataset, findings, phases, stack)
+        pool = _train_and_publish(state, dataset, phases, stack)
         with phases.phase("gateway", "releases over mutual TLS") as phase:
-            phase.outcome = gateway.result()
+            phase.summary = gateway.result()
         with phases.phase("nodes", "pull, distil, evaluate, promote") as phase:
-            harvest(config, run, findings, pool, nodes)
-            phase.outcome = findings.describe_nodes()
+            collect_reports(state, pool, nodes)
+            phase.summary = describe_nodes(state.states())
         with phases.phase("evaluation", "AutoAttack on the test images") as phase:
             nodes.stop()
             cloud.close()
             if compare:
-                train_baselines(config, run, findings, pool)
-            findings.collect()
-            phase.outcome = findings.describe_evaluation()
+                train_baselines(state, pool)
+            measured = [each.result() for each in state.measurements()]
+            phase.summary = describe_evaluation(measured)
 
 
 def _start_gateway(config: RunConfig, run: RunFolder, nodes: SimulatedNodes) -> str:
@@ -121,26 +123,22 @@ def _start_gateway(config: RunConfig, run: RunFolder, nodes: SimulatedNodes) -> 
 
 
 def _train_and_publish(
-    config: RunConfig,
-    run: RunFolder,
-    dataset: Dataset,
-    findings: Findings,
-    phases: Phases,
-    stack: ExitStack,
+    state: RunState, dataset: Dataset, phases: Phases, stack: ExitStack
 ) -> EvaluationPool:
     """Do stage 1; return the evaluation, which has begun with the teacher."""
+    config, run = state.config, state.run
     with phases.phase("teacher", "adversarial training with Ray Train") as phase:
-        findings.teacher = cloud_side.train(config, run.cloud)
-        phase.outcome = findings.describe_teacher()
+        state.teacher = cloud_side.train(config, run.cloud)
+        phase.summary = describe_teacher(state.teacher)
     pool = stack.enter_context(open_pool(config, run, dataset))
-    teacher = run.cloud.weights
-    findings.measure_teacher(pool.submit(teacher, config.evaluation.teacher_images))
+    images = config.evaluation.teacher_images
+    state.teacher_measurement = pool.submit(run.cloud.weights, images)
     with phases.phase("knowledge", "extract it with Ray actors") as phase:
         cloud_side.extract(config, run.cloud)
-        phase.outcome = ", ".join(config.knowledge.contents)
+        phase.summary = ", ".join(config.knowledge.contents)
     with phases.phase("publish", f"sign a release to '{config.channel}'") as phase:
-        findings.manifest = cloud_side.publish(config, run.cloud, dataset)
-        phase.outcome = findings.describe_release()
+        state.manifest = cloud_side.publish(config, run.cloud, dataset)
+        phase.summary = describe_release(release_facts(state.manifest))
     return pool
 
 

@@ -22,7 +22,7 @@ from common.errors import (
 from common.pb.takt_pb2 import HeartbeatRequest
 from deploy.cli.invite import invite_nodes
 from deploy.runtime.settings import load_run_config
-from deploy.simulation.remote_nodes import GONE, RemoteNodes
+from deploy.simulation.nodes import GONE, RemoteNodes
 from deploy.simulation.run_folder import create_run
 from edge.config import load_edge_config
 

@@ -1,4 +1,4 @@
-"""What a simulation is made of: folders, phases, children, their last words."""
+"""What a simulation is made of: folders, phases, children, their last log lines."""
 
 import signal
 import subprocess
@@ -10,10 +10,12 @@ import pytest
 
 from deploy.runtime.processes import end_trees
 from deploy.runtime.settings import load_run_config
+from deploy.simulation.lifecycle import record_of
+from deploy.simulation.live_view import take_snapshot
 from deploy.simulation.nodes import SimulatedNodes
 from deploy.simulation.phases import Phases
 from deploy.simulation.run_folder import create_run
-from deploy.simulation.run_state import Findings
+from deploy.simulation.run_state import RunState
 
 
 def test_two_runs_of_one_second_get_different_folders(tmp_path: Path) -> None:
@@ -54,7 +56,7 @@ def test_phases_add_up_and_a_failing_one_is_timed() -> None:
         def phase_started(self, name: str, purpose: str) -> None: ...
 
         def phase_ended(
-            self, name: str, seconds: float, outcome: str, ok: bool
+            self, name: str, seconds: float, summary: str, ok: bool
         ) -> None:
             ended.append((name, ok))
 
@@ -72,9 +74,9 @@ def test_before_a_node_starts_its_log_has_the_last_words(tmp_path: Path) -> None
     config, text = load_run_config("digits")
     run = create_run(tmp_path, "digits", text)
     nodes = SimulatedNodes(config.nodes, folder=run.nodes, logs=run.logs)
-    findings = Findings(config, run, nodes=nodes)
-    assert findings.look().nodes == ()
+    state = RunState(config, run, nodes=nodes)
+    assert take_snapshot(state).nodes == ()
     run.log("sensor").write_text("takt: first\ntakt: cap too small\n")
-    assert nodes.last_words("sensor") == "takt: cap too small"
-    result = findings.result()
+    assert nodes.last_log_line("sensor") == "takt: cap too small"
+    result = record_of(state)
     assert [node.state for node in result.nodes] == ["not started"] * 3
