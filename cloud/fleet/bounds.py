@@ -1,14 +1,13 @@
-"""What a node may claim: bounds on every field of a heartbeat and a report.
+"""Bounds on every field of a heartbeat and a report: values from nodes are validated.
 
-Strings are cut and cleaned, numbers that cannot be true are refused. Not here: where
-claims are kept (`cloud.fleet.database`), and escaping for HTML, which is for whoever
-prints them.
+Strings are cut and cleaned, impossible numbers are refused. Not here: where reports are
+kept (`cloud.fleet.database`), and escaping for HTML, which is the page's part.
 """
 
 import math
 from collections.abc import Iterable
 
-from cloud.gateway.interceptor import BadRequestError
+from cloud.errors import BadRequestError
 from common.pb.takt_pb2 import HeartbeatRequest, ReportRequest
 
 MAX_BIGINT = 2**63 - 1  # what the database can hold
@@ -23,7 +22,7 @@ def checked_heartbeat(beat: HeartbeatRequest) -> HeartbeatRequest:
     """Return a copy of bounded size.
 
     Raises:
-        BadRequestError: a number in it cannot be true.
+        BadRequestError: a number in it is impossible.
     """
     _within("version", beat.version, MAX_BIGINT)
     _finite("progress", beat.progress)
@@ -39,7 +38,7 @@ def checked_report(report: ReportRequest) -> ReportRequest:
     """Return a copy of bounded size.
 
     Raises:
-        BadRequestError: a number in it cannot be true, or a list is too long.
+        BadRequestError: a number in it is impossible, or a list is too long.
     """
     checked = ReportRequest()
     checked.CopyFrom(report)

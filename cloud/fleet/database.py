@@ -1,8 +1,9 @@
-"""What the nodes say of themselves, kept in a database (SQLAlchemy).
+"""Heartbeats and reports of the nodes, kept in a database (SQLAlchemy).
 
-A gateway's is a file of SQLite. A node is not believed: `cloud.fleet.bounds` has cut or
-refused every number and string before it is kept, and each node has a bounded number of
-rows. Not here: who a node is (`cloud.gateway.authorization`) and what its claims mean.
+The gateway uses a file of SQLite. Values from nodes are validated: `cloud.fleet.bounds`
+has cut or refused every number and string before it is kept, and each node has a
+bounded number of rows. Not here: who a node is (`cloud.gateway.authorization`), and
+what is made of its values (deploy.report).
 """
 
 from collections.abc import Iterator
@@ -127,7 +128,7 @@ class Fleet:
         """Keep a node's newest heartbeat.
 
         Raises:
-            BadRequestError: a number in it cannot be true.
+            BadRequestError: a number in it is impossible.
             StorageError: the database fails.
         """
         row = checked_heartbeat(beat)
@@ -152,7 +153,7 @@ class Fleet:
         answer having been lost: it is kept once.
 
         Raises:
-            BadRequestError: a number in it cannot be true.
+            BadRequestError: a number in it is impossible.
             StorageError: the database fails.
         """
         row = checked_report(report)

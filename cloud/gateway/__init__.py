@@ -2,7 +2,7 @@
 
 `ray_serve` starts it under Serve, `server` is the server itself, `release_service`,
 `fleet_service` and `teacher_service` are its three services; `interceptor` and
-`authorization` stand in front of all of them; `probe` asks whether one answers.
+`authorization` are in front of all of them; `health` answers probes, `probe` asks.
 
 Not here: the files served (cloud.publishing), the authority (cloud.pki), what is
 recorded of nodes (cloud.fleet).

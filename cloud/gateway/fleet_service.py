@@ -1,31 +1,26 @@
-"""FleetService and TeacherService, and the enrolment port's only method.
+"""FleetService: what nodes report, and the only method of the enrolment port.
 
-Thin: each method checks its request, hands it to the part that knows, and answers. Not
-here: who may call (`cloud.gateway.authorization`), errors on the wire
-(`cloud.gateway.interceptor`), and the teacher itself, which comes in as a function.
+Each method hands its request to the part that checks and keeps it. Not here: who may
+call (`cloud.gateway.authorization`), errors as status codes
+(`cloud.gateway.interceptor`), the bounds of a report (`cloud.fleet.bounds`).
 """
 
 import asyncio
-import math
-from collections.abc import AsyncIterator
 
 import grpc
-import numpy as np
 
+from cloud.errors import NotServedError
 from cloud.fleet.database import Fleet
-from cloud.gateway.authorization import Context, node_of
-from cloud.gateway.interceptor import BadRequestError, NotServedError
-from cloud.gateway.live_teacher import Batch, LiveTeacher
+from cloud.gateway.authorization import node_of
+from cloud.gateway.interceptor import Context
 from cloud.pki.authority import Authority
 from cloud.publishing.repository import ReleaseRepository
 from common.pb import takt_pb2 as pb
 from common.pb import takt_pb2_grpc
 
-MAX_BATCH = 1024  # images of one query
-
 
 class FleetServicer(takt_pb2_grpc.FleetServiceServicer):
-    """Keep what nodes say of themselves."""
+    """Keep the heartbeats and reports of nodes."""
 
     def __init__(self, fleet: Fleet) -> None:
         """Keep it in `fleet`."""
@@ -50,83 +45,6 @@ class FleetServicer(takt_pb2_grpc.FleetServiceServicer):
         """Keep a node's report."""
         await asyncio.to_thread(self._fleet.report, node_of(context), request)
         return pb.ReportResponse()
-
-
-class TeacherServicer(takt_pb2_grpc.TeacherServiceServicer):
-    """Answer queries with the teacher's logits, and with gradients through it."""
-
-    def __init__(self, teacher: LiveTeacher | None) -> None:
-        """Ask `teacher`; None: this gateway has none."""
-        self._teacher = teacher
-
-    async def Query(
-        self, request_iterator: AsyncIterator[pb.QueryRequest], context: Context
-    ) -> AsyncIterator[pb.QueryResponse]:
-        """Answer each request in order; see the service's description."""
-        teacher = self._teacher
-        if teacher is None:
-            raise NotServedError(
-                "this gateway serves no live teacher: no student of its config has a "
-                "method that needs one"
-            )
-        shapes = await teacher.shapes()
-        x: Batch | None = None
-        async for request in request_iterator:
-            if request.x or not request.cotangent:
-                x = decode_batch(request, shapes.sample)
-            if not request.cotangent:
-                assert x is not None
-                logits = np.ascontiguousarray(await teacher.query(x), dtype="<f4")
-                yield pb.QueryResponse(logits=logits.tobytes(), shape=logits.shape)
-                continue
-            if x is None:
-                raise BadRequestError(
-                    "a cotangent without images, expected them with it or in a "
-                    "request before it on this stream"
-                )
-            cotangent = decode_cotangent(request, (len(x), shapes.num_classes))
-            found = await teacher.pull_back(x, cotangent)
-            gradient = np.ascontiguousarray(found, dtype="<f4")
-            yield pb.QueryResponse(gradient=gradient.tobytes(), shape=gradient.shape)
-
-
-def decode_batch(request: pb.QueryRequest, sample_shape: tuple[int, int, int]) -> Batch:
-    """Read a batch (N, C, H, W) of pixels in [0, 1].
-
-    Raises:
-        BadRequestError: wrong shape, too many images, or not pixels.
-    """
-    shape = tuple(request.shape)
-    if len(shape) != 4 or shape[1:] != sample_shape or not 1 <= shape[0] <= MAX_BATCH:
-        raise BadRequestError(
-            f"batch has shape {shape[:8]}, expected (1 to {MAX_BATCH}, "
-            f"{', '.join(map(str, sample_shape))})"
-        )
-    expected = 4 * math.prod(shape)
-    if len(request.x) != expected:
-        raise BadRequestError(f"batch has {len(request.x)} bytes, expected {expected}")
-    x = np.frombuffer(request.x, dtype="<f4").reshape(shape)
-    if not ((x >= 0) & (x <= 1)).all():  # NaN is neither
-        raise BadRequestError("batch has values outside [0, 1], expected pixels")
-    return x.astype(np.float32)
-
-
-def decode_cotangent(request: pb.QueryRequest, shape: tuple[int, int]) -> Batch:
-    """Read dL/dlogits (N, K).
-
-    Raises:
-        BadRequestError: wrong length, or not finite.
-    """
-    expected = 4 * math.prod(shape)
-    if len(request.cotangent) != expected:
-        raise BadRequestError(
-            f"cotangent has {len(request.cotangent)} bytes, expected {expected} for "
-            f"shape {shape}"
-        )
-    cotangent = np.frombuffer(request.cotangent, dtype="<f4").reshape(shape)
-    if not np.isfinite(cotangent).all():
-        raise BadRequestError("cotangent has values that are not finite")
-    return cotangent.astype(np.float32)
 
 
 def enrolment_handler(

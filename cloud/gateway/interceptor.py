@@ -1,38 +1,35 @@
-"""Domain errors -> gRPC status codes: the only place where one becomes the other.
+"""The interceptor around every call of a server, and errors as gRPC status codes.
 
-Also the few errors that only a request can cause. What is not a `TaktError` is a
-bug: it is logged in full here and leaves as INTERNAL without a word of detail. The
-way back, codes to domain errors, is the node's (`edge.link.client`).
+The only place where a domain error becomes a code. What is not a `TaktError` is a bug:
+it is logged in full here and leaves as INTERNAL without any detail. Not here: who may
+call (`cloud.gateway.authorization`); from codes back to domain errors, which is the
+node's part (`edge.link.failures`).
 """
 
+import contextlib
 import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeAlias
 
 import grpc
+import grpc.aio
 
+from cloud.errors import (
+    BadRequestError,
+    MissingFileError,
+    NotServedError,
+    OffsetError,
+    QuotaError,
+)
 from common.errors import ConfigError, IdentityError, StorageError, TaktError
 
 logger = logging.getLogger(__name__)
 
-
-class BadRequestError(TaktError):
-    """A request is malformed, or a number in it cannot be true."""
-
-
-class MissingFileError(TaktError):
-    """The repository has no such file, or what is there is not a plain file."""
-
-
-class OffsetError(TaktError):
-    """A fetch starts beyond the end of its file."""
-
-
-class QuotaError(TaktError):
-    """A node has as many calls open as it may."""
-
-
-class NotServedError(TaktError):
-    """This gateway was started without what the call needs."""
-
+Context = grpc.aio.ServicerContext[Any, Any]
+Around = Callable[[str, Context], AbstractAsyncContextManager[None]]
+# The stubs are generic, the classes at run time are not: hence a string.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _CODES: tuple[tuple[type[TaktError], grpc.StatusCode], ...] = (
     (BadRequestError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -45,8 +42,68 @@ _CODES: tuple[tuple[type[TaktError], grpc.StatusCode], ...] = (
 )
 
 
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Run every call of a server inside async context managers."""
+
+    def __init__(self, *around: Around) -> None:
+        """Run calls inside ``around(method, context)`` of each, the outermost first."""
+        self._around = around
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "Handler | None":
+        """Wrap the handler of one call."""
+        handler = await continuation(handler_call_details)
+        if handler is None:  # no such method: grpc answers UNIMPLEMENTED
+            return handler
+        return _wrap(handler, handler_call_details.method, self._around)
+
+
+def _wrap(handler: Any, method: str, arounds: Sequence[Around]) -> Handler:
+    """Put `arounds` around a handler of any of the four kinds."""
+    kind = "stream" if handler.request_streaming else "unary"
+    kind += "_stream" if handler.response_streaming else "_unary"
+    behaviour = getattr(handler, kind)
+
+    async def answer(request: Any, context: Context) -> Any:
+        async with contextlib.AsyncExitStack() as stack:
+            for around in arounds:
+                await stack.enter_async_context(around(method, context))
+            return await behaviour(request, context)
+
+    async def stream(request: Any, context: Context) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for around in arounds:
+                await stack.enter_async_context(around(method, context))
+            # Written here, not yielded: so a cancelled write is seen around it.
+            async with contextlib.aclosing(behaviour(request, context)) as messages:
+                async for message in messages:
+                    await context.write(message)
+
+    make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
+    return make(  # type: ignore[no-any-return]
+        stream if handler.response_streaming else answer,
+        handler.request_deserializer,
+        handler.response_serializer,
+    )
+
+
+@contextlib.asynccontextmanager
+async def errors_as_status(method: str, context: Context) -> AsyncIterator[None]:
+    """End a call that raises with the status of its error; see `status_of`."""
+    try:
+        yield
+    except grpc.aio.AbortError:
+        raise
+    except Exception as e:
+        code, message = status_of(e, method)
+        await context.abort(code, message)
+
+
 def status_of(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
-    """Say how an error leaves the gateway.
+    """Return the status with which an error ends a call.
 
     Args:
         error: what a servicer raised.
@@ -60,7 +117,7 @@ def status_of(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
             logger.info("%s refused: %s", method, error)
             return code, str(error)
     if isinstance(error, StorageError):
-        # The operator's to mend; the node waits and comes back.
+        # The operator has to repair it; the node waits and tries again.
         logger.error("%s failed: %s", method, error)
         return (
             grpc.StatusCode.UNAVAILABLE,

@@ -21,14 +21,15 @@ logger = logging.getLogger(__name__)
 KEPT_PORT_WAIT_S = 5.0  # for a predecessor that is still letting go of its port
 MAX_CALLS = 4096  # of all nodes together
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # a batch of images is the largest
-# Of those whom nobody knows yet: a signing request is small, and soon answered.
-MAX_NEWCOMERS, MAX_NEWCOMER_BYTES = 256, 64 * 1024
+# Of enrolling nodes, which are unknown yet: a signing request is small, and soon
+# answered.
+MAX_ENROLLING_CALLS, MAX_ENROLLING_BYTES = 256, 64 * 1024
 PING_INTERVAL_S = 10.0
 
 _OPTIONS = (
-    # Off (default on): two gateways on one port would share the calls by chance.
+    # Off (default on): two gateways on one port would share the calls at random.
     ("grpc.so_reuseport", 0),
-    # Nodes may ping with no call open (default: they are sent away for it).
+    # Nodes may ping with no call open (default: they are disconnected for it).
     ("grpc.keepalive_permit_without_calls", 1),
     # Milliseconds. Find nodes that vanished without closing (default: 2 hours).
     ("grpc.keepalive_time_ms", 30_000),
@@ -50,7 +51,7 @@ def make_server(
     Args:
         interceptor: around every call.
         ping_interval_s: the shortest time between a peer's keepalive pings that is
-            put up with (gRPC's default: 300 s, then "too_many_pings").
+            allowed (gRPC's default: 300 s, then "too_many_pings").
         max_calls: at a time; more are refused.
         max_message_bytes: of what a peer sends.
     """
@@ -66,7 +67,7 @@ def make_server(
 
 
 def _tls(credentials: ServerCredentials, *, nodes_only: bool) -> grpc.ServerCredentials:
-    """Make TLS credentials; with `nodes_only` every peer must show a certificate."""
+    """Make TLS credentials; with `nodes_only` every peer needs a certificate."""
     pair = [(credentials.key, credentials.certificate)]
     if not nodes_only:
         return grpc.ssl_server_credentials(pair)
@@ -81,9 +82,9 @@ async def listen(
     *,
     credentials: ServerCredentials,
     nodes: grpc.aio.Server,
-    newcomers: grpc.aio.Server,
+    enrolling: grpc.aio.Server,
 ) -> Addresses:
-    """Bind and start both servers, and write down where they are.
+    """Bind and start both servers, and save their addresses.
 
     Args:
         storage: takes gateway.json, and may hold that of the last time: its ports
@@ -91,7 +92,7 @@ async def listen(
         config: the wanted host and ports.
         credentials: of the gateway.
         nodes: the server of the node port.
-        newcomers: the server of the enrolment port.
+        enrolling: the server of the enrolment port.
 
     Raises:
         AddressError: a wanted port is taken, or the host is not this machine's.
@@ -106,14 +107,14 @@ async def listen(
         credentials=_tls(credentials, nodes_only=True),
     )
     enroll_port = await _bind(
-        newcomers,
+        enrolling,
         config.host,
         config.enroll_port,
         kept_port=kept.enroll_port if kept else 0,
         credentials=_tls(credentials, nodes_only=False),
     )
     await nodes.start()
-    await newcomers.start()
+    await enrolling.start()
     addresses = advertised(config, port, enroll_port)
     addresses.save(storage)
     return addresses

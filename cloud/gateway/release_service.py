@@ -1,9 +1,9 @@
-"""ReleaseService: the repository's files, resumable, and word of new releases.
+"""ReleaseService: the repository's files, resumable, and notices of new releases.
 
-Files leave as they are: a node believes the signatures in them, not this service.
+Files are sent as they are: a node trusts the signatures in them, not this service.
 Nothing outside metadata/ and targets/ can be named, links are not followed. Not here:
-who may call (`cloud.gateway.authorization`), and the bandwidth cap, which is the
-node's.
+who may call (`cloud.gateway.authorization`), and the bandwidth cap, which the node
+holds.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from cloud.gateway.authorization import Context
-from cloud.gateway.interceptor import BadRequestError, MissingFileError, OffsetError
+from cloud.errors import BadRequestError, MissingFileError, OffsetError
+from cloud.gateway.interceptor import Context
 from cloud.publishing.repository import ReleaseRepository
 from common.errors import StorageError, TaktError
 from common.pb import takt_pb2 as pb
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 MESSAGE_BYTES = 64 * 1024  # half a second of the slowest default node's bandwidth
 READ_BYTES = 256 * 1024  # one trip to the disk
 POLL_S = 0.25
-REFRESH_S = 600.0  # how often signatures are looked at; the shortest lives a day
+REFRESH_S = 600.0  # between two checks of the signatures; the shortest lives a day
 MAX_PATH = 512
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _ROOTS = ("metadata", "targets")
@@ -68,11 +68,11 @@ def open_inside(root: Path, path: str) -> Iterator[tuple[int, int]]:
         yield handle, status.st_size
 
 
-class Board:
+class VersionFeed:
     """The newest version of each channel, kept up to date for all watchers."""
 
     def __init__(self, repository: ReleaseRepository) -> None:
-        """Watch `repository`; nothing happens before `look`."""
+        """Watch `repository`; nothing is read before `refresh`."""
         self._repository = repository
         self._seen: tuple[int, int, int] | None = None
         self._versions: dict[str, int] = {}
@@ -83,8 +83,8 @@ class Board:
         """Return the newest version of a channel; 0: no release yet."""
         return self._versions.get(channel, 0)
 
-    async def look(self) -> None:
-        """Read the signed metadata if it has changed since the last look."""
+    async def refresh(self) -> None:
+        """Read the signed metadata if it has changed since the last time."""
         path = self._repository.root / "metadata" / "timestamp.json"
         try:
             status = path.stat()
@@ -101,17 +101,17 @@ class Board:
                 self._changed.notify_all()
 
     async def run(self) -> NoReturn:
-        """Look four times a second, for ever."""
+        """Refresh four times a second, until cancelled."""
         while True:
             await asyncio.sleep(POLL_S)
             try:
-                await self.look()
+                await self.refresh()
             except (TaktError, OSError) as e:
                 logger.error("cannot read the release repository: %s", e)
                 await asyncio.sleep(10)
 
     async def wait_for_other(self, channel: str, version: int) -> int | None:
-        """Wait until a channel's version is another one; None: the board closed."""
+        """Wait until a channel's version is another one; None: the feed was closed."""
         async with self._changed:
             await self._changed.wait_for(
                 lambda: self.closed or self.version(channel) != version
@@ -119,19 +119,19 @@ class Board:
         return None if self.closed else self.version(channel)
 
     async def close(self) -> None:
-        """Let every watcher go."""
+        """End the wait of every watcher."""
         self.closed = True
         async with self._changed:
             self._changed.notify_all()
 
 
 class ReleaseServicer(takt_pb2_grpc.ReleaseServiceServicer):
-    """Serve a repository's files and a board's news."""
+    """Serve the files of a repository and the versions of a feed."""
 
-    def __init__(self, root: Path, board: Board) -> None:
+    def __init__(self, root: Path, feed: VersionFeed) -> None:
         """Serve the repository in `root`."""
         self._root = root
-        self._board = board
+        self._feed = feed
 
     async def Fetch(
         self, request: pb.FetchRequest, context: Context
@@ -165,20 +165,23 @@ class ReleaseServicer(takt_pb2_grpc.ReleaseServiceServicer):
     async def Watch(
         self, request: pb.WatchRequest, context: Context
     ) -> AsyncIterator[pb.WatchResponse]:
-        """Tell of each version other than the known one, until the gateway stops."""
+        """Send each version other than the known one, until the gateway stops."""
         known = request.known_version
         if not _PART.fullmatch(request.channel) or len(request.channel) > 63:
             raise BadRequestError(f"channel {request.channel[:80]!r} is not a name")
         while True:
-            version = await self._board.wait_for_other(request.channel, known)
+            version = await self._feed.wait_for_other(request.channel, known)
             if version is None:
                 return
             known = version
             yield pb.WatchResponse(channel=request.channel, version=version)
 
 
-async def keep_fresh(repository: ReleaseRepository) -> NoReturn:
-    """Sign again what nears its end; say so, and go on, where the keys are not."""
+async def refresh_signatures(repository: ReleaseRepository) -> NoReturn:
+    """Sign the metadata again before it expires; log a warning where keys are absent.
+
+    Runs until it is cancelled.
+    """
     while True:
         try:
             if await asyncio.to_thread(repository.refresh):

@@ -1,11 +1,12 @@
 """The gateway: two gRPC sockets in front of a run's storage folder.
 
 The node port asks for a client certificate and serves releases, the fleet and the live
-teacher; the enrolment port is server TLS only and serves `Enroll` alone (gRPC for
-Python cannot make client certificates optional on one port). Runs inside any asyncio
-loop: a Ray Serve replica (`cloud.gateway.ray_serve`) or a thread (`GatewayThread`). Not
-here: what the methods do (`cloud.gateway.release_service`,
-`cloud.gateway.fleet_service`) and who may call them (`cloud.gateway.authorization`).
+teacher; the enrolment port has TLS without client certificates and serves `Enroll`
+(gRPC for Python cannot make client certificates optional on one port). Both answer
+health checks. Runs inside any asyncio loop: a Ray Serve replica
+(`cloud.gateway.ray_serve`) or a thread (`GatewayThread`). Not here: the methods
+(`release_service`, `fleet_service`, `teacher_service`, `health`), and who may call them
+(`authorization`).
 """
 
 import asyncio
@@ -21,57 +22,71 @@ import grpc.aio
 
 from cloud.fleet.database import Fleet, sqlite_url
 from cloud.gateway.addresses import certificate_names, join
-from cloud.gateway.authorization import Admission, Interceptor, errors_as_status
-from cloud.gateway.fleet_service import (
-    FleetServicer,
-    TeacherServicer,
-    enrolment_handler,
-)
+from cloud.gateway.authorization import Authorization
+from cloud.gateway.fleet_service import FleetServicer, enrolment_handler
+from cloud.gateway.health import Health
+from cloud.gateway.interceptor import Interceptor, errors_as_status
 from cloud.gateway.listeners import (
-    MAX_NEWCOMER_BYTES,
-    MAX_NEWCOMERS,
+    MAX_ENROLLING_BYTES,
+    MAX_ENROLLING_CALLS,
     PING_INTERVAL_S,
     listen,
     make_server,
 )
 from cloud.gateway.live_teacher import LiveTeacher
-from cloud.gateway.release_service import Board, ReleaseServicer, keep_fresh
+from cloud.gateway.release_service import (
+    ReleaseServicer,
+    VersionFeed,
+    refresh_signatures,
+)
+from cloud.gateway.teacher_service import TeacherServicer
 from cloud.pki.authority import Authority
 from cloud.publishing.repository import ReleaseRepository
 from cloud.storage import StorageDir
 from common.clock import Clock, utc_now
 from common.config import GatewayConfig
 from common.errors import AddressError, TaktError
-from common.pb import takt_pb2_grpc
+from common.pb import takt_pb2, takt_pb2_grpc
 
 logger = logging.getLogger(__name__)
+
+SERVICES = tuple(s.full_name for s in takt_pb2.DESCRIPTOR.services_by_name.values())
+TEACHER_SERVICE = "takt.v1.TeacherService"
 
 
 @dataclass(frozen=True)
 class RunningGateway:
-    """A started gateway; `stop` ends it."""
+    """A started gateway; `stop` ends it.
 
-    address: str  # host:port of the node port
+    Attributes:
+        address: host:port of the node port.
+        enroll_address: host:port of the enrolment port.
+        authority: of the project.
+        repository: that is served.
+        fleet: what nodes have reported.
+        background: tasks that run as long as the gateway does.
+    """
+
+    address: str
     enroll_address: str
     authority: Authority
     repository: ReleaseRepository
     fleet: Fleet
+    background: tuple["asyncio.Task[NoReturn]", ...]
     _sockets: tuple[tuple[str, int], ...]
-    _servers: tuple[grpc.aio.Server, ...]
-    _board: Board
-    _chores: tuple["asyncio.Task[NoReturn]", ...]
+    _servers: "_Servers"
 
     async def check(self) -> None:
-        """Make sure that the gateway does its work.
+        """Check that the gateway works.
 
         Raises:
             AddressError: a port does not answer.
-            TaktError: a chore has died, with its reason.
+            TaktError: a background task has ended, with its reason.
         """
-        for chore in self._chores:
-            if chore.done():
-                why = "cancelled" if chore.cancelled() else chore.exception()
-                raise TaktError(f"{chore.get_name()} ended: {why}")
+        for task in self.background:
+            if task.done():
+                why = "cancelled" if task.cancelled() else task.exception()
+                raise TaktError(f"{task.get_name()} ended: {why}")
         for host, port in self._sockets:
             try:
                 _, writer = await asyncio.open_connection(host, port)
@@ -83,12 +98,28 @@ class RunningGateway:
 
     async def stop(self, grace_s: float = 2.0) -> None:
         """Drain and stop: watches end cleanly, other calls have `grace_s` seconds."""
-        await self._board.close()
-        await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
-        for chore in self._chores:
-            chore.cancel()
-        await asyncio.gather(*self._chores, return_exceptions=True)
+        await self._servers.stop(grace_s)
+        for task in self.background:
+            task.cancel()
+        await asyncio.gather(*self.background, return_exceptions=True)
         self.fleet.close()
+
+
+@dataclass(frozen=True)
+class _Servers:
+    """The servers of both ports, and what ends with them."""
+
+    nodes: grpc.aio.Server
+    enrolling: grpc.aio.Server
+    feed: VersionFeed
+    health: Health
+
+    async def stop(self, grace_s: float) -> None:
+        """Drain; the enrolment port last, which tells probes so meanwhile."""
+        await self.health.drain()
+        await self.feed.close()
+        await self.nodes.stop(grace_s)
+        await self.enrolling.stop(grace_s)
 
 
 async def start_gateway_server(
@@ -107,7 +138,7 @@ async def start_gateway_server(
     comes back where its nodes look for it.
 
     Args:
-        storage: the folder with pki/, repository/, keys/ and fleet.sqlite.
+        storage: has the authority, the repository, its keys and the fleet's database.
         config: where to listen.
         channel: what nodes are told at enrolment to follow.
         teacher: the live teacher; None: `Query` is not served.
@@ -124,44 +155,44 @@ async def start_gateway_server(
     repository = ReleaseRepository(storage.repository, storage.keys, clock=clock)
     repository.create()
     fleet = Fleet(sqlite_url(storage.fleet), clock=clock)
-    board = Board(repository)
-    admission = Admission(authority, max_calls_per_node=config.max_streams_per_node)
-    nodes = make_server(
-        Interceptor(errors_as_status, admission.admit), ping_interval_s=ping_interval_s
+    authorization = Authorization(
+        authority, max_calls_per_node=config.max_streams_per_node
     )
-    takt_pb2_grpc.add_ReleaseServiceServicer_to_server(
-        ReleaseServicer(repository.root, board), nodes
+    servers = _Servers(
+        nodes=make_server(
+            Interceptor(errors_as_status, authorization.authorize),
+            ping_interval_s=ping_interval_s,
+        ),
+        enrolling=make_server(
+            Interceptor(errors_as_status),
+            ping_interval_s=ping_interval_s,
+            max_calls=MAX_ENROLLING_CALLS,
+            max_message_bytes=MAX_ENROLLING_BYTES,
+        ),
+        feed=VersionFeed(repository),
+        health=Health(),
     )
-    takt_pb2_grpc.add_FleetServiceServicer_to_server(FleetServicer(fleet), nodes)
-    takt_pb2_grpc.add_TeacherServiceServicer_to_server(TeacherServicer(teacher), nodes)
-    newcomers = make_server(
-        Interceptor(errors_as_status),
-        ping_interval_s=ping_interval_s,
-        max_calls=MAX_NEWCOMERS,
-        max_message_bytes=MAX_NEWCOMER_BYTES,
-    )
-    newcomers.add_generic_rpc_handlers(
-        (enrolment_handler(authority, repository, channel),)
+    _add_node_services(servers, repository, fleet, teacher)
+    servers.enrolling.add_generic_rpc_handlers(
+        (enrolment_handler(authority, repository, channel), servers.health.handler())
     )
     try:
-        await board.look()
+        await servers.health.serving(
+            name for name in SERVICES if teacher or name != TEACHER_SERVICE
+        )
+        await servers.feed.refresh()
         addresses = await listen(
             storage,
             config,
             credentials=authority.server_credentials(certificate_names(config)),
-            nodes=nodes,
-            newcomers=newcomers,
+            nodes=servers.nodes,
+            enrolling=servers.enrolling,
         )
     except BaseException:
-        await asyncio.gather(nodes.stop(0), newcomers.stop(0))
+        await servers.stop(0)
         fleet.close()
         raise
-    chores = (
-        asyncio.create_task(board.run(), name="the watch on the repository"),
-        asyncio.create_task(admission.sweep(), name="the sweep of open calls"),
-        asyncio.create_task(keep_fresh(repository), name="the signing chore"),
-    )
-    logger.info("nodes: %s, enrolment: %s", addresses.address, addresses.enroll_address)
+    logger.info("serving nodes at %s, %s", addresses.address, addresses.enroll_address)
     host = addresses.reachable_host
     return RunningGateway(
         addresses.address,
@@ -169,11 +200,31 @@ async def start_gateway_server(
         authority,
         repository,
         fleet,
+        (
+            asyncio.create_task(servers.feed.run(), name="the watch on the repository"),
+            asyncio.create_task(authorization.sweep(), name="the sweep of open calls"),
+            asyncio.create_task(
+                refresh_signatures(repository), name="the refresh of signatures"
+            ),
+        ),
         ((host, addresses.port), (host, addresses.enroll_port)),
-        (nodes, newcomers),
-        board,
-        chores,
+        servers,
     )
+
+
+def _add_node_services(
+    servers: _Servers,
+    repository: ReleaseRepository,
+    fleet: Fleet,
+    teacher: LiveTeacher | None,
+) -> None:
+    nodes = servers.nodes
+    takt_pb2_grpc.add_ReleaseServiceServicer_to_server(
+        ReleaseServicer(repository.root, servers.feed), nodes
+    )
+    takt_pb2_grpc.add_FleetServiceServicer_to_server(FleetServicer(fleet), nodes)
+    takt_pb2_grpc.add_TeacherServiceServicer_to_server(TeacherServicer(teacher), nodes)
+    nodes.add_generic_rpc_handlers((servers.health.handler(),))
 
 
 class GatewayThread:

@@ -10,9 +10,9 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloud.errors import BadRequestError
 from cloud.fleet.bounds import checked_heartbeat, checked_report
 from cloud.fleet.database import KEEP_REPORTS, Fleet, sqlite_url
-from cloud.gateway.interceptor import BadRequestError
 from common.errors import ConfigError, StorageError
 from common.pb.takt_pb2 import (
     Cap,

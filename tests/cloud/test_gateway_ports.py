@@ -100,6 +100,6 @@ def test_a_gateway_knows_whether_it_is_well(own: GatewayThread) -> None:
         asyncio.run_coroutine_threadsafe(own.running.check(), own.loop).result(10)
 
     check()
-    own.loop.call_soon_threadsafe(own.running._chores[0].cancel)
+    own.loop.call_soon_threadsafe(own.running.background[0].cancel)
     with pytest.raises(TaktError, match="watch on the repository ended: cancelled"):
         check()

@@ -1,0 +1,160 @@
+"""The gateway's health by grpc.health.v1: who may ask, and what is answered when."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from gateway_site import DEADLINE_S, Identity, member, signed_by
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from cloud.gateway.probe import check_gateway
+from cloud.gateway.server import GatewayThread
+from cloud.pki.authority import Authority
+from cloud.storage import StorageDir
+from common.errors import LinkError, StorageError
+from common.pb import takt_pb2 as pb
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+LARGE = 32 * 1024 * 1024  # more than flow control lets a gateway send unread
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> StorageDir:
+    return StorageDir(tmp_path)
+
+
+@pytest.fixture
+def gateway(storage: StorageDir) -> Iterator[GatewayThread]:
+    with GatewayThread(storage=storage) as gateway:
+        yield gateway
+
+
+@contextmanager
+def health_of(
+    address: str, ca_pem: bytes, identity: Identity | None = None
+) -> Iterator[health_pb2_grpc.HealthStub]:
+    """Connect to the health service of a port, with or without a certificate."""
+    key = identity.key_pem if identity else None
+    certificate = identity.certificate_pem if identity else None
+    credentials = grpc.ssl_channel_credentials(ca_pem, key, certificate)
+    with grpc.secure_channel(address, credentials) as channel:
+        yield health_pb2_grpc.HealthStub(channel)
+
+
+def status_of(stub: health_pb2_grpc.HealthStub, service: str = "") -> int:
+    request = health_pb2.HealthCheckRequest(service=service)
+    return int(stub.Check(request, timeout=DEADLINE_S).status)
+
+
+@pytest.mark.parametrize("service", ["", "takt.v1.ReleaseService"])
+def test_a_probe_without_a_certificate_is_answered_at_the_enrolment_port(
+    gateway: GatewayThread, service: str
+) -> None:
+    ca_pem = gateway.running.authority.ca_pem()
+    with health_of(gateway.enroll_address, ca_pem) as stub:
+        assert status_of(stub, service) == SERVING
+
+
+@pytest.mark.parametrize("service", ["takt.v1.TeacherService", "takt.v1.Unknown"])
+def test_a_service_that_is_not_served_has_no_status(
+    gateway: GatewayThread, service: str
+) -> None:
+    ca_pem = gateway.running.authority.ca_pem()
+    with (
+        health_of(gateway.enroll_address, ca_pem) as stub,
+        pytest.raises(grpc.RpcError) as caught,
+    ):
+        status_of(stub, service)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_certificate_that_is_not_on_the_allow_list_may_ask_at_the_node_port(
+    gateway: GatewayThread, storage: StorageDir
+) -> None:
+    identity = member(gateway)
+    (storage.pki / "allow.json").unlink()
+    with health_of(gateway.address, identity.ca_pem, identity) as stub:
+        assert status_of(stub) == SERVING
+    with identity.open(gateway.address) as stubs, pytest.raises(grpc.RpcError) as e:
+        stubs.beat()  # it may ask for nothing else
+    assert e.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_the_node_port_answers_no_probe_without_a_certificate_of_the_project(
+    gateway: GatewayThread, tmp_path: Path
+) -> None:
+    other = Authority(tmp_path / "other")
+    other.init()
+    ca_pem = gateway.running.authority.ca_pem()
+    for identity in (None, signed_by(other, "sensor")):
+        with (
+            health_of(gateway.address, ca_pem, identity) as stub,
+            pytest.raises(grpc.RpcError) as caught,
+        ):
+            status_of(stub)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_nobody_holds_a_place_by_watching_the_health(gateway: GatewayThread) -> None:
+    ca_pem = gateway.running.authority.ca_pem()
+    with health_of(gateway.enroll_address, ca_pem) as stub:
+        watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=DEADLINE_S)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(iter(watch))
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_gateway_that_drains_says_that_it_does_not_serve(
+    gateway: GatewayThread, storage: StorageDir
+) -> None:
+    (storage.repository / "targets" / "large").write_bytes(bytes(LARGE))
+    identity = member(gateway)
+    with (
+        identity.open(gateway.address) as stubs,
+        health_of(gateway.enroll_address, identity.ca_pem) as stub,
+    ):
+        # A download that is not read holds the gateway up.
+        request = pb.FetchRequest(path="targets/large")
+        download = stubs.releases.Fetch(request, timeout=DEADLINE_S)
+        next(iter(download))
+        assert status_of(stub) == SERVING
+        stopping = threading.Thread(target=gateway.stop, args=(DEADLINE_S,))
+        stopping.start()
+        deadline = time.monotonic() + DEADLINE_S
+        while status_of(stub) != NOT_SERVING:
+            assert time.monotonic() < deadline
+        assert status_of(stub, "takt.v1.ReleaseService") == NOT_SERVING
+        with pytest.raises(LinkError, match="NOT_SERVING, expected SERVING"):
+            check_gateway(storage)
+        download.cancel()
+    stopping.join(DEADLINE_S)
+    assert not stopping.is_alive()
+
+
+def test_the_check_of_a_gateway_names_what_answers(
+    gateway: GatewayThread, storage: StorageDir
+) -> None:
+    assert check_gateway(storage) == gateway.address
+
+
+def test_the_check_does_not_trust_another_authority(
+    gateway: GatewayThread, storage: StorageDir, tmp_path: Path
+) -> None:
+    other = Authority(tmp_path / "other")
+    other.init()
+    storage.ca.write_bytes(other.ca_pem())
+    with pytest.raises(LinkError, match="does not answer"):
+        check_gateway(storage)
+
+
+def test_the_check_says_what_it_cannot_read(
+    gateway: GatewayThread, storage: StorageDir
+) -> None:
+    storage.ca.unlink()
+    with pytest.raises(StorageError, match=r"cannot read .*ca\.crt"):
+        check_gateway(storage)
