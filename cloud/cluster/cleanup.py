@@ -41,10 +41,9 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 def _open_files(pid: int) -> Iterator[str]:
     # psutil's own list leaks a file where a process ends meanwhile.
-    handles = f"/proc/{pid}/fd"
-    for handle in os.listdir(handles):
+    for handle in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
-            yield os.readlink(f"{handles}/{handle}")
+            yield str(handle.readlink())
 
 
 def end_cluster(folder: Path, logs_dir: Path | None) -> None:
