@@ -8,6 +8,7 @@ here: which rows are worth making (compare_grid.py), whose turn it is
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -202,21 +203,20 @@ def _fit(
     from edge.distill.batch import Images
     from edge.distill.fit import fit_student
     from edge.distill.knowledge import read_knowledge
+    from edge.distill.task import Task
 
     torch.set_num_threads(1)  # of this thread
     manifest = manifest.model_copy(update={"temperature": job.temperature})
-    knowledge = read_knowledge(manifest, job.release_dir, job.recipe)
-    return fit_student(
-        job.recipe,
-        Images.of(dataset.train),
-        Images.of(dataset.val),
-        knowledge,
-        num_classes=manifest.num_classes,
-        eps=manifest.eps,
+    task = Task.of_release(
+        manifest,
+        train=Images.of(dataset.train),
+        val=Images.of(dataset.val),
+        knowledge=read_knowledge(manifest, job.release_dir, job.recipe),
         seed=job.seed,
-        cpu_budget_s=job.cpu_budget_s,
-        teacher=teacher,
-        on_epoch=lambda point: after_epoch(point.cpu_s),
+    )
+    task = replace(task, cpu_budget_s=job.cpu_budget_s, teacher=teacher)
+    return fit_student(
+        job.recipe, task, on_epoch=lambda point: after_epoch(point.cpu_s)
     )
 
 

@@ -7,7 +7,7 @@ training (choose.py), test images, AutoAttack.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 
@@ -19,6 +19,7 @@ from common.robustness.evaluate import autoattack, clean_accuracy, robust_accura
 from edge.distill.batch import Images
 from edge.distill.fit import fit_student
 from edge.distill.knowledge import read_knowledge
+from edge.distill.task import Task
 
 STEPS = 20  # of PGD on the validation images
 
@@ -69,21 +70,18 @@ def student_score(
         ConfigError: the recipe names an unknown model or method.
         TrustError: a shard is missing or damaged.
     """
-    train, val = Images.of(dataset.train), Images.of(dataset.val)
-    knowledge = read_knowledge(manifest, release_dir, recipe)
+    task = Task.of_release(
+        manifest,
+        train=Images.of(dataset.train),
+        val=Images.of(dataset.val),
+        knowledge=read_knowledge(manifest, release_dir, recipe),
+        seed=0,
+    )
     x, y = dataset.val.tensors()
     attack = AttackConfig(steps=STEPS, step_size=manifest.eps / 8)
     found = []
     for seed in seeds:
-        student = fit_student(
-            recipe,
-            train,
-            val,
-            knowledge,
-            num_classes=manifest.num_classes,
-            eps=manifest.eps,
-            seed=seed,
-        ).model
+        student = fit_student(recipe, replace(task, seed=seed)).model
         if by_autoattack:
             robust = autoattack(student, x, y, eps=manifest.eps, seed=0)
         else:

@@ -22,7 +22,6 @@ class FitState(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    identity: str  # of the job: a checkpoint of another one is not taken up
     attempt: int = 0  # 1: started again after a collapse
     epoch: int = 0  # done, all attempts
     step: int = 0  # done, in this attempt
@@ -32,42 +31,50 @@ class FitState(BaseModel):
     evaluate_s: float = 0.0
     attempt_began_s: float = 0.0  # of distil_s
     attempt_began_epoch: int = 0
-    doublings: int = 0  # of the attack's steps, see safeguard.py
-    has_parted: bool = False  # that attack from a strong one, at the last milestone
+    doublings: int = 0  # of the attack's steps, see overfitting.py
+    was_overfitted: bool = False  # at the last milestone, to the attack of then
     best_epoch: int = 0  # 0: none yet
     best_robust: float = -1.0
     last_robust: float = -1.0
     curve: list[CurvePoint] = []
 
     def retry(self) -> None:
-        """Begin the next attempt; what was spent stays spent."""
+        """Begin the next attempt; the time spent so far still counts."""
         self.attempt += 1
         self.attempt_began_s, self.attempt_began_epoch = self.distil_s, self.epoch
         self.step = self.milestone = self.best_epoch = 0
         self.best_robust = self.last_robust = -1.0
 
 
-def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: FitState) -> None:
-    """Replace the checkpoint.
+class CheckpointFile:
+    """The checkpoint of one job."""
 
-    Raises:
-        StorageError: it cannot be written; the old one is as it was.
-    """
-    data = encode_tensors(tensors, _KEY, state.model_dump(mode="json"))
-    write_atomic(path, data, point="child.checkpoint")
+    def __init__(self, path: Path, job_digest: str = "") -> None:
+        """Name the file; `job_digest` is of all that the checkpoint depends on."""
+        self._path = path
+        self._job_digest = job_digest
 
+    def save(self, tensors: dict[str, Tensor], state: FitState) -> None:
+        """Replace the checkpoint.
 
-def load_checkpoint(
-    path: Path, identity: str
-) -> tuple[dict[str, Tensor], FitState] | None:
-    """Read the checkpoint of this job; None when there is none that can be used.
+        Raises:
+            StorageError: it cannot be written; the old one is as it was.
+        """
+        note = {"job": self._job_digest, "state": state.model_dump(mode="json")}
+        data = encode_tensors(tensors, _KEY, note)
+        write_atomic(self._path, data, point="child.checkpoint")
 
-    A missing, damaged or foreign checkpoint costs time, never the student: the
-    training then begins anew.
-    """
-    try:
-        note, tensors = read_tensors(path, _KEY)
-        state = FitState.model_validate(note)
-    except (OSError, ValueError):
-        return None
-    return (tensors, state) if state.identity == identity else None
+    def load(self) -> tuple[dict[str, Tensor], FitState] | None:
+        """Read the checkpoint; None: there is none of this job that can be used.
+
+        With a missing or damaged checkpoint, or one of another job, the training
+        begins anew: that costs time only.
+        """
+        try:
+            note, tensors = read_tensors(self._path, _KEY)
+            if note["job"] != self._job_digest:
+                return None
+            state = FitState.model_validate(note["state"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return tensors, state

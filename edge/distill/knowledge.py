@@ -63,6 +63,9 @@ class Knowledge:
         return replace(self, soft_labels=None if soft is None else soft.to(device))
 
 
+NO_KNOWLEDGE = Knowledge()  # for a training without a teacher
+
+
 def read_manifest(release_dir: Path) -> Manifest:
     """Read the manifest of a pulled release.
 

@@ -1,6 +1,6 @@
-"""A student's weights in motion: gradient, clipping, SGD step, weight averaging.
+"""The update of a student's weights: gradient, clipping, SGD step, averaging.
 
-Not here: where losses come from (losses.py), and when what happens (fit.py).
+Not here: the losses (losses.py), the order of steps (training.py).
 """
 
 import copy
@@ -22,7 +22,7 @@ class Learner:
         if self._device.type == "cuda":
             model = model.to(memory_format=torch.channels_last)
         self.model = model
-        self.answer: Model = mixed(model, self._device)  # as it trains: x -> logits
+        self.forward: Model = mixed(model, self._device)  # x -> logits, in training
         self._decay = recipe.ema_decay
         self._max_norm = recipe.max_gradient_norm
         self._steps = 0
@@ -32,33 +32,33 @@ class Learner:
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
         )
-        # With the weights, the statistics of BatchNorm: those of now belong to the
-        # weights of now, not to averaged ones.
+        # BatchNorm's statistics are averaged with the weights: the current ones fit
+        # the current weights, not the averaged ones.
         live = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
         self._names, self._live = list(live), list(live.values())
         self._average = [v.clone() for v in self._live] if self._decay else []
         self._copy = copy.deepcopy(model)
-        # BatchNorm's statistics are of clean and adversarial batches alike in
-        # training, and must not move while an attack looks for its gradient.
+        # In training, BatchNorm's statistics are of clean and adversarial batches
+        # alike; they must not change while an attack computes its gradients.
         self._has_statistics = any(True for _ in model.buffers())
 
-    def hold(self) -> None:
-        """Freeze normalisation statistics while an attack is crafted."""
+    def freeze_statistics(self) -> None:
+        """Keep normalisation statistics as they are while an attack is crafted."""
         if self._has_statistics:
             self.model.eval()
 
-    def release(self) -> None:
-        """Let normalisation statistics move again."""
+    def unfreeze_statistics(self) -> None:
+        """Let normalisation statistics be updated again."""
         if self._has_statistics:
             self.model.train()
 
     def step(self, loss: Tensor, learning_rate: float) -> None:
-        """Move the weights once, against the gradient of a scalar loss."""
+        """Update the weights once, by the gradient of a scalar loss."""
         params = self._sgd.params
         gradients = torch.autograd.grad(loss, params)
         if self._max_norm:
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-            if self._device.type == "cuda":  # a look at the norm would wait for it
+            if self._device.type == "cuda":  # reading the norm would wait for the GPU
                 scale = (self._max_norm / norm).clamp(max=1)
                 gradients = torch._foreach_mul(gradients, scale)
             elif norm > self._max_norm:
@@ -67,13 +67,13 @@ class Learner:
         self._sgd.step(gradients)
         self._steps += 1
         if self._average:
-            # Young averages are of few weights: forget the initial ones faster.
+            # Early on the average is of few steps: forget the initial weights faster.
             decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
             with torch.no_grad():
                 torch._foreach_lerp_(self._average, self._live, 1 - decay)
 
     def weights(self) -> dict[str, Tensor]:
-        """Copy what would be handed out now: the average, if there is one."""
+        """Copy the student's weights of now: the average, if there is one."""
         weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         if self._average:
             for name, value in zip(self._names, self._average, strict=True):
@@ -81,9 +81,9 @@ class Learner:
         return weights
 
     def student(self, weights: dict[str, Tensor] | None = None) -> nn.Module:
-        """Show a copy of the model in eval mode, with `weights` or its own.
+        """Return a copy of the model in eval mode, with `weights` or its own.
 
-        The copy is made once; each call returns it anew.
+        There is one copy: each call overwrites and returns it.
         """
         self._copy.load_state_dict(self.weights() if weights is None else weights)
         return self._copy.eval()
@@ -98,7 +98,7 @@ class Learner:
         }
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Go on where `tensors` was called."""
+        """Restore what `tensors` returned."""
         self.model.load_state_dict(under("model.", tensors))
         self._sgd.load_state_dict(under("sgd.", tensors))
         for i, average in enumerate(self._average):
@@ -107,7 +107,7 @@ class Learner:
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Pick the tensors whose names begin with `prefix`, without it."""
+    """Select the tensors whose names begin with `prefix`, and remove it."""
     return {
         name.removeprefix(prefix): value
         for name, value in tensors.items()

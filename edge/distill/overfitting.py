@@ -1,12 +1,12 @@
-"""Tells when a training's own attack has stopped finding what a strong one finds.
+"""Detects catastrophic overfitting: robust to the training's attack, to no other.
 
-Catastrophic overfitting: a student attacked in one or two steps can learn to
-deceive just that attack. Within an epoch its accuracy under it nears 100 % and
-under PGD 0 % (Wong et al., ICLR 2020; Andriushchenko and Flammarion, NeurIPS 2020).
-Both are compared on the same training images, so that what does not generalise is
-not taken for it. Training with more steps heals a student that was caught (Li et
-al., "Towards Understanding Fast Adversarial Training", 2020). Not here: when this
-is asked and what follows (training.py).
+A student that is attacked in one or two steps can become robust to just that attack.
+Within an epoch its accuracy under it nears 100 % and under PGD 0 % (Wong et al.,
+ICLR 2020; Andriushchenko and Flammarion, NeurIPS 2020). Both accuracies are of the
+same training images, so that a poor generalisation does not look like it. Training
+with more steps brings the robustness back (Li et al., "Towards Understanding Fast
+Adversarial Training", 2020). Not here: when it is checked and what follows
+(training.py).
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from common.robustness.attacks import pgd
 
-MOST_STEPS = 8  # of the training attack; as many cannot be deceived so
+MAX_STEPS = 8  # of the training attack; with as many there is no such overfitting
 _IMAGES = 64
 _STEPS = 5  # of the strong attack, each of half eps
 _GAP = 0.3  # five standard errors of the difference on so many images
@@ -31,10 +31,10 @@ class Attacked(NamedTuple):
     eps: float  # of that attack, pixel scale
 
 
-def has_parted(
+def is_overfitted(
     model: nn.Module, attacked: Attacked, *, generator: torch.Generator
 ) -> bool:
-    """Say whether a strong attack breaks most of what the training attack left.
+    """Return whether a strong attack succeeds where the training's attack fails.
 
     Args:
         model: x in [0, 1] -> logits, in the mode in which it is attacked.
@@ -53,8 +53,8 @@ def has_parted(
         generator=generator,
     )
     with torch.no_grad():
-        answers = model(torch.cat([x + delta, x_adv])).argmax(1)
-    held, broken = answers.chunk(2)
-    by_training = float((held == y).double().mean())
-    by_strong = float((broken == y).double().mean())
-    return by_strong < min(by_training / 2, by_training - _GAP)
+        classes = model(torch.cat([x + delta, x_adv])).argmax(1)
+    under_training, under_strong = (
+        float((part == y).double().mean()) for part in classes.chunk(2)
+    )
+    return under_strong < min(under_training / 2, under_training - _GAP)

@@ -1,15 +1,17 @@
 """One student from one release: the child process that runs inside the caps.
 
 ``python -m edge.distill JOB.json`` reads the job, the pulled release and the
-node's own images, checks that they are the images the release speaks of, trains
-(fit.py), measures the student and leaves it with its result. Exit codes: 0
+node's own images, checks that they are the images of the release, trains
+(fit.py), measures the student and writes it and its result. Exit codes: 0
 done, a TaktError's own, 4 out of memory, 143 ended by SIGTERM (the checkpoint is
-safe). Not here: pulling, caps and promotion (daemon.py).
+safe). Not here: pulling, caps and promotion (edge.daemon).
 """
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,9 +28,11 @@ from common.models.zoo import num_parameters
 from common.release import Evaluation, Manifest, recipe_of
 from common.robustness.evaluate import is_collapsed, predict, robust_accuracy_pgd
 from edge.distill.batch import Images
+from edge.distill.checkpoint import CheckpointFile
 from edge.distill.fit import Fitted, fit_student
 from edge.distill.knowledge import read_knowledge, read_manifest
 from edge.distill.student_card import student_card
+from edge.distill.task import Task
 from edge.jobs.job import (
     CHECKPOINT,
     PROGRESS,
@@ -46,7 +50,7 @@ if TYPE_CHECKING:
 def distil(
     job: DistilJob, *, should_stop: Callable[[], bool] = lambda: False
 ) -> DistilResult:
-    """Train and measure the job's student; leave it in the job's work folder.
+    """Train and measure the job's student; write it to the job's work folder.
 
     Raises:
         TrustError: the release is damaged, or is not of this node's images.
@@ -57,37 +61,37 @@ def distil(
         LinkError: the live teacher gave no answer within the deadline; the
             checkpoint is kept.
         IdentityError: the gateway refused the node that asks its teacher.
-        Interrupted: `should_stop` said so.
+        Interrupted: `should_stop` returned True.
     """
     manifest = read_manifest(job.release_dir)
     recipe = recipe_of(manifest, job.student)
     train, val = own_images(job.dataset, manifest)
+    task = Task.of_release(
+        manifest,
+        train=train,
+        val=val,
+        knowledge=read_knowledge(manifest, job.release_dir, recipe),
+        seed=job.seed,
+    )
+    task = replace(task, batch_size=job.batch_size, cpu_budget_s=job.cpu_budget_s)
+    digest = _job_digest(job, manifest)
     with _live_teacher(job, should_stop) as teacher:
         fitted = fit_student(
             recipe,
-            train,
-            val,
-            read_knowledge(manifest, job.release_dir, recipe),
-            num_classes=manifest.num_classes,
-            eps=manifest.eps,
-            seed=job.seed,
-            batch_size=job.batch_size,
-            cpu_budget_s=job.cpu_budget_s,
-            checkpoint=job.work_dir / CHECKPOINT,
-            identity=_identity(job, manifest),
-            teacher=teacher,
+            replace(task, teacher=teacher),
+            checkpoint=CheckpointFile(job.work_dir / CHECKPOINT, digest),
             on_epoch=_Progress(job.work_dir / PROGRESS),
             should_stop=should_stop,
         )
     live_bytes = teacher.num_bytes if teacher else 0
-    return _leave(job, manifest, recipe, fitted, val, live_bytes)
+    return _write_student(job, manifest, recipe, fitted, val, live_bytes)
 
 
 @contextlib.contextmanager
 def _live_teacher(
     job: DistilJob, should_stop: Callable[[], bool]
 ) -> "Iterator[LiveTeacher | None]":
-    """Reach the live teacher, if the job says how."""
+    """Connect to the live teacher, if the job has one."""
     if job.live is None:
         yield None
         return
@@ -102,7 +106,7 @@ def own_images(files: DatasetConfig, manifest: Manifest) -> tuple[Images, Images
 
     Raises:
         DataError: the node's images are missing or damaged.
-        TrustError: they are not the images that the release speaks of.
+        TrustError: they are not the images of the release.
     """
     config = files.model_copy(
         update={
@@ -125,8 +129,8 @@ def own_images(files: DatasetConfig, manifest: Manifest) -> tuple[Images, Images
     return Images.of(dataset.train), Images.of(dataset.val)
 
 
-def _identity(job: DistilJob, manifest: Manifest) -> str:
-    """Name all that a checkpoint depends on; a different job starts anew."""
+def _job_digest(job: DistilJob, manifest: Manifest) -> str:
+    """Digest all that a checkpoint depends on; a different job starts anew."""
     parts = [
         manifest.model_dump_json(),
         job.student,
@@ -138,7 +142,7 @@ def _identity(job: DistilJob, manifest: Manifest) -> str:
 
 
 class _Progress:
-    """Appends a line an epoch; starts over with the epochs of a checkpoint."""
+    """Appends a line per epoch; the first call of a training truncates the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -151,7 +155,7 @@ class _Progress:
         self._mode = "a"
 
 
-def _leave(
+def _write_student(
     job: DistilJob,
     manifest: Manifest,
     recipe: StudentConfig,
@@ -160,9 +164,9 @@ def _leave(
     live_bytes: int,
 ) -> DistilResult:
     """Measure the student on the whole validation split; write it, then its result."""
-    began = fitted.clock()
-    clean, robust, collapsed = _judge(fitted.model, val, job, manifest)
-    evaluate_s = fitted.cpu_s.evaluate + fitted.clock() - began
+    began = time.process_time()
+    clean, robust, collapsed = _evaluate(fitted.model, val, job, manifest)
+    evaluate_s = fitted.cpu_s.evaluate + time.process_time() - began
     card = student_card(manifest, recipe, seed=job.seed)
     fault_point("child.student.before_rename")
     digest = save_model(job.work_dir / STUDENT, fitted.model, card)
@@ -189,17 +193,17 @@ def _leave(
     return result
 
 
-def _judge(
+def _evaluate(
     student: nn.Module, val: Images, job: DistilJob, manifest: Manifest
 ) -> tuple[float, Evaluation, bool]:
     """Measure clean accuracy, PGD and collapse on all validation images."""
     x, y = val.batch(torch.arange(len(val.y)))
-    answers = predict(student, x)
+    classes = predict(student, x)
     attack = AttackConfig(
         steps=manifest.node_attack_steps, step_size=manifest.node_attack_step_size
     )
     robust = robust_accuracy_pgd(
         student, x, y, attack=attack, eps=manifest.eps, seed=job.seed
     )
-    collapsed = is_collapsed(answers, manifest.num_classes, labels=y)
-    return float((answers == y).double().mean()), robust, collapsed
+    collapsed = is_collapsed(classes, manifest.num_classes, labels=y)
+    return float((classes == y).double().mean()), robust, collapsed

@@ -1,13 +1,12 @@
 """A few steps of a student's training, measured: the child process of `takt fit`.
 
-``python -m edge.distill.trial JOB.json`` does what `edge.distill.run` does, but for the
-length of it: it reads images and knowledge, trains, watches, saves a checkpoint and
-judges the student, so that memory peaks where a whole training's does. Not here: the
-caps and the choice (sizing.py, deploy/selection/student.py).
+``python -m edge.distill.trial JOB.json`` does what `edge.distill.run` does, with fewer
+steps: it reads images and knowledge, trains, saves a checkpoint and measures the
+student, so that memory peaks where a whole training's does. Not here: the caps
+(edge.jobs.sizing) and the choice (deploy.selection.student).
 """
 
 import sys
-import time
 from pathlib import Path
 from statistics import median
 
@@ -24,7 +23,7 @@ from common.models.zoo import num_macs, num_parameters
 from common.release import check_views
 from common.robustness.evaluate import robust_accuracy_pgd
 from edge.distill.batch import Images
-from edge.distill.checkpoint import FitState, save_checkpoint
+from edge.distill.checkpoint import CheckpointFile
 from edge.distill.exit_code import exit_code_of
 from edge.distill.knowledge import (
     BoundaryPoints,
@@ -33,20 +32,21 @@ from edge.distill.knowledge import (
     read_manifest,
 )
 from edge.distill.run import own_images
+from edge.distill.task import Task
 from edge.distill.training import Training
 from edge.jobs.job import CHECKPOINT, read_message
 from edge.jobs.sizing import COST, Cost, TrialJob
 
-_PART = 8  # of a batch: the first, quick look
-_STEPS, _LEAST_S, _MOST_S = 8, 1.0, 20.0  # of the second: so many, for so long
+_PART = 8  # of a batch, in the first, quick measurement
+_STEPS, _MIN_S, _MAX_S = 8, 1.0, 20.0  # of the second one: steps, CPU-seconds
 
 
 def measure(job: TrialJob) -> Cost:
     """Train a little of the job's student.
 
     Raises:
-        ConfigError: the method asks a live teacher, whose answers take their time
-            from a network.
+        ConfigError: the method needs a live teacher, whose cost depends on the
+            network.
         TaktError: as `edge.distill.run.distil`.
     """
     if needs_live_teacher(job.recipe.method):
@@ -55,29 +55,17 @@ def measure(job: TrialJob) -> Cost:
             "each step, which a trial without a gateway cannot; give that student "
             "another method, or leave it out"
         )
-    train, val, knowledge, num_classes = _given(job)
-    training = Training(
-        job.recipe,
-        train,
-        val,
-        knowledge,
-        num_classes=num_classes,
-        eps=job.eps,
-        seed=job.seed,
-        batch_size=None,
-        cpu_budget_s=None,
-        clock=time.process_time,
-        state=FitState(identity=""),
-    )
+    training = Training(job.recipe, _task(job))
     model, steps = training.learner.model, training.steps_per_epoch()
     # A whole batch takes longer than a part of one, so that one is a lower bound.
     part = max(2, training.batch_size // _PART)
-    step_s = min(_timed(training, part) for _ in range(2))
+    step_s = min(_step_s(training, part) for _ in range(2))
     is_bound = step_s * steps * job.recipe.epochs > job.cpu_s
     if not is_bound:
-        step_s = _steady(training)
-        _peak(training, job, val)
-    shape = (train.x.shape[1], train.x.shape[2], train.x.shape[3])
+        step_s = _median_step_s(training)
+        _reach_peak_memory(training, job)
+    x = training.train.x
+    shape = (x.shape[1], x.shape[2], x.shape[3])
     return Cost(
         num_parameters=num_parameters(model),
         num_macs=num_macs(model, shape),
@@ -87,20 +75,30 @@ def measure(job: TrialJob) -> Cost:
     )
 
 
-def _given(job: TrialJob) -> tuple[Images, Images, Knowledge, int]:
+def _task(job: TrialJob) -> Task:
     """Read what the training reads."""
     if job.release_dir is not None:
         manifest = read_manifest(job.release_dir)
         train, val = own_images(job.dataset, manifest)
         knowledge = read_knowledge(manifest, job.release_dir, job.recipe)
-        return train, val, knowledge, manifest.num_classes
-    dataset = load_dataset(job.dataset, seed=job.seed, download=None)
-    train, val = Images.of(dataset.train), Images.of(dataset.val)
-    return train, val, _stand_in(job, train, dataset.num_classes), dataset.num_classes
+        num_classes = manifest.num_classes
+    else:
+        dataset = load_dataset(job.dataset, seed=job.seed, download=None)
+        train, val = Images.of(dataset.train), Images.of(dataset.val)
+        num_classes = dataset.num_classes
+        knowledge = _placeholder(job, train, num_classes)
+    return Task(
+        train=train,
+        val=val,
+        knowledge=knowledge,
+        num_classes=num_classes,
+        eps=job.eps,
+        seed=job.seed,
+    )
 
 
-def _stand_in(job: TrialJob, train: Images, num_classes: int) -> Knowledge:
-    """Make knowledge that costs what a teacher's does, and says nothing."""
+def _placeholder(job: TrialJob, train: Images, num_classes: int) -> Knowledge:
+    """Make empty knowledge that costs the time and memory of a teacher's."""
     recipe = job.recipe
     contents = contents_for(recipe.method, recipe.boundary_weight)
     num, shape = len(train.y), tuple(train.x.shape[1:])
@@ -130,7 +128,7 @@ def _stand_in(job: TrialJob, train: Images, num_classes: int) -> Knowledge:
     )
 
 
-def _timed(training: Training, batch_size: int) -> float:
+def _step_s(training: Training, batch_size: int) -> float:
     """Take one step; return its CPU-seconds."""
     before = training.state.distil_s
     first = (training.state.step * batch_size) % len(training.train.y)
@@ -139,19 +137,21 @@ def _timed(training: Training, batch_size: int) -> float:
     return training.state.distil_s - before
 
 
-def _steady(training: Training) -> float:
+def _median_step_s(training: Training) -> float:
     """Measure whole batches: the median, the first of them left out."""
-    _timed(training, training.batch_size)
+    _step_s(training, training.batch_size)
     found: list[float] = []
-    while (len(found) < _STEPS or sum(found) < _LEAST_S) and sum(found) < _MOST_S:
-        found.append(_timed(training, training.batch_size))
+    while (len(found) < _STEPS or sum(found) < _MIN_S) and sum(found) < _MAX_S:
+        found.append(_step_s(training, training.batch_size))
     return median(found)
 
 
-def _peak(training: Training, job: TrialJob, val: Images) -> None:
-    """Do once what else takes memory: watching, a checkpoint, the last judgement."""
-    training.watch()
-    save_checkpoint(job.work_dir / CHECKPOINT, training.tensors(), training.state)
+def _reach_peak_memory(training: Training, job: TrialJob) -> None:
+    """Do once what else takes memory: measuring the student and a checkpoint."""
+    training.validate()
+    file = CheckpointFile(job.work_dir / CHECKPOINT)
+    file.save(training.tensors(), training.state)
+    val = training.task.val
     x, y = val.batch(torch.arange(len(val.y)))
     attack = AttackConfig(steps=1, step_size=job.eps)
     student = training.learner.student()

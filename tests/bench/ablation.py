@@ -91,7 +91,7 @@ class Variant:
     steps: int | None = None  # of the attack; together they reach twice as far
     deltas: bool = False  # shipped ones are where it begins
     boundary: bool = False  # points and margins are read
-    safeguard: bool = True
+    guard_overfitting: bool = True
 
     def recipe(self, own: StudentConfig) -> StudentConfig:
         """Change the config's recipe."""
@@ -122,7 +122,7 @@ VARIANTS: dict[str, Variant] = {
     "no eps warm-up": Variant({"eps_warmup_epochs": 0}),
     "no weight averaging": Variant({"ema_decay": 0.0}),
     "no gradient clipping": Variant({"max_gradient_norm": 0.0}),
-    "no safeguard": Variant(safeguard=False),
+    "no safeguard": Variant(guard_overfitting=False),
     "10 attack steps": Variant(steps=10),
     "shipped deltas": Variant(deltas=True),
     "clean term": Variant({"method": "takt_clean"}),
@@ -151,7 +151,7 @@ def train_group(
                 seed=seed,
                 cpu_budget_s=budget_s,
                 knowledge=variant.knowledge(said),
-                safeguard=variant.safeguard,
+                guard_overfitting=variant.guard_overfitting,
             )
             for variant in map(VARIANTS.__getitem__, names)
         ]

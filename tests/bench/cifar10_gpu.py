@@ -15,6 +15,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from cifar10_measure import attack, pgd, rows
@@ -38,9 +39,11 @@ from common.release import (
     encode_manifest,
 )
 from edge.distill.batch import Images
+from edge.distill.checkpoint import CheckpointFile
 from edge.distill.fit import Fitted, fit_student
-from edge.distill.knowledge import read_knowledge
+from edge.distill.knowledge import NO_KNOWLEDGE, read_knowledge
 from edge.distill.student_card import student_card
+from edge.distill.task import Task
 
 STEPS = ("teacher", "knowledge", "student", "pgd", "autoattack", "rows")
 PARTS = 16  # of the knowledge, at most so many processes at it
@@ -121,6 +124,13 @@ def knowledge(site: Site) -> bool:
 def student(site: Site) -> bool:
     """Train every student that is asked for; True when all are done."""
     manifest, dataset = site.manifest(), site.data()
+    task = Task.of_release(
+        manifest,
+        train=Images.of(dataset.train),
+        val=Images.of(dataset.val),
+        knowledge=NO_KNOWLEDGE,
+        seed=0,
+    )
     for name in site.models[1:]:
         path = site.weights(name)
         if path.exists():
@@ -129,16 +139,15 @@ def student(site: Site) -> bool:
         try:
             fitted = fit_student(
                 recipe,
-                Images.of(dataset.train),
-                Images.of(dataset.val),
-                read_knowledge(manifest, site.release, recipe),
-                num_classes=manifest.num_classes,
-                eps=manifest.eps,
-                seed=0,
-                checkpoint=site.work / f"{name}-state.safetensors",
-                identity=recipe.model_dump_json(),
-                device=site.device,
-                cpu_budget_s=site.options.student_seconds,
+                replace(
+                    task,
+                    knowledge=read_knowledge(manifest, site.release, recipe),
+                    device=site.device,
+                    cpu_budget_s=site.options.student_seconds,
+                ),
+                checkpoint=CheckpointFile(
+                    site.work / f"{name}-state.safetensors", recipe.model_dump_json()
+                ),
                 clock=time.monotonic,  # the GPU's time is not the process's
                 on_epoch=lambda point: print(point, flush=True),
                 should_stop=site.is_over,

@@ -81,15 +81,7 @@ def trained_row(
 ) -> Row:
     """Train a student and measure it on test images."""
     torch.set_num_threads(1)
-    fitted = fit_student(
-        recipe,
-        stage.train,
-        stage.val,
-        said,
-        num_classes=stage.manifest.num_classes,
-        eps=stage.manifest.eps,
-        seed=seed,
-    )
+    fitted = fit_student(recipe, stage.task(said, seed=seed))
     return stage.measured(fitted, num_images) | {"best_epoch": fitted.best_epoch}
 
 

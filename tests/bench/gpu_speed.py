@@ -21,8 +21,7 @@ from common.config import AttackConfig, RunConfig, StudentConfig
 from common.data.datasets import Dataset, Split
 from deploy.runtime.settings import load_run_config
 from edge.distill.batch import Images
-from edge.distill.checkpoint import FitState
-from edge.distill.knowledge import Knowledge
+from edge.distill.task import Task
 from edge.distill.training import Training
 
 RESULTS = Path(__file__).parent / "results" / "gpu-speed.json"
@@ -92,17 +91,8 @@ def student_speed(model: str, method: str, device: torch.device) -> dict[str, ob
     images = Images.of(random_images(8 * BATCH))
     training = Training(
         recipe,
-        images,
-        images,
-        Knowledge(),
-        num_classes=10,
-        eps=8 / 255,
-        seed=0,
-        batch_size=None,
-        cpu_budget_s=None,
+        Task(train=images, val=images, num_classes=10, eps=8 / 255, device=device),
         clock=time.perf_counter,
-        state=FitState(identity=""),
-        device=device,
     )
 
     def run(count: int) -> float:

@@ -9,6 +9,7 @@ where it was cut; the row goes to results/headline.json. Hours on one core.
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rows import read_rows, write_rows
 from stage import Stage
 
 from deploy.runtime.settings import load_run_config, parse_assignments
+from edge.distill.checkpoint import CheckpointFile
 from edge.distill.fit import fit_student
 
 ROWS = Path(__file__).parent / "results" / "headline.json"
@@ -69,17 +71,11 @@ def main() -> None:
         return
     print("teacher's clean and PGD-20 accuracy:", stage.manifest.teacher, flush=True)
     name = f"{recipe.method}-{recipe.model}-{options.seed}-{options.cpu_s:g}"
+    task = stage.task(stage.knowledge(recipe), seed=options.seed)
     fitted = fit_student(
         recipe,
-        stage.train,
-        stage.val,
-        stage.knowledge(recipe),
-        num_classes=stage.manifest.num_classes,
-        eps=stage.manifest.eps,
-        seed=options.seed,
-        cpu_budget_s=options.cpu_s,
-        checkpoint=options.work / f"{name}.checkpoint",
-        identity=json.dumps(own),
+        replace(task, cpu_budget_s=options.cpu_s),
+        checkpoint=CheckpointFile(options.work / f"{name}.checkpoint", json.dumps(own)),
         on_epoch=lambda point: print(point, flush=True),
     )
     clean, robust = stage.val_accuracies(fitted.model)

@@ -28,8 +28,8 @@ from common.robustness.evaluate import clean_accuracy, robust_accuracy_pgd
 from deploy.compare.teacher import prepare_stage
 from deploy.runtime.settings import load_run_config
 from edge.distill.batch import Batch, Images
-from edge.distill.checkpoint import FitState
 from edge.distill.knowledge import read_knowledge, read_manifest
+from edge.distill.task import Task
 from edge.distill.training import Training
 
 ROWS = Path(__file__).parent / "results" / "live.json"
@@ -62,16 +62,14 @@ def train(
     training_class = Training if teacher is None else LiveTraining
     training = training_class(
         recipe,
-        Images.of(data.train),
-        Images.of(data.val),
-        read_knowledge(manifest, release, recipe),
-        num_classes=manifest.num_classes,
-        eps=manifest.eps,
-        seed=seed,
-        batch_size=None,
-        cpu_budget_s=None,
+        Task.of_release(
+            manifest,
+            train=Images.of(data.train),
+            val=Images.of(data.val),
+            knowledge=read_knowledge(manifest, release, recipe),
+            seed=seed,
+        ),
         clock=lambda: 0.0,
-        state=FitState(identity=""),
     )
     if isinstance(training, LiveTraining) and teacher is not None:
         training.teacher_model = teacher

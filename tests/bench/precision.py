@@ -41,9 +41,9 @@ from common.robustness.evaluate import autoattack, clean_accuracy
 from deploy.compare.teacher import prepare_stage
 from deploy.runtime.settings import load_run_config
 from edge.distill.batch import Images
-from edge.distill.checkpoint import FitState
 from edge.distill.delta_memory import DeltaMemory
 from edge.distill.knowledge import Knowledge
+from edge.distill.task import Task
 from edge.distill.training import Training
 
 ROWS = Path(__file__).parent / "results" / "precision.json"
@@ -143,16 +143,17 @@ def train(
 
     training = OfPrecision(
         recipe,
-        Images.of(data.train),
-        Images.of(data.val),
-        Knowledge(temperature, torch.from_numpy(soft), of_deltas.get("delta_signs")),
-        num_classes=data.num_classes,
-        eps=eps,
-        seed=seed,
-        batch_size=None,
-        cpu_budget_s=None,
+        Task(
+            train=Images.of(data.train),
+            val=Images.of(data.val),
+            knowledge=Knowledge(
+                temperature, torch.from_numpy(soft), of_deltas.get("delta_signs")
+            ),
+            num_classes=data.num_classes,
+            eps=eps,
+            seed=seed,
+        ),
         clock=lambda: 0.0,
-        state=FitState(identity=""),
     )
     while training.progress() < 1:
         training.epoch(lambda: False)

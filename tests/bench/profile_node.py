@@ -22,6 +22,7 @@ from deploy.runtime.settings import load_run_config
 from edge.distill.batch import Images
 from edge.distill.fit import fit_student
 from edge.distill.knowledge import read_knowledge, read_manifest
+from edge.distill.task import Task
 
 ROWS = Path(__file__).parent / "results" / "profile.json"
 # Functions, as (file, name), whose time with all that they call is one part. The
@@ -35,8 +36,8 @@ PARTS = {
     "training forward": [("losses.py", "takt_loss")],
     "training backward, optimiser, averaging": [("learner.py", "step")],
     "watching on validation images": [
-        ("training.py", "watch"),
-        ("training.py", "guard"),
+        ("training.py", "validate"),
+        ("training.py", "guard_against_overfitting"),
     ],
 }
 
@@ -51,19 +52,15 @@ def profile(
     manifest = read_manifest(release)
     recipe = config.students[student]
     data = load_dataset(config.dataset, seed=config.seed)
-    train, val = Images.of(data.train), Images.of(data.val)
-    knowledge = read_knowledge(manifest, release, recipe)
-    profiler = cProfile.Profile()
-    profiler.runcall(
-        fit_student,
-        recipe,
-        train,
-        val,
-        knowledge,
-        num_classes=manifest.num_classes,
-        eps=manifest.eps,
+    task = Task.of_release(
+        manifest,
+        train=Images.of(data.train),
+        val=Images.of(data.val),
+        knowledge=read_knowledge(manifest, release, recipe),
         seed=0,
     )
+    profiler = cProfile.Profile()
+    profiler.runcall(fit_student, recipe, task)
     stats = pstats.Stats(profiler)
     timings: dict[tuple[str, str], float] = {}
     for (file, _, function), (_, _, _, cumulative, _) in stats.stats.items():  # type: ignore[attr-defined]

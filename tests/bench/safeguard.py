@@ -25,7 +25,7 @@ from common.robustness.evaluate import robust_accuracy_pgd
 from deploy.runtime.settings import load_run_config
 from edge.distill.batch import Images
 from edge.distill.fit import fit_student
-from edge.distill.knowledge import Knowledge
+from edge.distill.task import Task
 
 RESULTS = Path(__file__).parent / "results" / "safeguard.json"
 FGSM = StudentConfig(
@@ -90,16 +90,15 @@ def row(
     )
     if "enlarged" in name:
         train, val, test = (Images(enlarged(i.x), i.y) for i in (train, val, test))
-    done = fit_student(
-        recipe,
-        train,
-        val,
-        Knowledge(),
+    task = Task(
+        train=train,
+        val=val,
         num_classes=10,
         eps=eps,
         seed=seed,
-        safeguard=safeguard,
+        guard_overfitting=safeguard,
     )
+    done = fit_student(recipe, task)
     x, y = test.batch(torch.arange(min(len(test.y), 500)))
     attack = AttackConfig(steps=20, step_size=eps / 8)
     found = robust_accuracy_pgd(done.model, x, y, attack=attack, eps=eps, seed=0)

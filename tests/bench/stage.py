@@ -26,6 +26,7 @@ from deploy.compare.teacher import prepare_stage
 from edge.distill.batch import Images
 from edge.distill.fit import Fitted, fit_student
 from edge.distill.knowledge import Knowledge, read_knowledge, read_manifest
+from edge.distill.task import Task
 
 Rest = Callable[[float], None]
 
@@ -57,6 +58,16 @@ class Stage:
         """Read what a recipe needs."""
         return read_knowledge(self.manifest, self.release, recipe)
 
+    def task(self, knowledge: Knowledge, *, seed: int) -> Task:
+        """Describe a training on these images and some knowledge of them."""
+        return Task.of_release(
+            self.manifest,
+            train=self.train,
+            val=self.val,
+            knowledge=knowledge,
+            seed=seed,
+        )
+
     def training(
         self,
         recipe: StudentConfig,
@@ -64,24 +75,18 @@ class Stage:
         seed: int,
         cpu_budget_s: float,
         knowledge: Knowledge | None = None,
-        safeguard: bool = True,
+        guard_overfitting: bool = True,
     ) -> Callable[[Rest], Fitted]:
         """Describe a training that rests after each epoch (interleave.py)."""
 
         def train(rest: Rest) -> Fitted:
             torch.set_num_threads(1)  # of this thread
-            return fit_student(
-                recipe,
-                self.train,
-                self.val,
-                knowledge or self.knowledge(recipe),
-                num_classes=self.manifest.num_classes,
-                eps=self.manifest.eps,
-                seed=seed,
+            task = replace(
+                self.task(knowledge or self.knowledge(recipe), seed=seed),
                 cpu_budget_s=cpu_budget_s,
-                safeguard=safeguard,
-                on_epoch=lambda point: rest(point.cpu_s),
+                guard_overfitting=guard_overfitting,
             )
+            return fit_student(recipe, task, on_epoch=lambda point: rest(point.cpu_s))
 
         return train
 

@@ -13,8 +13,9 @@ from common.config import StudentConfig
 from common.data.datasets import Dataset, load_dataset
 from common.models.zoo import build_model
 from edge.distill.batch import Images
+from edge.distill.checkpoint import CheckpointFile
 from edge.distill.fit import fit_student
-from edge.distill.knowledge import Knowledge
+from edge.distill.task import Task
 
 pytestmark = [
     pytest.mark.gpu,
@@ -79,18 +80,10 @@ def test_a_student_learns_on_the_gpu_and_goes_on_from_its_checkpoint(
 ) -> None:
     recipe = StudentConfig(model="cnn_tiny", method="warm_at", attack=ATTACK, epochs=30)
     train, val = Images.of(dataset.train), Images.of(dataset.val)
+    task = Task(train=train, val=val, num_classes=10, eps=0.15, device=GPU)
+    file = CheckpointFile(tmp_path / "state.safetensors")
     fitted = [
-        fit_student(
-            recipe,
-            train,
-            val,
-            Knowledge(),
-            num_classes=10,
-            eps=0.15,
-            seed=0,
-            checkpoint=tmp_path / "state.safetensors",
-            device=GPU,
-        )
+        fit_student(recipe, task, checkpoint=file)
         for _ in range(2)  # the second finds itself done
     ]
     assert fitted[0].curve[-1].clean_accuracy is not None

@@ -25,8 +25,8 @@ from edge.config import EdgeConfig
 from edge.daemon import NodeDaemon
 from edge.distill.batch import Images
 from edge.distill.fit import fit_student
-from edge.distill.knowledge import Knowledge
 from edge.distill.live_teacher import live_teacher
+from edge.distill.task import Task
 from edge.jobs.job import LiveLink
 from edge.link.teacher_stream import TeacherStream
 from edge.state import StateDir
@@ -39,18 +39,15 @@ def dataset() -> Dataset:
     return load_dataset(DatasetConfig(), seed=0)
 
 
+def task_of(dataset: Dataset) -> Task:
+    train, val = Images.of(dataset.train), Images.of(dataset.val)
+    return Task(train=train, val=val, num_classes=10, eps=EPS)
+
+
 @pytest.fixture(scope="module")
 def teacher_file(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train a small net for a moment: something to be asked."""
-    model = fit_student(
-        recipe(method="pgd_at", epochs=12),
-        Images.of(dataset.train),
-        Images.of(dataset.val),
-        Knowledge(),
-        num_classes=10,
-        eps=EPS,
-        seed=0,
-    ).model
+    model = fit_student(recipe(method="pgd_at", epochs=12), task_of(dataset)).model
     card = ModelCard(
         architecture="cnn_tiny",
         in_channels=1,
@@ -285,9 +282,8 @@ def test_a_node_whose_gateway_has_no_teacher_fails_in_one_line(tmp_path: Path) -
 
 
 def test_without_any_gateway_the_method_is_refused(dataset: Dataset) -> None:
-    train = Images.of(dataset.train)
     with pytest.raises(ConfigError, match="needs the live teacher of a gateway"):
-        fit_student(ADAAD, train, train, Knowledge(), num_classes=10, eps=EPS, seed=0)
+        fit_student(ADAAD, task_of(dataset))
 
 
 def test_a_teacher_that_is_trained_anew_is_read_anew(tmp_path: Path) -> None:

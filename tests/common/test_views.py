@@ -35,10 +35,11 @@ from common.release import (
 from deploy.compare.teacher import prepare_stage
 from deploy.runtime.settings import load_run_config
 from edge.distill.batch import Images
-from edge.distill.checkpoint import FitState
+from edge.distill.checkpoint import CheckpointFile
 from edge.distill.delta_memory import DeltaMemory
 from edge.distill.fit import fit_student
 from edge.distill.knowledge import read_knowledge, read_manifest
+from edge.distill.task import Task
 from edge.distill.training import Training
 from edge.releases.sync import needed_shards
 
@@ -176,17 +177,23 @@ def training_of(
 ) -> Training:
     manifest = read_manifest(release)
     return Training(
-        recipe,
-        Images.of(dataset.train),
-        Images.of(dataset.val),
-        read_knowledge(manifest, release, recipe),
-        num_classes=10,
-        eps=0.15,
+        recipe, task_of(manifest, release, dataset, recipe, seed), clock=lambda: 0.0
+    )
+
+
+def task_of(
+    manifest: Manifest,
+    release: Path,
+    dataset: Dataset,
+    recipe: StudentConfig,
+    seed: int = 0,
+) -> Task:
+    return Task.of_release(
+        manifest,
+        train=Images.of(dataset.train),
+        val=Images.of(dataset.val),
+        knowledge=read_knowledge(manifest, release, recipe),
         seed=seed,
-        batch_size=None,
-        cpu_budget_s=None,
-        clock=lambda: 0.0,
-        state=FitState(identity=""),
     )
 
 
@@ -226,18 +233,15 @@ def test_a_training_with_views_that_was_stopped_repeats_exactly(
     recipe, steps = student(), count()
 
     def fit(**how: Any) -> dict[str, Tensor]:
-        knowledge = read_knowledge(manifest, release, recipe)
-        images = Images.of(dataset.train), Images.of(dataset.val)
-        fitted = fit_student(
-            recipe, *images, knowledge, num_classes=10, eps=0.15, seed=0, **how
-        )
+        task = task_of(manifest, release, dataset, recipe)
+        fitted = fit_student(recipe, task, **how)
         return fitted.model.state_dict()
 
     whole = fit()
-    path = tmp_path / "checkpoint"
+    file = CheckpointFile(tmp_path / "checkpoint")
     with pytest.raises(Interrupted):
-        fit(checkpoint=path, should_stop=lambda: next(steps) > 10)
-    again = fit(checkpoint=path)
+        fit(checkpoint=file, should_stop=lambda: next(steps) > 10)
+    again = fit(checkpoint=file)
     assert all(torch.equal(again[name], value) for name, value in whole.items())
 
 

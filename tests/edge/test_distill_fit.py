@@ -1,8 +1,8 @@
 """What a student learns: more robust, within its budget, and never silently nothing."""
 
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,8 +15,9 @@ from common.release import (
 )
 from edge.distill.batch import Images
 from edge.distill.fit import Fitted, fit_student
-from edge.distill.knowledge import Knowledge, read_knowledge, read_manifest
+from edge.distill.knowledge import read_knowledge, read_manifest
 from edge.distill.run import distil
+from edge.distill.task import Task
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +25,19 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_release(tmp_path_factory.mktemp("release"))
 
 
-def fitted(release: Path, given: StudentConfig, **changes: Any) -> Fitted:
+def fitted(release: Path, given: StudentConfig) -> Fitted:
+    return fit_student(given, task_of(release, given))
+
+
+def task_of(release: Path, given: StudentConfig) -> Task:
     dataset = load_dataset(DatasetConfig(), seed=0)
-    train, val = (Images.of(s) for s in (dataset.train, dataset.val))
-    knowledge: Knowledge = read_knowledge(read_manifest(release), release, given)
-    values: dict[str, Any] = {"num_classes": 10, "eps": EPS, "seed": 0, **changes}
-    return fit_student(given, train, val, knowledge, **values)
+    return Task(
+        train=Images.of(dataset.train),
+        val=Images.of(dataset.val),
+        knowledge=read_knowledge(read_manifest(release), release, given),
+        num_classes=10,
+        eps=EPS,
+    )
 
 
 def test_takt_makes_a_student_more_robust_than_natural_training(release: Path) -> None:
@@ -64,7 +72,8 @@ def test_a_cpu_budget_is_used_up_and_not_exceeded_by_more_than_a_step(
     def clock() -> float:  # a tick of 10 ms a reading
         return next(ticks) / 100
 
-    done = fitted(release, recipe(), cpu_budget_s=3.0, clock=clock)
+    task = replace(task_of(release, recipe()), cpu_budget_s=3.0)
+    done = fit_student(recipe(), task, clock=clock)
     assert 3.0 <= done.cpu_s.distil < 3.2
     assert done.epochs == len(done.curve)
     assert done.curve[-1].epochs == done.epochs

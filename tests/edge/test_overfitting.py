@@ -1,6 +1,5 @@
-"""The safeguard against catastrophic overfitting: it saves, it rests, it is kept."""
+"""The guard against catastrophic overfitting: when it acts, and that it is kept."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from common.config import AttackConfig, DatasetConfig, StudentConfig
 from common.data.datasets import load_dataset
 from deploy.runtime.settings import load_run_config
 from edge.distill.batch import Images
-from edge.distill.checkpoint import FitState, load_checkpoint, save_checkpoint
+from edge.distill.checkpoint import CheckpointFile, FitState
 from edge.distill.fit import Fitted, fit_student
-from edge.distill.knowledge import Knowledge
+from edge.distill.task import Task
 from edge.distill.training import Training
 
 FGSM = AttackConfig(steps=1, step_size=0.25, random_start=False)
@@ -41,30 +40,24 @@ def digits() -> tuple[Images, Images]:
 
 
 def enlarged(images: Images) -> Images:
-    """Magnify three times: one step is deceived only where there are many pixels."""
+    """Magnify three times: it takes many pixels to overfit to one step."""
     x = interpolate(images.x.float(), scale_factor=3, mode="bilinear")
     return Images(x.round().byte(), images.y)
 
 
-def fgsm_trained(digits: tuple[Images, Images], *, safeguard: bool) -> Fitted:
+def fgsm_trained(digits: tuple[Images, Images], *, guarded: bool) -> Fitted:
     train, val = (enlarged(part) for part in digits)
-    return fit_student(
-        recipe(),
-        train,
-        val,
-        Knowledge(),
-        num_classes=10,
-        eps=0.25,
-        seed=0,
-        safeguard=safeguard,
+    task = Task(
+        train=train, val=val, num_classes=10, eps=0.25, guard_overfitting=guarded
     )
+    return fit_student(recipe(), task)
 
 
-def test_a_student_that_deceives_its_one_step_attack_is_saved_by_more_steps(
+def test_a_student_overfitted_to_its_one_step_attack_recovers_with_more_steps(
     digits: tuple[Images, Images],
 ) -> None:
-    caught = fgsm_trained(digits, safeguard=False)
-    saved = fgsm_trained(digits, safeguard=True)
+    caught = fgsm_trained(digits, guarded=False)
+    saved = fgsm_trained(digits, guarded=True)
     assert caught.flags == ()
     assert saved.flags == ("more_steps",)
     before, after = caught.curve[-1].robust_accuracy, saved.curve[-1].robust_accuracy
@@ -73,30 +66,22 @@ def test_a_student_that_deceives_its_one_step_attack_is_saved_by_more_steps(
     assert after > before + 0.15
 
 
-def test_the_shipped_attack_does_not_set_the_safeguard_off(
+def test_the_shipped_attack_does_not_overfit(
     digits: tuple[Images, Images],
 ) -> None:
     shipped = load_run_config("digits")[0].students["small"]
     given = shipped.model_copy(update={"method": "warm_at", "epochs": 16})
-    done = fit_student(given, *digits, Knowledge(), num_classes=10, eps=0.15, seed=0)
+    train, val = digits
+    done = fit_student(given, Task(train=train, val=val, num_classes=10, eps=0.15))
     assert done.flags == ()
 
 
 def trained_a_little(
     digits: tuple[Images, Images], given: StudentConfig, state: FitState
 ) -> dict[str, Tensor]:
-    training = Training(
-        given,
-        *digits,
-        Knowledge(),
-        num_classes=10,
-        eps=0.25,
-        seed=0,
-        batch_size=None,
-        cpu_budget_s=None,
-        clock=time.process_time,
-        state=state,
-    )
+    train, val = digits
+    task = Task(train=train, val=val, num_classes=10, eps=0.25)
+    training = Training(given, task, state=state)
     for start in range(0, 256, 64):
         training.step(torch.arange(start, start + 64))
     return training.learner.weights()
@@ -105,13 +90,13 @@ def trained_a_little(
 def test_a_resumed_training_goes_on_with_the_steps_that_it_had_doubled(
     digits: tuple[Images, Images], tmp_path: Path
 ) -> None:
-    file = tmp_path / "checkpoint"
-    save_checkpoint(file, {}, FitState(identity="job", doublings=2))
-    found = load_checkpoint(file, "job")
+    file = CheckpointFile(tmp_path / "checkpoint", "job")
+    file.save({}, FitState(doublings=2))
+    found = file.load()
     assert found is not None
     resumed = trained_a_little(digits, recipe(), found[1])
     slow = AttackConfig(steps=4, step_size=0.0625, random_start=False)
-    expected = trained_a_little(digits, recipe(attack=slow), FitState(identity=""))
-    once = trained_a_little(digits, recipe(), FitState(identity=""))
+    expected = trained_a_little(digits, recipe(attack=slow), FitState())
+    once = trained_a_little(digits, recipe(), FitState())
     assert all(torch.equal(resumed[k], expected[k]) for k in expected)
     assert not all(torch.equal(resumed[k], once[k]) for k in once)
