@@ -1,14 +1,14 @@
-"""Temperatures of the soft labels by class, which follow the student's losses.
+"""Temperatures of the soft labels by class, adapted to the student's losses.
 
-Anti-bias soft label distillation (ABSLD; Zhao et al., NeurIPS 2024): a class that
-the student finds hard gets sharper soft labels, an easy one smoother ones, so that
-the classes come to cost alike. Not here: the loss that uses them (losses.py).
+Anti-bias soft label distillation (ABSLD; Zhao et al., NeurIPS 2024): a class with a
+high loss gets sharper soft labels, one with a low loss smoother ones, so that the
+losses of the classes become similar. Not here: the loss that uses them (losses.py).
 """
 
 import torch
 from torch import Tensor
 
-_RATE = 0.1  # of an epoch's change, for the class that is farthest from the mean
+_RATE = 0.1  # an epoch's change for the class that is farthest from the mean
 _LOWEST, _HIGHEST = 0.5, 5.0
 
 
@@ -27,7 +27,7 @@ class ClassTemperatures:
         self._begin_epoch()
 
     def observe(self, y: Tensor, clean: Tensor, adversarial: Tensor) -> None:
-        """Note the losses (N,) of a batch with labels y (N,)."""
+        """Add the losses (N,) of a batch with labels y (N,) to the epoch's sums."""
         self._counts.index_add_(0, y, torch.ones_like(clean))
         self._clean_sums.index_add_(0, y, clean.detach())
         self._adversarial_sums.index_add_(0, y, adversarial.detach())
@@ -44,7 +44,7 @@ class ClassTemperatures:
         return torch.stack([self.clean, self.adversarial])
 
     def load(self, both: Tensor) -> None:
-        """Take over what `tensor` returned."""
+        """Restore what `tensor` returned."""
         self.clean, self.adversarial = both.clone().unbind()
 
     def _begin_epoch(self) -> None:

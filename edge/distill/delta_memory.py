@@ -33,7 +33,7 @@ class DeltaMemory:
     def __init__(
         self, signs: Tensor, shape: tuple[int, int, int], margin: int = 0
     ) -> None:
-        """Take over packed signs, uint8 (N, ceil(C*H*W / 8)).
+        """Use packed signs, uint8 (N, ceil(C*H*W / 8)); they are not copied.
 
         Args:
             signs: of canvases; they stay on their device.
@@ -103,8 +103,8 @@ class DeltaMemory:
     ) -> None:
         """Store the deltas of some samples; `index` as in `recall`.
 
-        Where a pixel of x at 0 or 1 left no room to move, the delta is 0 and the
-        sign that pushes against that wall is kept.
+        Where a pixel of x is at 0 or 1 and the delta is 0, the sign that points out
+        of [0, 1] is stored.
         """
         pushed = torch.add(delta, x - 0.5, alpha=_TIE)
         if index is None:
@@ -117,7 +117,7 @@ class DeltaMemory:
         return self._signs
 
     def load(self, signs: Tensor) -> None:
-        """Take over what `tensor` returned."""
+        """Restore what `tensor` returned."""
         self._signs = signs.to(self._signs.device, copy=True)
 
     def _put(self, positions: Tensor, values: Tensor, index: Tensor) -> None:

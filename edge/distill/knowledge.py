@@ -1,9 +1,9 @@
 """A pulled release as tensors: what one recipe needs of it, and no more.
 
 Reads manifest.json and the shards beside it, checks each shard against the
-manifest again (disks rot), and joins them over the samples. Deltas stay one bit
-a pixel and boundary points int8 until a batch asks for them. Not here: pulling
-and signatures (sync.py), the images (common.data.datasets).
+manifest again (a disk may damage them), and joins them over the samples. Deltas
+stay one bit a pixel and boundary points int8 until a batch needs them. Not here:
+pulling and signatures (edge.releases), the images (common.data.datasets).
 """
 
 from dataclasses import dataclass, replace
@@ -25,7 +25,6 @@ from common.release import (
     decode_manifest,
     decode_shard,
     dequantize_rows,
-    unpack_signs,
 )
 from edge.distill.batch import Boundary
 
@@ -39,7 +38,7 @@ class BoundaryPoints:
     soft_labels: Tensor  # (N, K)
 
     def batch(self, x: Tensor, positions: Tensor) -> Boundary:
-        """Place the points of some samples: x (n, C, H, W) are their images."""
+        """Return the points of some samples, whose images are x (n, C, H, W)."""
         i = positions.cpu().numpy()
         delta = torch.from_numpy(dequantize_rows(self.delta[i], self.scale[i]))
         soft_labels = self.soft_labels[i].to(x.device)
@@ -48,7 +47,7 @@ class BoundaryPoints:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What the release says of each training sample; None where not needed."""
+    """What the release holds for each training sample; None where not needed."""
 
     temperature: float = 1.0
     # softmax(logits / temperature): (N, K), or (N, V, K) where there are views
@@ -58,7 +57,7 @@ class Knowledge:
     views: Views | None = None  # V of each sample; None: plain images alone
 
     def to(self, device: torch.device) -> Self:
-        """Lay the soft labels out on a device; the rest goes there by batches."""
+        """Copy the soft labels to a device; the rest goes there batch by batch."""
         soft = self.soft_labels
         return replace(self, soft_labels=None if soft is None else soft.to(device))
 
@@ -118,13 +117,6 @@ def read_knowledge(
             _soften(part, "boundary_logits", manifest.temperature),
         )
     return Knowledge(manifest.temperature, soft_labels, signs, boundary, views)
-
-
-def signs_to_delta(
-    signs: NDArray[np.uint8], sample_shape: tuple[int, int, int], eps: float
-) -> Tensor:
-    """Unpack deltas of +-eps: (n, ceil(C*H*W / 8)) -> (n, C, H, W) float32."""
-    return torch.from_numpy(unpack_signs(signs, sample_shape)).mul_(eps)
 
 
 def _join(

@@ -1,8 +1,8 @@
 """The gateway's teacher as a differentiable function of torch, for method adaad.
 
-A distilling child opens a connection of its own, as the node and under the node's
-bandwidth; what crosses is images, logits, cotangents and gradients. Not here: the
-questions themselves (edge/link/teacher_stream.py), what is done with the answers
+A distilling child opens a connection of its own, with the node's identity and within
+the node's bandwidth; it carries images, logits, cotangents and gradients. Not here:
+the calls themselves (edge/link/teacher_stream.py), the use of the logits
 (edge/distill/crafting.py, edge/distill/losses.py).
 """
 
@@ -24,24 +24,24 @@ _TICK_S = 0.1
 
 
 class LiveTeacher:
-    """x (N, C, H, W) -> logits (N, K), as a local model would be called."""
+    """x (N, C, H, W) -> logits (N, K), called like a local model."""
 
     def __init__(self, stream: TeacherStream) -> None:
-        """Ask over `stream`."""
+        """Call the teacher over `stream`."""
         self._stream = stream
 
     @property
     def num_bytes(self) -> int:
-        """Count what crossed so far, both ways."""
+        """Return the bytes exchanged so far, both directions."""
         return self._stream.num_bytes
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Ask for the logits; what follows may be differentiated through them.
+        """Fetch the logits; they are differentiable with respect to x.
 
         Raises:
             TaktError: as `TeacherStream.logits` says; `backward` likewise.
         """
-        logits: Tensor = _Asked.apply(x, self._stream)
+        logits: Tensor = _RemoteLogits.apply(x, self._stream)
         return logits
 
 
@@ -49,11 +49,11 @@ class LiveTeacher:
 def live_teacher(
     where: LiveLink, should_stop: Callable[[], bool] = lambda: False
 ) -> Iterator[LiveTeacher]:
-    """Reach a gateway's teacher for the body.
+    """Connect to a gateway's teacher for the body.
 
     Args:
         where: the gateway, and the node's identity and caps.
-        should_stop: asked while waiting; True ends the wait with `Interrupted`.
+        should_stop: called while waiting; True ends the wait with `Interrupted`.
 
     Raises:
         IdentityError: a certificate file cannot be read.
@@ -72,8 +72,8 @@ def live_teacher(
         connection.close()
 
 
-class _Asked(torch.autograd.Function):
-    """Logits from afar; so is their vector-Jacobian product."""
+class _RemoteLogits(torch.autograd.Function):
+    """Logits that the gateway computes, and their vector-Jacobian product."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, stream: TeacherStream) -> Tensor:

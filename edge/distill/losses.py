@@ -1,7 +1,13 @@
 """What a student minimises: one small function a method, and their table.
 
-Each method is two pure steps, so that their costs can be told apart: `craft`
-(crafting.py) makes a delta, `loss` turns the batch and that delta into a scalar.
+Each method is two pure steps, so that their costs can be measured apart: `craft`
+(crafting.py) computes a delta, `loss` turns the batch and that delta into a scalar.
+
+`warm_at` is the baseline without a teacher for `takt`'s own attack: adversarial
+training that starts each attack from the sample's last delta. It is in essence ATTA
+(Zheng et al., CVPR 2020); with a single step it is close to FGSM-EP and FGSM-PGI
+(Jia et al., ECCV 2022). `takt` keeps its deltas in the same way.
+
 Not here: the loop and the schedules (training.py), the deltas kept between epochs
 (delta_memory.py).
 """
@@ -40,7 +46,7 @@ class Method(NamedTuple):
 
     craft: Craft | None  # None: no attack
     loss: Loss
-    keeps_deltas: bool = False  # between epochs, as the next warm start
+    keeps_deltas: bool = False  # between epochs, as the next start (ATTA)
     adapts_temperatures: bool = False  # of the classes, after each epoch
 
 
@@ -64,14 +70,14 @@ def adversarial_loss(
     model: Model, batch: Batch, delta: Tensor | None, setting: Setting
 ) -> Tensor:
     """Fit the labels of adversarial images (Madry et al., ICLR 2018)."""
-    return F.cross_entropy(model(batch.x + _some(delta)), batch.y)
+    return F.cross_entropy(model(batch.x + _required(delta)), batch.y)
 
 
 def trades_loss(
     model: Model, batch: Batch, delta: Tensor | None, setting: Setting
 ) -> Tensor:
     """CE(S(x), y) + beta KL(S(x) -> S(x_adv)) (Zhang et al., ICML 2019)."""
-    clean, adversarial = _both(model, batch.x, batch.x + _some(delta))
+    clean, adversarial = _both(model, batch.x, batch.x + _required(delta))
     robust = F.kl_div(
         F.log_softmax(adversarial, 1),
         F.log_softmax(clean, 1),
@@ -93,7 +99,9 @@ def ard_loss(
 ) -> Tensor:
     """t^2 KL(T_t(x) -> S_t(x_adv)) (Goldblum et al., AAAI 2020; its weight 1)."""
     return _distil(
-        model(batch.x + _some(delta)), require_soft_labels(batch), setting.temperature
+        model(batch.x + _required(delta)),
+        require_soft_labels(batch),
+        setting.temperature,
     )
 
 
@@ -101,7 +109,7 @@ def rslad_loss(
     model: Model, batch: Batch, delta: Tensor | None, setting: Setting
 ) -> Tensor:
     """5/6 KL(T(x) -> S(x_adv)) + 1/6 KL(T(x) -> S(x)) (Zi et al., ICCV 2021)."""
-    clean, adversarial = _both(model, batch.x, batch.x + _some(delta))
+    clean, adversarial = _both(model, batch.x, batch.x + _required(delta))
     soft = require_soft_labels(batch)
     return (5 * F.cross_entropy(adversarial, soft) + F.cross_entropy(clean, soft)) / 6
 
@@ -112,11 +120,11 @@ def absld_loss(
     """Fit RSLAD's targets at a temperature of each class (Zhao et al., NeurIPS 2024).
 
     5/6 KL(T_a(x) -> S(x_adv)) + 1/6 KL(T_c(x) -> S(x)), with the temperatures a and
-    c of the sample's class; the labels' cross-entropies tell how to move these.
+    c of the sample's class; these follow the cross-entropies with the labels.
     """
     temperatures = require_class_temperatures(setting)
     soft, y = require_soft_labels(batch), batch.y
-    clean, adversarial = _both(model, batch.x, batch.x + _some(delta))
+    clean, adversarial = _both(model, batch.x, batch.x + _required(delta))
     temperatures.observe(
         y,
         F.cross_entropy(clean.detach(), y, reduction="none"),
@@ -131,12 +139,12 @@ def absld_loss(
 def adaad_loss(
     model: Model, batch: Batch, delta: Tensor | None, setting: Setting
 ) -> Tensor:
-    """KL(T(x_adv) -> S(x_adv)), asked of the live teacher (Huang et al., CVPR 2023).
+    """KL(T(x_adv) -> S(x_adv)) with the live teacher (Huang et al., CVPR 2023).
 
-    The paper mixes in KL(T(x) -> S(x)) with weight 1 - alpha; alpha is 1 in its
-    experiments' code, which leaves none of it.
+    The paper adds KL(T(x) -> S(x)) with weight 1 - alpha; alpha is 1 in the code of
+    its experiments, so that this term is 0.
     """
-    x_adv = batch.x + _some(delta)
+    x_adv = batch.x + _required(delta)
     with torch.no_grad():
         logits = require_teacher(setting)(x_adv)
     soft = F.softmax(logits / setting.temperature, 1)
@@ -169,21 +177,21 @@ def bss_loss(
 def takt_loss(
     model: Model, batch: Batch, delta: Tensor | None, setting: Setting
 ) -> Tensor:
-    """Fit the mixed labels of x on the adversarial view alone.
+    """Fit the mixed labels of x on the adversarial image alone.
 
     KL(T(x) -> S(x_adv)), with the true label mixed into T(x): RSLAD without its
-    clean term, which costs a third of a few-step attack's time and brings nothing.
-    With a boundary weight w, the share w / (1 + w) of the loss goes to the
-    teacher's boundary points.
+    clean term, which costs a third of a few-step attack's time and brought nothing
+    (tests/bench/ablation.py). With a boundary weight w, the share w / (1 + w) of the
+    loss is of the teacher's boundary points.
     """
     target = mixed_labels(batch, setting)
-    adversarial = batch.x + _some(delta)
+    adversarial = batch.x + _required(delta)
     weight = setting.recipe.boundary_weight
     if weight == 0:
         return _distil(model(adversarial), target, setting.temperature)
     boundary = _boundary(batch)
-    own, beyond = _both(model, adversarial, boundary.x)
-    loss = _distil(own, target, setting.temperature)
+    inside, beyond = _both(model, adversarial, boundary.x)
+    loss = _distil(inside, target, setting.temperature)
     other = _distil(beyond, boundary.soft_labels, setting.temperature)
     return (loss + weight * other) / (1 + weight)
 
@@ -209,7 +217,7 @@ def _distil(logits: Tensor, soft_labels: Tensor, temperature: float) -> Tensor:
 
 
 def _both(model: Model, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Answer two batches in one pass, which is cheaper for small models."""
+    """Return the logits of two batches from one pass: cheaper for small models."""
     one, two = model(torch.cat([first, second])).chunk(2)
     return one, two
 
@@ -219,6 +227,6 @@ def _boundary(batch: Batch) -> Boundary:
     return batch.boundary
 
 
-def _some(delta: Tensor | None) -> Tensor:
+def _required(delta: Tensor | None) -> Tensor:
     assert delta is not None, "the method needs a delta"
     return delta
