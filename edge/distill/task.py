@@ -9,8 +9,8 @@ from typing import Literal, Self
 
 import torch
 
-from common.release import Manifest
 from common.models.forward import Model
+from common.release import Manifest
 from edge.distill.batch import Images
 from edge.distill.knowledge import NO_KNOWLEDGE, Knowledge
 

@@ -18,7 +18,6 @@ from torch import Tensor
 from common.config import StudentConfig
 from common.data.views import show
 from common.errors import Interrupted
-from common.models.forward import Model
 from common.models.zoo import build_model
 from common.optim import schedule, warmed_up
 from common.robustness.attacks import pgd
