@@ -1,6 +1,6 @@
-"""edge.toml: who a node is, whom it talks to and what it may use.
+"""edge.toml: a node's name, its gateway, and what it may use.
 
-Owns the words of that file. Relative paths in it count from its own folder, so
+Owns the keys of that file. Relative paths in it count from its own folder, so
 that a node's folder can be moved. It reads no certificate and opens no channel.
 """
 
@@ -35,7 +35,7 @@ class EdgeConfig(Section):
     """project CA (PEM), needed for enrolment only"""
     channel: Name | None = None
     """None: the one the enrolment named"""
-    state_dir: Path = Path(".")
+    state_dir: Path = Path()
     """certificates, cache, students, status.json"""
     data_dir: Path | None = None
     """the node's images; None: embedded or none needed"""

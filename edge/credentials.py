@@ -1,13 +1,12 @@
-"""Who this node is: its key, its certificate, the project CA and the TUF root.
+"""A node's identity: its key, its certificate, the project CA and the TUF root.
 
 The node makes its own EC P-256 key; only a signing request leaves the machine.
-Two ways to a certificate: `edge.daemon.enrolment.enroll` (one-time token), or by hand:
-`make_request` writes node.csr, `takt pki sign` answers it, and the operator puts
-node.crt, ca.crt and root.json into the identity folder. Both keep an existing
+There are two ways to a certificate: `edge.daemon.enrolment.enroll` (one-time token), or
+by hand: `make_request` writes node.csr, `takt pki sign` signs it, and the operator
+copies node.crt, ca.crt and root.json into the identity folder. Both keep an existing
 key. Not here: the CA's side (cloud/pki/authority.py), connecting.
 """
 
-import os
 import stat
 from dataclasses import dataclass
 from datetime import datetime
@@ -128,7 +127,7 @@ def load_identity(folder: Path, *, node: str, now: Clock = utc_now) -> Identity:
             valid now; the message names the file, the dates and the fix.
     """
     pems = tuple(_read(folder / name) for name in (KEY, CERTIFICATE, CA, ROOT))
-    mode = stat.S_IMODE(os.stat(folder / KEY).st_mode)
+    mode = stat.S_IMODE((folder / KEY).stat().st_mode)
     if mode & 0o077:
         raise IdentityError(
             f"{folder / KEY} has mode {mode:04o}, expected 0600; others could have "
@@ -146,7 +145,7 @@ def _check(
     channel: str | None,
     now: datetime,
 ) -> Identity:
-    """Hold key, certificate and CA against each other and against the clock."""
+    """Check key, certificate and CA against each other and the clock."""
     key_pem, certificate_pem, ca_pem, root_json = pems
     key = _parse_key(folder / KEY, key_pem)
     certificate = _parse_certificate(folder / CERTIFICATE, certificate_pem)

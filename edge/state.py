@@ -5,9 +5,9 @@
     current.json          which release was handled last, which student serves
     status.json           what the daemon does now; for people and `takt status`
 
-current.json is flipped last and durably: it decides what a restart finds.
-status.json is replaced atomically but not synced: after a power cut it is
-rewritten, so it need not wear the flash once a second. Not here: who writes when
+current.json is replaced last and durably: a restart continues from it. status.json is
+replaced atomically but not synced: after a power cut it is rewritten, and a sync each
+second would wear the flash. Not here: who writes when
 (edge/daemon/node.py), the student folders (edge/daemon/promotion.py).
 """
 
@@ -86,7 +86,7 @@ class StateDir:
         """Lock the folder for this process; the kernel unlocks it at the process's end.
 
         Raises:
-            StorageError: another daemon holds it, or it cannot be made or written.
+            StorageError: another daemon has locked it, or it cannot be made or written.
         """
         make_folder(self.root)
 
@@ -114,7 +114,7 @@ class StateDir:
         return current
 
     def write_current(self, current: Current) -> None:
-        """Flip current.json, durably.
+        """Replace current.json, durably.
 
         Raises:
             StorageError: disk full or not writable; the old one stays.
@@ -177,7 +177,7 @@ def read_status(state_dir: Path) -> Status:
 
 def is_at_work(status: Status) -> bool:
     """Check whether the daemon that wrote a status still runs, on this machine."""
-    return status.state != "stopped" and os.path.isdir(f"/proc/{status.pid}")
+    return status.state != "stopped" and Path(f"/proc/{status.pid}").is_dir()
 
 
 def current_student(state_dir: Path) -> Path | None:

@@ -1,12 +1,12 @@
-"""A door between networks: TCP connections are passed on, byte for byte.
+"""Forwards TCP ports between networks, byte for byte.
 
     python -m deploy.containers.port_forward 7443=head:7443 7444=head:7444
 
-In the compose file it stands between each node's network and the cloud's, so that
-a node reaches the gateway's two ports and nothing else of the cloud. TLS goes
-through it unopened: it holds no key and reads nothing. A target's name is looked
-up for every connection, for a container that was replaced has a new address. Not
-here: rates, delays and cuts (edge/link/client.py).
+In the compose file it connects each node's network with the cloud's, so that a node
+reaches the gateway's two ports and nothing else of the cloud. TLS is not terminated
+here: there is no key, and nothing is read. A target's name is looked up for every
+connection, because a container that was replaced has a new address. Not here: rates,
+delays and cuts (edge/link/throttle.py).
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _CHUNK_BYTES = 64 * 1024
 _CONNECT_S = 10.0
 
 
-class Passage(NamedTuple):
+class Forward(NamedTuple):
     """A port here and where its connections go."""
 
     port: int
@@ -31,7 +31,7 @@ class Passage(NamedTuple):
     target_port: int
 
 
-def parse_passage(text: str) -> Passage:
+def parse_forward(text: str) -> Forward:
     """Read ``PORT=HOST:PORT``.
 
     Raises:
@@ -40,34 +40,32 @@ def parse_passage(text: str) -> Passage:
     port, equals, target = text.partition("=")
     host, colon, target_port = target.rpartition(":")
     if not (equals and colon and host and port.isdecimal() and target_port.isdecimal()):
-        raise ConfigError(f"door {text!r}: expected PORT=HOST:PORT")
-    return Passage(int(port), host, int(target_port))
+        raise ConfigError(f"port forward {text!r}: expected PORT=HOST:PORT")
+    return Forward(int(port), host, int(target_port))
 
 
-async def open_door(passage: Passage, host: str = "0.0.0.0") -> asyncio.Server:
-    """Listen on the passage's port (0 takes a free one) and pass connections on.
+async def listen(forward: Forward, host: str = "0.0.0.0") -> asyncio.Server:
+    """Listen on the forward's port (0: a free one) and relay its connections.
 
     Raises:
-        AddressError: the port cannot be had.
+        AddressError: the port cannot be taken.
     """
     try:
-        return await asyncio.start_server(
-            partial(_pass_on, passage), host, passage.port
-        )
+        return await asyncio.start_server(partial(_relay, forward), host, forward.port)
     except OSError as e:
         raise AddressError(
-            f"cannot listen on {host}:{passage.port}: {e.strerror or e}; choose "
+            f"cannot listen on {host}:{forward.port}: {e.strerror or e}; choose "
             "another port"
         ) from e
 
 
-async def _pass_on(
-    passage: Passage, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+async def _relay(
+    forward: Forward, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
-    """Join one connection with one to the target; either end closes both ways."""
+    """Connect one connection with one to the target; either end closes both ways."""
     try:
         there = await asyncio.wait_for(
-            asyncio.open_connection(passage.host, passage.target_port), _CONNECT_S
+            asyncio.open_connection(forward.host, forward.target_port), _CONNECT_S
         )
     except OSError:  # refused, unknown or silent: the caller sees a closed connection
         writer.transport.abort()
@@ -86,24 +84,24 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         await writer.wait_closed()
 
 
-async def _serve(passages: Sequence[Passage]) -> None:
+async def _serve(forwards: Sequence[Forward]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    servers = [await open_door(passage) for passage in passages]
+    servers = [await listen(forward) for forward in forwards]
     await stop.wait()
     for server in servers:
         server.close()
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Open every door until SIGTERM; return the exit code."""
+    """Forward every port until SIGTERM; return the exit code."""
     try:
-        passages = [parse_passage(text) for text in arguments]
-        if not passages:
-            raise ConfigError("no door given; expected PORT=HOST:PORT ...")
-        asyncio.run(_serve(passages))
+        forwards = [parse_forward(text) for text in arguments]
+        if not forwards:
+            raise ConfigError("no port given; expected PORT=HOST:PORT ...")
+        asyncio.run(_serve(forwards))
     except TaktError as e:
         print(f"takt: {e}", file=sys.stderr)
         return e.exit_code

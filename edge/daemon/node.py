@@ -120,7 +120,7 @@ class NodeDaemon:
         Raises:
             ConfigError: at the start, without a channel or with too short a watchdog.
             IdentityError: at the start, without a valid certificate.
-            CapError: at the start, when the caps cannot be held or are too small.
+            CapError: at the start, when the caps cannot be enforced or are too small.
             StorageError: at the start, when the state folder cannot be used.
         """
         self._notifier.check_watchdog(self._config)
@@ -254,7 +254,7 @@ class NodeDaemon:
 
 
 def run_daemon(config: EdgeConfig, *, once: bool, wait: bool = False) -> int:
-    """Run a node until it is done or told to stop by SIGTERM or SIGINT.
+    """Run a node until it is done or stopped by SIGTERM or SIGINT.
 
     Args:
         config: of the node.
@@ -262,7 +262,7 @@ def run_daemon(config: EdgeConfig, *, once: bool, wait: bool = False) -> int:
         wait: with `once`, for a first release.
 
     Returns:
-        The exit code: 0 when done, or when `run` was told to stop; 130 or 143
+        The exit code: 0 when done, or when `run` was stopped; 130 or 143
         when `once` was.
 
     Raises:

@@ -7,7 +7,6 @@ images) and current.json itself (edge/state.py).
 """
 
 import contextlib
-import os
 import shutil
 from pathlib import Path
 
@@ -109,7 +108,7 @@ def store_student(
         write_atomic(part / RESULT, (work / RESULT).read_bytes())
         write_atomic(part / CARD, promoted.model_dump_json(indent=1).encode())
         faults.point("edge.student.before_rename")
-        os.replace(part, place)
+        part.replace(place)
         fsync_folder(state.students)
         faults.point("edge.student.after_rename")
     except OSError as e:

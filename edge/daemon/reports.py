@@ -9,7 +9,6 @@ a second copy is better than none). Not here: the live status
 """
 
 import contextlib
-import os
 from pathlib import Path
 
 from google.protobuf import json_format
@@ -88,7 +87,7 @@ def _add_result(report: takt_pb2.ReportRequest, result: DistilResult) -> None:
 
 
 class Outbox:
-    """The reports of one state folder."""
+    """The reports of one state folder that wait to be sent."""
 
     def __init__(self, state: StateDir) -> None:
         """Use an existing folder."""
@@ -115,7 +114,7 @@ class Outbox:
             if not draft.exists():
                 return
             faults.point("edge.outbox.before_rename")
-            os.replace(draft, self._state.outbox / name)
+            draft.replace(self._state.outbox / name)
             fsync_folder(self._state.outbox)
             faults.point("edge.outbox.after_rename")
         except OSError as e:
@@ -139,12 +138,12 @@ class Outbox:
                 json_format.Parse(path.read_bytes(), report, ignore_unknown_fields=True)
             except (json_format.ParseError, OSError, ValueError):
                 with contextlib.suppress(OSError):
-                    os.replace(path, path.with_suffix(".refused"))
+                    path.replace(path.with_suffix(".refused"))
                 continue
             try:
                 link.report(report)
             except RefusedError:
-                os.replace(path, path.with_suffix(".refused"))
+                path.replace(path.with_suffix(".refused"))
                 continue
             faults.point("edge.sent.before_unlink")
             try:

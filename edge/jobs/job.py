@@ -99,7 +99,7 @@ class DistilResult(Message):
 
     @property
     def collapsed(self) -> bool:
-        """Say whether the student answers (nearly) always the same class."""
+        """Whether the student predicts (nearly) always the same class."""
         return "collapsed" in self.flags
 
 

@@ -1,9 +1,10 @@
-"""One distillation, as the daemon sees it: a capped child process and its end.
+"""Runs one distillation: a capped child process, its progress, and how it ended.
 
-Starts ``python -m edge.distill JOB.json`` in an executor, follows its progress
-and answers its ways to die: out of memory (batch halved, once), killed (goes on
-from its checkpoint, a few times), a word of its own (the exit code says which
-error). Not here: the caps (edge/limits/methods.py), the training (edge/distill/run.py).
+Starts ``python -m edge.distill JOB.json`` in an executor and follows its progress. How
+the child ends decides what follows: out of memory (the batch is halved, once), killed
+(it is started again from its checkpoint, a few times), or an error of its own (raised
+as the error that its exit code stands for). Not here: the caps
+(edge/limits/methods.py), the training (edge/distill/run.py).
 """
 
 import contextlib
@@ -43,7 +44,7 @@ from edge.limits import Executor, child_environment, open_executor
 from edge.records import CapStatus, Record
 
 JOB, LOG, USAGE = "job.json", "child.log", "usage.json"
-MAX_CRASHES = 3  # of one distillation, each resumed from its checkpoint
+MAX_CRASHES = 3  # of one distillation, each continued from its checkpoint
 _TICK_S = 0.2
 _TERMINATE_S = 4.0  # of the ten seconds that a stop may take
 _MAX_LOG_BYTES = 1024 * 1024
@@ -89,8 +90,8 @@ class Distillation:
             profile: the caps.
             node: part of the executor's name.
             cap_method: this one only; None: the first that works.
-            stop: set it, and the child is ended and `run` raises.
-            on_progress: told at least once a second of the last epoch and usage.
+            stop: set it to end the child; `run` then raises.
+            on_progress: called with the last epoch and the usage, every 0.2 s.
         """
         self._profile = profile
         self._node = node
@@ -101,18 +102,18 @@ class Distillation:
     def run(
         self, job: DistilJob, *, default_batch_size: int
     ) -> tuple[DistilResult, ChildUsage]:
-        """Distil, however often the child has to be started for it.
+        """Distil; start the child again as often as that is allowed and of use.
 
         Args:
-            job: its work folder exists; a finished or halved job in it is taken up.
+            job: its work folder exists; a finished or halved job in it is continued.
             default_batch_size: the recipe's, to be halved when memory runs out.
 
         Raises:
             MemoryCapError: over the memory cap, also with half the batch.
-            CapError: the caps cannot be held, or are too small to start with.
+            CapError: the caps cannot be enforced, or are too small to start with.
             StorageError: the disk is full; the checkpoint is kept.
             Interrupted: `stop` was set; the checkpoint is kept.
-            TaktError: what the child found wrong, or too many crashes.
+            TaktError: the child's error, or too many crashes.
         """
         usage_file = job.work_dir / USAGE
         result: DistilResult | None = None
@@ -133,26 +134,26 @@ class Distillation:
     def _until_done(
         self, executor: Executor, job: DistilJob, default_batch_size: int
     ) -> tuple[DistilResult, DistilJob]:
-        """Start the child until it is done; return the job that it did."""
-        job = _taken_up(job)
+        """Start the child until it is done; return the job that was done."""
+        job = _continued(job)
         crashes = 0
         while True:
             data = job.model_dump_json(indent=1).encode()
             write_atomic(job.work_dir / JOB, data, point="edge.job")
-            code, last_words = self._run_once(executor, job)
+            code, error = self._run_once(executor, job)
             out_of_memory = executor.usage().oom_killed or code == EXIT_OUT_OF_MEMORY
             if code == 0:
                 return read_message(job.work_dir / RESULT, DistilResult), job
             if out_of_memory:
-                job = self._halved(job, default_batch_size, executor, last_words)
+                job = self._halved(job, default_batch_size, executor, error)
                 continue
             if code in ERRORS:
-                raise ERRORS[code](last_words)
+                raise ERRORS[code](error)
             crashes += 1
             if crashes > MAX_CRASHES:
                 raise TaktError(
                     f"the distillation ended {crashes} times with status {code}: "
-                    f"{last_words}; see {job.work_dir / LOG}"
+                    f"{error}; see {job.work_dir / LOG}"
                 )
 
     def _halved(
@@ -160,9 +161,9 @@ class Distillation:
         job: DistilJob,
         default_batch_size: int,
         executor: Executor,
-        last_words: str,
+        error: str,
     ) -> DistilJob:
-        """Make the job of the second try, or give up."""
+        """Make the job of the second try; raise if the batch was halved already."""
         batch_size = job.batch_size or default_batch_size
         halved = max(2, default_batch_size // 2)
         if batch_size <= halved:
@@ -170,12 +171,12 @@ class Distillation:
                 f"OOM-capped: the distillation needs more than its "
                 f"{self._profile.memory_mib} MiB ({executor.method}), with batches of "
                 f"{default_batch_size} and of {batch_size}; raise memory_mib or choose "
-                f"a smaller student ({last_words})"
+                f"a smaller student ({error})"
             )
         return job.model_copy(update={"batch_size": halved})
 
     def _run_once(self, executor: Executor, job: DistilJob) -> tuple[int, str]:
-        """Start the child and wait for its end: its exit status and last words."""
+        """Start the child and wait for its end: its exit status and last line."""
         log = job.work_dir / LOG
         argv = [sys.executable, "-m", "edge.distill", str(job.work_dir / JOB)]
         environment = {**os.environ, **child_environment(self._profile)}
@@ -186,8 +187,8 @@ class Distillation:
                     stream.seek(0)
                 begin = stream.tell()
                 code = self._follow(executor, job, argv, environment, stream)
-            words = last_line(log, begin)
-        return code, words or f"ended with status {code}"
+            error = last_line(log, begin)
+        return code, error or f"ended with status {code}"
 
     def _follow(
         self,
@@ -197,7 +198,7 @@ class Distillation:
         environment: dict[str, str],
         stream: IO[bytes],
     ) -> int:
-        """Report the child's progress until it ends or the daemon has to."""
+        """Report the child's progress until it ends, or `stop` is set."""
         process = executor.spawn(argv, env=environment, stdout=stream, stderr=stream)
         progress = job.work_dir / PROGRESS
         try:
@@ -223,8 +224,8 @@ def _usage(executor: Executor) -> ChildUsage:
     )
 
 
-def _taken_up(job: DistilJob) -> DistilJob:
-    """Go on with the halved batch of a job that was interrupted."""
+def _continued(job: DistilJob) -> DistilJob:
+    """Return the job with the halved batch, if it was interrupted in that."""
     with contextlib.suppress(StorageError):
         earlier = read_message(job.work_dir / JOB, DistilJob)
         if earlier.batch_size and job == earlier.model_copy(
@@ -240,5 +241,5 @@ def last_line(log: Path, begin: int) -> str:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(begin, size - 4096))
         lines = file.read().decode(errors="replace").split("\n")
-    words = [line.strip() for line in lines if line.strip()]
-    return words[-1][:400] if words else ""
+    found = [line.strip() for line in lines if line.strip()]
+    return found[-1][:400] if found else ""

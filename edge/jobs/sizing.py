@@ -1,7 +1,7 @@
-"""What a student's training would cost, tried out in a child inside the caps.
+"""Measures what a student's training costs, in a child inside the caps.
 
-``python -m edge.distill.trial JOB.json`` (trial.py) trains a few steps and leaves what
-it measured; here are the words that it and its parent share, and the parent.
+``python -m edge.distill.trial JOB.json`` (trial.py) trains a few steps and writes what
+it measured; here are the messages between it and its parent, and the parent's side.
 Torch-free. Not here: which students are tried, and the choice
 (deploy/selection/student.py).
 """
@@ -73,7 +73,7 @@ def try_out(
     """Train a few steps of a student inside a profile's caps.
 
     Raises:
-        CapError: the caps cannot be held, or are too small to start with.
+        CapError: the caps cannot be enforced, or are too small to start with.
         TaktError: what the child found wrong: images, release, recipe.
     """
     with (
@@ -106,7 +106,7 @@ def try_out(
         if usage.oom_killed or code == EXIT_OUT_OF_MEMORY:
             return Trial(None, peak, executor.method, executor.hard)
         if code != 0:
-            words = last_line(work / LOG, 0) or f"the trial ended with status {code}"
-            raise ERRORS.get(code, TaktError)(words)
+            error = last_line(work / LOG, 0) or f"the trial ended with status {code}"
+            raise ERRORS.get(code, TaktError)(error)
         cost = read_message(work / COST, Cost)
     return Trial(cost, peak, executor.method, executor.hard)

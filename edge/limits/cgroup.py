@@ -1,4 +1,4 @@
-"""Control groups, whichever version: where this process is, who is in a group, its end.
+"""Control groups of both versions: where this process is, a group's members, its end.
 
 Reads `/proc/self/mountinfo` and `/proc/self/cgroup` and joins them to folders that
 exist here, inside a container too. takt's groups are called
@@ -76,7 +76,7 @@ def _visible(mount: Mount, path: PurePosixPath) -> Path | None:
         folder = mount.folder / path.relative_to(mount.root)
     except ValueError:  # the group lies above or beside what is mounted
         folder = mount.folder
-    return folder if os.path.isdir(folder) else None
+    return folder if folder.is_dir() else None
 
 
 def read_number(file: Path) -> int | None:

@@ -122,7 +122,7 @@ def _enable_controllers(parent: Path, movable: set[int]) -> None:
         movable: the processes that may be moved out of it, into a leaf.
 
     Raises:
-        CapError: it lacks a controller, or other programs live in it.
+        CapError: it lacks a controller, or other programs run in it.
         OSError: it may not be written.
     """
     control = parent / "cgroup.subtree_control"

@@ -32,7 +32,7 @@ class EffectiveLimits:
 
 
 def effective_limits(*, proc: Path = Path("/proc")) -> EffectiveLimits:
-    """Read the limits that hold for this process now, without any executor."""
+    """Read the limits in force for this process, apart from any executor's."""
     affinity = len(os.sched_getaffinity(0))
     cores = os.cpu_count() or affinity
     cpus = [(float(affinity), "the machine" if affinity == cores else "CPU affinity")]

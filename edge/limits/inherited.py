@@ -1,7 +1,7 @@
 """Caps that a container or a service manager enforces already: read, not made.
 
 Used when the limits of the groups above this process are at or below the
-profile's. They hold for the daemon and its child together, which is stricter
+profile's. They apply to the daemon and its child together, which is stricter
 than an own group. There is nothing to set and nothing to remove.
 """
 
@@ -21,7 +21,7 @@ class Inherited(Backend):
     method: ClassVar[str] = "inherited"
 
     def __init__(self, caps: Caps) -> None:
-        """Check that the groups above hold these caps.
+        """Check that the groups above enforce these caps.
 
         Raises:
             CapError: they do not.

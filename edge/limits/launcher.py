@@ -39,8 +39,7 @@ def enter(parent: int, groups: list[str], limits: dict[str, int]) -> None:
     # Orphans among the child's own children stay in its tree, so stay counted.
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for group in groups:
-        with open(group, "w") as file:
-            file.write(str(os.getpid()))
+        write(group, str(os.getpid()))
     for name, soft in limits.items():
         kind = getattr(resource, name)
         hard = resource.getrlimit(kind)[1]
@@ -49,8 +48,21 @@ def enter(parent: int, groups: list[str], limits: dict[str, int]) -> None:
         # The hard limit stays: an ordinary user could never raise it again.
         resource.setrlimit(kind, (soft, hard))
     # When memory is short, the kernel must kill the child and not the daemon.
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")
+    with contextlib.suppress(OSError):
+        write("/proc/self/oom_score_adj", "1000")
+
+
+def write(path: str, text: str) -> None:
+    """Write a small file of the kernel.
+
+    Raises:
+        OSError: it is not there, or the kernel refuses the text.
+    """
+    file = os.open(path, os.O_WRONLY)
+    try:
+        os.write(file, text.encode())
+    finally:
+        os.close(file)
 
 
 def main() -> None:

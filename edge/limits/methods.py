@@ -20,7 +20,7 @@ What is not covered:
 - shared memory and files in /dev/shm under the watchdog.
 - the daemon's own use (under 100 MiB), except under `inherited`.
 
-Verdict: holds honest programs to their caps, exactly with a cgroup, closely
+Verdict: keeps honest programs within their caps, exactly with a cgroup, closely
 without. It is not a sandbox: no method here contains malicious code.
 """
 
@@ -189,7 +189,7 @@ def _open_verified(
 
 
 def _kill_orphans() -> None:
-    """Kill what dead daemons left running, whichever method they used."""
+    """Kill what ended daemons left running, by whatever method it was capped."""
     for pid, group in procfs.all_marked():
         owner = group.split(".")[2:3]
         if owner and procfs.is_dead(owner[0]):

@@ -1,4 +1,4 @@
-"""What `/proc` says about a tree of processes: members, memory, CPU time.
+"""Reads from `/proc` the members, memory and CPU time of a tree of processes.
 
 Plain reads of the files that are needed, because the executor's thread makes them many
 times a second: psutil scans every process of the machine to find children, and takes
@@ -9,6 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -16,7 +17,7 @@ import psutil
 MARK = "TAKT_EXECUTOR"  # environment variable of a capped process and its children
 _VFORK_S = 1.0  # a child of vfork calls exec within milliseconds
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-_LISTS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+_LISTS_CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children").exists()
 
 
 class Memory(NamedTuple):
@@ -123,12 +124,12 @@ def all_marked() -> Iterator[tuple[int, str]]:
     A scan of all processes: for closing and cleaning, not for sampling.
     """
     prefix = f"{MARK}=".encode()
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
             continue
-        for variable in _read(f"/proc/{entry}/environ", whole=True).split(b"\0"):
+        for variable in _read(f"{entry}/environ", whole=True).split(b"\0"):
             if variable.startswith(prefix):
-                yield int(entry), variable[len(prefix) :].decode()
+                yield int(entry.name), variable[len(prefix) :].decode()
 
 
 def owner_tag() -> str:
@@ -158,20 +159,21 @@ def _started(pid: int) -> str | None:
 
 
 def _pid_namespace() -> str:
-    return str(os.stat("/proc/self/ns/pid").st_ino)
+    return str(Path("/proc/self/ns/pid").stat().st_ino)
 
 
 def _stat(pid: int) -> list[bytes] | None:
     """Read the fields of /proc/PID/stat from the third (state) on."""
-    # The second, the name, may itself hold spaces and brackets.
+    # The second, the name, may itself contain spaces and brackets.
     return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split() or None
 
 
 def _children(pid: int) -> list[int]:
     children: list[int] = []
-    with contextlib.suppress(OSError):  # gone meanwhile
-        for task in os.listdir(f"/proc/{pid}/task"):
-            found = _read(f"/proc/{pid}/task/{task}/children", whole=True)
+    # Suppressed: the process has ended meanwhile.
+    with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/task") as tasks:
+        for task in tasks:
+            found = _read(f"{task.path}/children", whole=True)
             children.extend(int(child) for child in found.split())
     return children
 

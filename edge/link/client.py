@@ -169,7 +169,7 @@ class Link:
         return response
 
     def _releases(self) -> takt_pb2_grpc.ReleaseServiceStub:
-        return takt_pb2_grpc.ReleaseServiceStub(self.connection.channel)
+        return takt_pb2_grpc.ReleaseServiceStub(self.connection.grpc_channel)
 
     def _fleet(self) -> takt_pb2_grpc.FleetServiceStub:
-        return takt_pb2_grpc.FleetServiceStub(self.connection.channel)
+        return takt_pb2_grpc.FleetServiceStub(self.connection.grpc_channel)

@@ -45,7 +45,7 @@ _MAX_DOUBTFUL = 5  # tries in a row
 
 @dataclass(frozen=True)
 class ConnectionOptions:
-    """What a node's config says of its network.
+    """The part of a node's config that concerns its network.
 
     Attributes:
         profile: bandwidth, delay and outages; None: a network without limits.
@@ -110,12 +110,12 @@ class Connection:
             )
             self._floor_bytes_s = min(_FLOOR_BYTES_S, rate / 4)
         self._lock = threading.Lock()
-        self.channel = open_channel(address, certificates, stall_s=self.stall_s)
+        self.grpc_channel = open_channel(address, certificates, stall_s=self.stall_s)
 
     def close(self) -> None:
         """Close the channel; calls under way end with an error."""
         with self._lock:
-            self.channel.close()
+            self.grpc_channel.close()
 
     def reopen(self) -> None:
         """Replace the channel, for instance after a stall or a new certificate.
@@ -125,7 +125,7 @@ class Connection:
         """
         fresh = open_channel(self.address, self._certificates, stall_s=self.stall_s)
         with self._lock:
-            stale, self.channel = self.channel, fresh
+            stale, self.grpc_channel = self.grpc_channel, fresh
         stale.close()
 
     def retrying(self, method: Callable[[], Any], request: Any, what: str) -> Any:

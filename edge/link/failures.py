@@ -17,7 +17,7 @@ import grpc
 from common.errors import IdentityError, LinkError, TaktError
 from edge.credentials import ENROLL_HINT, Certificates
 
-_REASONS = (  # of gRPC's details, in words
+_REASONS = (  # texts of gRPC, and what they mean
     ("connection refused", "connection refused: nothing listens there"),
     ("name resolution", "the name cannot be resolved"),
     ("dns", "the name cannot be resolved"),
@@ -57,7 +57,7 @@ class EndedEarlyError(grpc.RpcError):
         return grpc.StatusCode.UNAVAILABLE
 
     def details(self) -> str:
-        """Say what was wrong."""
+        """Return the reason."""
         return str(self)
 
 
@@ -214,11 +214,11 @@ def _host_of(address: str) -> str:
 
 
 def reason(details: str) -> str:
-    """Say gRPC's details in a few words."""
+    """Put gRPC's details into a short, readable reason."""
     lowered = details.lower()
-    for key, words in _REASONS:
-        if key in lowered:
-            return words
+    for text, meaning in _REASONS:
+        if text in lowered:
+            return meaning
     return _shorten(details)
 
 

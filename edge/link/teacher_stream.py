@@ -140,7 +140,7 @@ class _Stream:
         feed = iter(self._requests.get, None)
 
         def query() -> Any:
-            return takt_pb2_grpc.TeacherServiceStub(connection.channel).Query(feed)
+            return takt_pb2_grpc.TeacherServiceStub(connection.grpc_channel).Query(feed)
 
         call = connection.start(query)
         self._connection = connection
@@ -173,7 +173,7 @@ class _Stream:
             for response in self._responses:
                 return request, response
         except grpc.RpcError:
-            self._connection.check_outage()  # a planned one says so itself
+            self._connection.check_outage()  # a planned one has its own error
             raise
         raise EndedEarlyError("the stream ended without an answer")
 

@@ -19,7 +19,7 @@ from common.config import CutConfig
 
 
 class TokenBucket:
-    """Hold an average rate in bytes a second; safe for several threads."""
+    """Keep an average rate in bytes a second; safe for several threads."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class TokenBucket:
         """Start full.
 
         Args:
-            rate_bytes_s: the average to hold, above 0.
+            rate_bytes_s: the average to keep, above 0.
             burst_bytes: what may pass at once after an idle time.
             clock: a monotonic clock in seconds.
             sleep: waits so many seconds; it may return early (a stop).

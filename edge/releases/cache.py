@@ -1,8 +1,8 @@
 """Verified repository files, kept by digest; nothing verified is pulled twice.
 
-A file is pulled into ``<sha256>.part``, goes on there after any cut or kill, is
-held against its signed length and hashes, synced and renamed to ``<sha256>``. A
-digest that is there is checked again before use, so bit-rot means one more
+A file is pulled into ``<sha256>.part``, resumed there after any cut or kill, checked
+against its signed length and hashes, synced and renamed to ``<sha256>``. A file that
+is there already is checked again before use, so bit-rot causes one more
 pull. Not here: where the signed lengths come from (edge/releases/sync.py).
 """
 
@@ -38,7 +38,7 @@ class Cache:
 
         Args:
             target: with the signed length and hashes.
-            on_bytes: told of each piece as it is had, cached ones included.
+            on_bytes: called with the size of each piece, cached ones included.
 
         Raises:
             TrustError: what came is not what was signed, or longer.
@@ -69,7 +69,7 @@ class Cache:
         try:
             _sync_file(part)
             faults.point("edge.cache.before_rename")
-            os.replace(part, path)
+            part.replace(path)
             fsync_folder(self._folder)
             faults.point("edge.cache.after_rename")
         except OSError as e:
@@ -77,7 +77,7 @@ class Cache:
         return path
 
     def prune(self, keep: set[str]) -> None:
-        """Remove everything but the digests in `keep`, rests of pulls included."""
+        """Remove everything but the digests in `keep` and their partial files."""
         with contextlib.suppress(OSError):
             for entry in self._folder.iterdir():
                 if entry.name.removesuffix(".part") not in keep:
@@ -94,7 +94,7 @@ class Cache:
         folder, _, name = target.path.rpartition("/")
         remote = f"targets/{folder}/{digest}.{name}"
         try:
-            # Unbuffered: after a kill or a full disk the length says what is there.
+            # Unbuffered: after a kill or a full disk the length is what was written.
             with part.open("ab", buffering=0) as file:
                 if file.tell() > target.length:
                     file.truncate(0)
@@ -116,7 +116,7 @@ class Cache:
 
 
 def _mismatch(target: TargetFile, path: Path) -> str | None:
-    """Say how a file differs from what was signed; None when it does not."""
+    """Describe how a file differs from what was signed; None when it does not."""
     try:
         with path.open("rb") as file:
             target.verify_length_and_hashes(file)

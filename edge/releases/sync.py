@@ -1,9 +1,9 @@
 """From a channel's name to a verified release folder.
 
-The signed pointer ``<channel>/channel.json`` says which version is current; the
-signed manifest says which shards there are; only those that the node's recipe
-reads are pulled. What the folder holds was verified twice: against the TUF
-metadata and against the manifest, and its numbers were checked. Not here: the
+The signed pointer ``<channel>/channel.json`` names the current version; the signed
+manifest lists its shards; only those that the node's recipe reads are pulled. The
+files of the folder are verified twice, against the TUF metadata and against the
+manifest, and their numbers are checked. Not here: the
 metadata's rules (edge/releases/tuf_client.py), the transfer (edge/releases/cache.py).
 """
 
@@ -42,7 +42,7 @@ Progress = Callable[[str, float], None]  # state ("pulling", "verifying"), in [0
 
 
 class Release(NamedTuple):
-    """Which release a channel points to; the digest tells twins apart."""
+    """The release that a channel points to; the digest identifies its content."""
 
     channel: str
     version: int
@@ -71,7 +71,7 @@ class ReleaseSync:
         self._metadata: TrustedMetadata | None = None
 
     def check(self) -> Release | None:
-        """Refresh the trusted metadata; say what the channel points to, if anything.
+        """Refresh the trusted metadata; return what the channel points to, if anything.
 
         Raises:
             TrustError: metadata or pointer are not to be trusted, or too old.
@@ -99,7 +99,7 @@ class ReleaseSync:
         Args:
             release: as `check` returned it.
             student: name of the recipe in the manifest.
-            progress: told of the state and how far it is.
+            progress: called with the state and its progress.
 
         Returns:
             The folder with manifest.json and the verified shards, by file name.
@@ -135,9 +135,9 @@ class ReleaseSync:
         return self._assemble(release.version, data, shards, files)
 
     def prune(self, keep: set[int]) -> None:
-        """Forget releases but the versions in `keep`, and files that none of them uses.
+        """Remove releases except the versions in `keep`, and files they do not use.
 
-        Failures are left for the next time: a full cache is no reason to stop.
+        What fails is tried next time: a full cache is no reason to stop.
         """
         digests: set[str] = set()
         for version in keep:
@@ -172,7 +172,7 @@ class ReleaseSync:
         shards: Sequence[ShardInfo],
         files: Sequence[Path],
     ) -> Path:
-        """Link the shards under their names; the manifest comes last."""
+        """Hard-link the shards under their names; write the manifest last."""
         folder = self._state.releases / str(version)
         try:
             folder.mkdir(exist_ok=True)
@@ -180,8 +180,8 @@ class ReleaseSync:
                 place = folder / shard.path.rpartition("/")[2]
                 part = place.with_name(f".{place.name}.part")
                 part.unlink(missing_ok=True)
-                _link(file, part)
-                os.replace(part, place)
+                _hard_link(file, part)
+                part.replace(place)
             faults.point("edge.release.linked")
         except OSError as e:
             raise storage_error(e, folder) from e
@@ -221,7 +221,7 @@ def needed_shards(manifest: Manifest, student: str) -> tuple[ShardInfo, ...]:
     return manifest.shards_for(contents, recipe.num_views)
 
 
-def _link(source: Path, place: Path) -> None:
+def _hard_link(source: Path, place: Path) -> None:
     """Share the bytes where the file system can, else copy them."""
     try:
         os.link(source, place)

@@ -1,8 +1,8 @@
-"""python-tuf's client over our link, with its errors in takt's words.
+"""python-tuf's client over the node's link, its errors turned into takt's.
 
 The library decides what is trusted: signatures, versions, expiry, rollback, mix
-and match. This module gives it bytes, remembers the last file it asked for (so
-that errors can name it) and turns its errors into `TrustError`. Not here:
+and match. This module fetches the bytes, remembers the last file that was requested (so
+that errors can name it) and turns the library's errors into `TrustError`. Not here:
 shards and manifests (edge/releases/sync.py).
 """
 
@@ -126,7 +126,7 @@ def _explain(error: Exception, fetcher: LinkFetcher) -> TaktError:
 
 
 def _age(data: bytes) -> str:
-    """Say how long ago a metadata file expired."""
+    """Describe how long ago a metadata file expired."""
     try:
         expires = datetime.fromisoformat(json.loads(data)["signed"]["expires"])
     except (ValueError, KeyError, TypeError):

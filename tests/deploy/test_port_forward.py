@@ -1,4 +1,4 @@
-"""The door between a node's network and the gateway: what passes, and what does not."""
+"""Port forwarding between a node's network and the gateway: what passes, what not."""
 
 import asyncio
 import contextlib
@@ -11,16 +11,16 @@ import pytest
 from edge_site import EdgeSite, edge_site
 
 from common.errors import AddressError, ConfigError
-from deploy.containers.port_forward import Passage, main, open_door, parse_passage
+from deploy.containers.port_forward import Forward, listen, main, parse_forward
 from edge.daemon.enrolment import enroll
 
 
 @contextmanager
-def door(target: str) -> Iterator[int]:
-    """Open a door to host:port from a loop of its own; yield its port."""
+def forwarding(target: str) -> Iterator[int]:
+    """Forward to host:port in a loop of its own; yield its port."""
     host, _, port = target.rpartition(":")
     loop = asyncio.new_event_loop()
-    opening = open_door(Passage(0, host, int(port)), "127.0.0.1")
+    opening = listen(Forward(0, host, int(port)), "127.0.0.1")
     server = loop.run_until_complete(opening)
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -44,20 +44,20 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeSite]:
         yield site
 
 
-def test_a_node_enrols_through_a_door_and_verifies_the_gateway_behind_it(
+def test_a_node_enrols_through_a_forwarded_port_and_verifies_the_gateway_behind_it(
     site: EdgeSite,
 ) -> None:
     assert site.gateway is not None
-    with door(site.gateway.enroll_address) as port:
+    with forwarding(site.gateway.enroll_address) as port:
         config = site.node_config("porch", enroll=f"127.0.0.1:{port}")
         assert enroll(config, site.allow("porch")).node == "porch"
 
 
-def test_a_door_to_nowhere_closes_the_connection() -> None:
+def test_a_forward_to_nowhere_closes_the_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         closed = taken.getsockname()[1]
     with (
-        door(f"127.0.0.1:{closed}") as port,
+        forwarding(f"127.0.0.1:{closed}") as port,
         socket.create_connection(("127.0.0.1", port), 10) as caller,
         contextlib.suppress(ConnectionResetError),
     ):
@@ -67,7 +67,7 @@ def test_a_door_to_nowhere_closes_the_connection() -> None:
 def test_bytes_pass_both_ways_until_one_side_ends() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
-        door(f"127.0.0.1:{server.getsockname()[1]}") as port,
+        forwarding(f"127.0.0.1:{server.getsockname()[1]}") as port,
         socket.create_connection(("127.0.0.1", port), 10) as caller,
     ):
         there, _ = server.accept()
@@ -81,20 +81,20 @@ def test_bytes_pass_both_ways_until_one_side_ends() -> None:
 
 def test_a_port_that_is_taken_is_said_so() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        passage = Passage(taken.getsockname()[1], "127.0.0.1", 1)
+        forward = Forward(taken.getsockname()[1], "127.0.0.1", 1)
         with pytest.raises(AddressError, match="cannot listen"):
-            asyncio.run(open_door(passage, "127.0.0.1"))
+            asyncio.run(listen(forward, "127.0.0.1"))
 
 
-def test_a_passage_is_read_with_its_two_ports() -> None:
-    assert parse_passage("7443=head:8443") == Passage(7443, "head", 8443)
+def test_a_forward_is_read_with_its_two_ports() -> None:
+    assert parse_forward("7443=head:8443") == Forward(7443, "head", 8443)
 
 
 @pytest.mark.parametrize("text", ["", "7443", "7443=head", "x=head:1", "1=:1"])
-def test_a_passage_of_another_form_is_refused(text: str) -> None:
+def test_a_forward_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="PORT=HOST:PORT"):
-        parse_passage(text)
+        parse_forward(text)
 
 
-def test_without_a_passage_the_program_ends_with_the_code_for_a_wrong_option() -> None:
+def test_without_a_forward_the_program_ends_with_the_code_for_a_wrong_option() -> None:
     assert main([]) == ConfigError.exit_code
