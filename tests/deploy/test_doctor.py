@@ -21,7 +21,7 @@ from common.config import (
     RunConfig,
 )
 from common.config.toml_file import load_config
-from deploy import checks
+from deploy import doctor
 from deploy.doctor import format_finding, print_findings, run_doctor
 from edge.limits import MINIMUM_MIB
 
@@ -42,7 +42,7 @@ def test_a_working_machine_gets_one_line_per_check(tmp_path: Path) -> None:
 
 def test_a_failed_check_gives_its_fix_and_exit_code_1() -> None:
     lines: list[str] = []
-    findings = [checks.check_python(), checks.check_clock(0.0, None)]
+    findings = [doctor.check_python(), doctor.check_clock(0.0, None)]
     assert print_findings(findings, lines.append) == 1
     assert lines[0].startswith("ok")
     assert lines[1].startswith("fail")
@@ -52,10 +52,10 @@ def test_a_failed_check_gives_its_fix_and_exit_code_1() -> None:
 
 def test_every_finding_that_is_not_ok_says_what_to_do(tmp_path: Path) -> None:
     findings = [
-        checks.check_shared_memory(tmp_path / "nowhere"),
-        checks.check_clock(0.0, None),
-        checks.check_data(DatasetConfig(name="mnist", data_dir=tmp_path)),
-        checks.check_data(DatasetConfig(name="cifar10", data_dir=tmp_path)),
+        doctor.check_shared_memory(tmp_path / "nowhere"),
+        doctor.check_clock(0.0, None),
+        doctor.check_data(DatasetConfig(name="mnist", data_dir=tmp_path)),
+        doctor.check_data(DatasetConfig(name="cifar10", data_dir=tmp_path)),
     ]
     for finding in findings:
         assert finding.level != "ok"
@@ -66,13 +66,13 @@ def test_every_finding_that_is_not_ok_says_what_to_do(tmp_path: Path) -> None:
 def test_a_port_in_use_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        finding = checks.check_ports(GatewayConfig(port=port))
+        finding = doctor.check_ports(GatewayConfig(port=port))
     assert finding.level == "fail"
     assert f"port {port} on 127.0.0.1" in finding.found
 
 
 def test_an_address_of_another_machine_is_named() -> None:
-    finding = checks.check_ports(GatewayConfig(host="192.0.2.1", port=50051))
+    finding = doctor.check_ports(GatewayConfig(host="192.0.2.1", port=50051))
     assert finding.level == "fail"
     assert "192.0.2.1" in finding.found
 
@@ -80,13 +80,13 @@ def test_an_address_of_another_machine_is_named() -> None:
 def test_a_free_port_is_ok() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    assert checks.check_ports(GatewayConfig(port=port)).level == "ok"
+    assert doctor.check_ports(GatewayConfig(port=port)).level == "ok"
 
 
 def test_a_node_capped_below_the_minimum_is_named() -> None:
     profile = ProfileConfig(cpus=1, memory_mib=MINIMUM_MIB - 1, bandwidth_kib_s=1)
     node = NodeConfig(name="mote", student="tiny", profile=profile)
-    finding = checks.check_memory((node,))
+    finding = doctor.check_memory((node,))
     assert finding.level == "fail"
     assert "mote" in finding.found
     assert str(MINIMUM_MIB) in finding.fix
@@ -121,14 +121,14 @@ def test_a_certificate_that_is_not_valid_now_is_named(
 ) -> None:
     now = time.time()
     write_certificate(tmp_path / "node.crt", now + begins_in_s, now + ends_in_s)
-    finding = checks.check_clock(now, tmp_path)
+    finding = doctor.check_clock(now, tmp_path)
     assert finding.level == level
     assert word in finding.found
 
 
 def test_a_damaged_certificate_is_named(tmp_path: Path) -> None:
     (tmp_path / "ca.crt").write_bytes(b"not a certificate")
-    finding = checks.check_clock(time.time(), tmp_path)
+    finding = doctor.check_clock(time.time(), tmp_path)
     assert finding.level == "fail"
     assert "ca.crt" in finding.found
 
@@ -136,7 +136,7 @@ def test_a_damaged_certificate_is_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_write_permission_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    finding = checks.check_disk(tmp_path / "runs")
+    finding = doctor.check_disk(tmp_path / "runs")
     tmp_path.chmod(0o700)
     assert finding.level == "fail"
     assert str(tmp_path) in finding.fix
@@ -144,18 +144,18 @@ def test_a_folder_without_write_permission_is_named(tmp_path: Path) -> None:
 
 def test_a_file_in_place_of_the_runs_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    assert checks.check_disk(tmp_path / "runs").level == "fail"
+    assert doctor.check_disk(tmp_path / "runs").level == "fail"
 
 
 def test_a_truncated_data_file_fails_while_a_missing_one_only_warns(
     tmp_path: Path,
 ) -> None:
     config = DatasetConfig(name="mnist", data_dir=tmp_path)
-    assert checks.check_data(config).level == "warn"
+    assert doctor.check_data(config).level == "warn"
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for part in ("train-images-idx3", "train-labels-idx1"):
         (raw / f"{part}-ubyte.gz").write_bytes(gzip.compress(b"\0\0\10\1\0\0\0\7"))
-    finding = checks.check_data(config)
+    finding = doctor.check_data(config)
     assert finding.level == "fail"
     assert str(raw) in finding.found
