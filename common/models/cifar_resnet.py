@@ -37,7 +37,7 @@ class _Block(nn.Module):
         return F.relu(inner + skip)
 
 
-class SmallResNet(nn.Module):
+class CifarResNet(nn.Module):
     """A residual network of ``2 * depth * len(widths) + 2`` layers.
 
     Args:

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from common.catalog import check_name
-from common.models.cifar_resnet import SmallResNet
+from common.models.cifar_resnet import CifarResNet
 from common.models.convnet import ConvNet
 from common.models.mobilenet import MobileNetV2
 from common.models.resnet import ResNet
@@ -39,8 +39,8 @@ _CNNS: dict[str, tuple[_Plan, _Plan]] = {
     "cnn_large": (((32, 64, 128), (1, 2, 2), 128), ((32, 64, 128), (2, 2, 2), 128)),
 }
 _OTHERS: dict[str, Callable[..., nn.Module]] = {
-    "resnet8": partial(SmallResNet, depth=1),
-    "resnet20": partial(SmallResNet, depth=3),
+    "resnet8": partial(CifarResNet, depth=1),
+    "resnet20": partial(CifarResNet, depth=3),
     "mobilenet_v2": MobileNetV2,
     "resnet18": partial(ResNet, stem=64, widths=(64, 128, 256, 512), depth=2),
     "wrn_28_10": partial(ResNet, stem=16, widths=(160, 320, 640), depth=4),
