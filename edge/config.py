@@ -11,8 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from common.config import Name, ProfileConfig, Section
-from common.config.toml import to_toml
-from common.config.toml_file import load_config
+from common.config.toml_file import load_config, to_toml
 from common.durable import write_atomic
 from common.logs import LogFormat
 

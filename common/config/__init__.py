@@ -1,15 +1,16 @@
 """A run's config: the models of its file, checked once when it is read.
 
-Every name that the rest of takt needs is here; `run` holds the sections, `choice` the
-candidates of a choice, `sections` their common ground, `toml_file` reads files.
+Every name that the rest of takt needs is here, but for TOML: `run` holds the tables of
+the file, `sections` what they have in common, `toml_file` reads and writes TOML.
 
 Not here: edge.toml (edge.config), where config files lie (deploy.runtime.settings).
 """
 
 from common.catalog import Content
-from common.config.choice import CandidateConfig, ChoiceConfig
 from common.config.run import (
     AttackConfig,
+    CandidateConfig,
+    ChoiceConfig,
     CutConfig,
     DatasetConfig,
     EvaluationConfig,

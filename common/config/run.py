@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from common.catalog import Content
-from common.config.choice import ChoiceConfig
 from common.config.sections import (
     AnyArchitecture,
     Architecture,
@@ -180,6 +179,32 @@ def _of_this_takt(recipe: StudentConfig) -> StudentConfig:
     """Check that a recipe's architecture can be built here."""
     check_architecture(recipe.model)
     return recipe
+
+
+class CandidateConfig(Section):
+    """A teacher to try; what is left out is as in [teacher] and [knowledge]."""
+
+    model: Architecture | None = None
+    objective: Literal["pgd_at", "trades", "mart"] | None = None
+    beta: float | None = Field(default=None, ge=0)
+    epochs: int | None = Field(default=None, ge=1)
+    ema_decay: float | None = Field(default=None, ge=0, lt=1)
+    label_smoothing: float | None = Field(default=None, ge=0, lt=1)
+    awp_gamma: float | None = Field(default=None, ge=0)
+    shift: int | None = Field(default=None, ge=0)
+    flip: bool | None = None
+    temperature: float | None = Field(default=None, gt=0)
+    """of the soft labels"""
+
+
+class ChoiceConfig(Section):
+    """Teachers to try; the one whose student is best on validation images is taken."""
+
+    student: Name
+    """a key of [students], trained for its epochs"""
+    seeds: tuple[int, ...] = Field(default=(0, 1), min_length=1)
+    """of that student"""
+    candidates: dict[Name, CandidateConfig] = Field(min_length=2)
 
 
 class EvaluationConfig(Section):

@@ -1,13 +1,16 @@
-"""Reading a TOML file into a frozen model, or one line that says what is wrong.
+"""TOML: a file becomes a frozen model, options are set in it, trees are written.
 
-The line names the key, what was expected and what was found. Not here: the keys and
-their bounds (config.py), and options on top of a file (deploy.runtime.settings).
+What is wrong with a file is said in one line, with the key, what was expected and what
+was found. tomllib reads, tomlkit writes: a file in which an option is set keeps its
+comments. Not here: the keys and their bounds (run.py), which file and which options a
+command means (deploy.runtime.settings).
 """
 
 import difflib
 import json
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,15 +41,89 @@ def load_config(path: Path, model: type[ModelT]) -> ModelT:
 
 def parse_config(text: str, model: type[ModelT], *, source: str) -> ModelT:
     """Parse TOML text; see `load_config`. `source` names it in messages."""
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
-        raise ConfigError(f"{source} is not valid TOML: {e}") from e
+    tree = _tree(text, source)
     try:
         # Through JSON: strict types, yet lists become tuples and strings paths.
         return model.model_validate_json(json.dumps(tree, default=str))
     except ValidationError as e:
         raise ConfigError(f"{source}: {_explain(e, model)}") from e
+
+
+def set_options(text: str, options: Mapping[str, object], *, source: str) -> str:
+    """Set values in TOML text; what is not set stays as it is written.
+
+    Args:
+        text: the TOML.
+        options: values by dotted key; a part of a key may be the `name` of a table in
+            a list of tables, as in ``nodes.sensor.profile.delay_ms``.
+        source: names the text in messages.
+
+    Raises:
+        ConfigError: the text is not TOML, or a key leads through a plain value.
+    """
+    import tomlkit  # 60 ms, and most commands write no TOML
+    from tomlkit.exceptions import TOMLKitError
+
+    tree = _tree(text, source)
+    plain = {key: _plain(value) for key, value in options.items()}
+    for key, value in plain.items():
+        _put(tree, key, value)
+    try:
+        document = tomlkit.parse(text)
+        for key, value in plain.items():
+            _put(document, key, value)
+        changed = tomlkit.dumps(document)
+        if tomllib.loads(changed) == tree:
+            return changed
+    except (ConfigError, TOMLKitError, tomllib.TOMLDecodeError):
+        pass  # an odd layout that tomlkit cannot edit: values count, comments do not
+    return to_toml(tree)
+
+
+def to_toml(tree: Mapping[str, Any]) -> str:
+    """Write a tree of tables, lists and plain values; tomllib reads the same back."""
+    import tomlkit
+
+    return tomlkit.dumps(_plain(tree))
+
+
+def _tree(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise ConfigError(f"{source} is not valid TOML: {e}") from e
+
+
+def _plain(value: Any) -> Any:
+    """Turn paths into strings, and any sequence or mapping into TOML's."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _put(tree: dict[str, Any], key: str, value: object) -> None:
+    """Set one value by its dotted key."""
+    *path, last = key.split(".")
+    place: Any = tree
+    for part in path:
+        place = _inner(place, part)
+    if not isinstance(place, dict):
+        raise ConfigError(
+            f"cannot set {key}: {'.'.join(path)} is not a table; expected a key such "
+            "as teacher.epochs or nodes.sensor.profile.delay_ms"
+        )
+    place[last] = value
+
+
+def _inner(place: Any, part: str) -> Any:
+    """Step into a table, made where missing, or the one of that name in a list."""
+    if isinstance(place, dict):
+        return place.setdefault(part, {})
+    tables = place if isinstance(place, list) else []
+    named = (t for t in tables if isinstance(t, dict) and t.get("name") == part)
+    return next(named, None)
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:

@@ -10,11 +10,9 @@ from collections.abc import Mapping, Sequence
 from datetime import date, time
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from common.config import RunConfig
-from common.config.toml import to_toml
-from common.config.toml_file import parse_config
+from common.config.toml_file import parse_config, set_options
 from common.errors import ConfigError
 from common.release import check_contents, check_views
 
@@ -29,21 +27,15 @@ def load_run_config(
         overrides: values by dotted key, for instance {"dataset.limit": 500}.
 
     Returns:
-        The config, and the same as TOML text: the file's own words where no
-        option changed them.
+        The config, and the same as TOML text: the file's own, comments included,
+        with the options set in it.
 
     Raises:
         ConfigError: there is no such file, or a key or value is wrong.
     """
     source, text = read_shipped(name, "configs")
     if overrides:
-        try:
-            tree = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as e:
-            raise ConfigError(f"{source} is not valid TOML: {e}") from e
-        for key, value in overrides.items():
-            _put(tree, key, value)
-        text = to_toml(tree)
+        text = set_options(text, overrides, source=source)
     config = parse_config(text, RunConfig, source=source)
     for recipe in config.students.values():
         check_contents(recipe, config.knowledge)
@@ -109,24 +101,3 @@ def shipped(folder: str) -> list[str]:
         for entry in files("deploy").joinpath(folder).iterdir()
         if entry.name.endswith(".toml")
     )
-
-
-def _put(tree: dict[str, Any], key: str, value: object) -> None:
-    *path, last = key.split(".")
-    place: Any = tree
-    for part in path:
-        place = _inner(place, part)
-    if not isinstance(place, dict):
-        raise ConfigError(
-            f"cannot set {key}: {'.'.join(path)} is not a table; expected a key such "
-            "as teacher.epochs or nodes.sensor.profile.delay_ms"
-        )
-    place[last] = value
-
-
-def _inner(place: Any, part: str) -> Any:
-    """Step into a table, which is made, or into the one of this name in a list."""
-    if isinstance(place, dict):
-        return place.setdefault(part, {})
-    tables = place if isinstance(place, list) else []
-    return next((table for table in tables if table.get("name") == part), None)
