@@ -2,8 +2,8 @@
 
 Trains every student of a grid for the same CPU-seconds by every method, measures it
 with AutoAttack, and writes rows and plots. A row that is in the file already is not
-made again. Not here: the parts (compare_grid.py to compare_plots.py), which this
-puts together.
+made again. Not here: the parts, which this puts together (the other modules of
+deploy.compare).
 """
 
 from collections.abc import Collection, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What a run came to, for programs and people: result.json, report.html, the table.
+"""What a run found, for programs and people: result.json, report.html, the table.
 
 `result` holds the record (`RunResult`, `read_result`, `write_result`) and `builder`
 makes one from a run. `page` (`write_report`), `table` (`print_result`) and `wording`

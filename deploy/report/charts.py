@@ -40,7 +40,7 @@ def curves(
         series: each with at least one point.
         x_label: what x is, with its unit.
         y_label: what y is.
-        summary: the same in words, for who cannot see it.
+        summary: the same in words, for readers who cannot see it.
     """
     return [
         _picture(series, size, (x_label, y_label)).svg(summary, css_class=name)

@@ -40,7 +40,7 @@ text{font-family:system-ui,"DejaVu Sans",sans-serif}
 path{stroke-linejoin:round}
 """
 
-# Its notes on font caches and folders are of no use to who asked for a report.
+# Its notes on font caches and folders would end up among the user's output.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 styled = matplotlib.rc_context(_RC)
@@ -118,7 +118,7 @@ class Picture:
         """Write it as an SVG element for a page that defines the colours.
 
         Args:
-            words: what it shows, for who cannot see it; empty for a decoration.
+            words: what it shows, for readers who cannot see it; empty: a decoration.
             css_class: of the element.
         """
         attributes = {"viewBox": f"0 0 {self.width:g} {self.height:g}"}
