@@ -1,4 +1,4 @@
-"""The errors that takt raises on purpose, and the exit code of each.
+"""The errors that takt raises on purpose, and every exit code of its processes.
 
     TaktError                      1   something went wrong that takt understands
     +-- ConfigError                2   a config key, value or option is wrong
@@ -16,9 +16,11 @@
 
 Every message states what was expected, what was found and what to do, in one
 line. The command line prints that line and exits with the class's code; a
-traceback therefore always means a bug in takt.
+traceback therefore always means a bug in takt. Codes that belong to no error class
+are the constants behind the classes; `exit_codes` lists all of them.
 """
 
+import signal
 from typing import ClassVar
 
 
@@ -98,6 +100,12 @@ class Interrupted(TaktError):
     exit_code = 130
 
 
+BUG = 70  # EX_SOFTWARE of sysexits.h
+BROKEN_PIPE = 128 + signal.SIGPIPE  # 141
+TERMINATED = 128 + signal.SIGTERM  # 143
+OUT_OF_MEMORY = MemoryCapError.exit_code  # of a child; its parent halves the batch
+
+
 def public_errors(kind: type[TaktError] = TaktError) -> list[type[TaktError]]:
     """List an error class and those below it that this module defines, depth first."""
     found = [kind]
@@ -113,3 +121,19 @@ def error_of(code: int) -> type[TaktError]:
         if kind.exit_code == code:
             return kind
     return TaktError
+
+
+def exit_codes() -> list[tuple[int, str, str]]:
+    """List (code, name, meaning) of every way in which a takt process can end."""
+    table = [
+        (0, "-", "Done."),
+        (BUG, "-", "A bug in takt; the line names the file to report."),
+        (Interrupted.exit_code, "-", "Stopped by Ctrl-C (SIGINT)."),
+        (BROKEN_PIPE, "-", "The reader of the output went away (SIGPIPE)."),
+        (TERMINATED, "-", "Stopped by SIGTERM."),
+    ]
+    for kind in public_errors():
+        if kind is not Interrupted:
+            meaning = (kind.__doc__ or "").splitlines()[0]
+            table.append((kind.exit_code, kind.__name__, meaning))
+    return sorted(table, key=lambda row: row[0])

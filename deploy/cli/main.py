@@ -207,7 +207,7 @@ def doctor(
 @app.command("exit-codes")
 def exit_codes() -> None:
     """List every exit code of takt and what it means."""
-    from deploy.runtime.exits import exit_codes
+    from common.errors import exit_codes
 
     for code, name, meaning in exit_codes():
         typer.echo(f"{code:4}  {name:14}  {meaning}")

@@ -20,9 +20,9 @@ from pathlib import Path
 import typer
 from typer.core import TyperGroup
 
+from common.errors import exit_codes
 from deploy.cli.main import app
 from deploy.dev.config_tables import edge_config_table, run_config_table
-from deploy.runtime.exits import exit_codes
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("common", "cloud", "edge", "deploy")

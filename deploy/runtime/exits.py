@@ -1,8 +1,9 @@
-"""How a `takt` process ends: exit codes, signals, and what a bug leaves behind.
+"""How a `takt` process ends: signals, its last line, and what a bug leaves behind.
 
 The one place that turns an exception into a line on stderr and a code. SIGINT
 and SIGTERM both become a KeyboardInterrupt, so that every clean-up is the same;
-which of them it was decides the code. Not here: the clean-ups themselves.
+which of them it was decides the code. Not here: the clean-ups themselves, and the
+codes (common.errors).
 """
 
 import contextlib
@@ -17,10 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from common import errors
-from common.errors import TaktError, public_errors
+from common.errors import BROKEN_PIPE, BUG, ConfigError, Interrupted, TaktError
 
-BUG = 70  # EX_SOFTWARE of sysexits.h
 PATIENCE_S = 30.0  # more than a clean-up takes
 
 
@@ -98,7 +97,7 @@ def run(verb: Callable[[], object]) -> int:
         # A verb that returns has dealt with its signals, as the node's daemon does.
         return code if isinstance(code, int) else 0
     except KeyboardInterrupt as e:
-        code = 128 + signal.SIGINT
+        code = Interrupted.exit_code
         detail = str(e)
     except SystemExit as e:  # Ray's way to end a process that was sent a signal
         code = e.code
@@ -108,7 +107,7 @@ def run(verb: Callable[[], object]) -> int:
         code = e.exit_code
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         sys.stderr.close()
-        code = 128 + signal.SIGPIPE
+        code = BROKEN_PIPE
     except Exception as e:
         usage = getattr(e, "format_message", None)  # of typer's own errors
         if usage is not None:
@@ -117,7 +116,7 @@ def run(verb: Callable[[], object]) -> int:
                 print(told, file=sys.stderr)
             else:
                 _say(f"{told.rstrip('.')}; see takt --help")
-            code = errors.ConfigError.exit_code
+            code = ConfigError.exit_code
         elif signals.received is None:
             bug = record_bug(e, Path(tempfile.gettempdir()))
             _say(str(bug))
@@ -140,20 +139,6 @@ def record_bug(error: BaseException, folder: Path) -> BugError:
         where = f"its traceback could not be written ({e.strerror})"
     what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     return BugError(f"a bug in takt: {what}; {where}, please report it")
-
-
-def exit_codes() -> list[tuple[int, str, str]]:
-    """List (code, name, meaning) of every way a takt process can end."""
-    table = [(0, "-", "Done.")]
-    for kind in public_errors():
-        if kind not in (BugError, errors.Interrupted):
-            meaning = (kind.__doc__ or "").splitlines()[0]
-            table.append((kind.exit_code, kind.__name__, meaning))
-    table.append((BUG, "-", "A bug in takt; the line names the file to report."))
-    table.append((130, "-", "Stopped by Ctrl-C (SIGINT)."))
-    table.append((141, "-", "The reader of the output went away (SIGPIPE)."))
-    table.append((143, "-", "Stopped by SIGTERM."))
-    return sorted(table, key=lambda row: row[0])
 
 
 def _say(text: str) -> None:

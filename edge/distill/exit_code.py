@@ -1,13 +1,12 @@
 """How a child of this wing ends: one line on stderr and an exit code.
 
-Not here: the codes of errors (common.errors), those of a child (edge.jobs.job).
+Not here: the codes (common.errors).
 """
 
 import sys
 from collections.abc import Callable
 
-from common.errors import Interrupted, TaktError
-from edge.jobs.job import EXIT_OUT_OF_MEMORY, EXIT_TERMINATED
+from common.errors import OUT_OF_MEMORY, TERMINATED, Interrupted, TaktError
 
 
 def exit_code_of(work: Callable[[], object]) -> int:
@@ -20,7 +19,7 @@ def exit_code_of(work: Callable[[], object]) -> int:
         work()
     except Interrupted as e:
         print(e, file=sys.stderr)
-        return EXIT_TERMINATED
+        return TERMINATED
     except TaktError as e:
         print(e, file=sys.stderr)
         return e.exit_code
@@ -29,7 +28,7 @@ def exit_code_of(work: Callable[[], object]) -> int:
             raise
         reason = " ".join(str(e).split())[:200] or type(e).__name__
         print(f"out of memory while distilling: {reason}", file=sys.stderr)
-        return EXIT_OUT_OF_MEMORY
+        return OUT_OF_MEMORY
     return 0
 
 

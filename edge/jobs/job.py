@@ -25,10 +25,6 @@ PROGRESS = "progress.jsonl"
 STUDENT = "student.safetensors"
 RESULT = "outcome.json"
 
-# Exit codes of the child, beside those of the TaktError family.
-EXIT_OUT_OF_MEMORY = 4
-EXIT_TERMINATED = 143
-
 
 class Message(BaseModel):
     """One JSON file between daemon and child: frozen, unknown keys refused."""

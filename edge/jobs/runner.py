@@ -19,6 +19,7 @@ from typing import IO
 from common.config import ProfileConfig
 from common.durable import storing, write_atomic
 from common.errors import (
+    OUT_OF_MEMORY,
     ConfigError,
     DataError,
     IdentityError,
@@ -31,7 +32,6 @@ from common.errors import (
     TrustError,
 )
 from edge.jobs.job import (
-    EXIT_OUT_OF_MEMORY,
     PROGRESS,
     RESULT,
     CurvePoint,
@@ -141,7 +141,7 @@ class Distillation:
             data = job.model_dump_json(indent=1).encode()
             write_atomic(job.work_dir / JOB, data, point="edge.job")
             code, error = self._run_once(executor, job)
-            out_of_memory = executor.usage().oom_killed or code == EXIT_OUT_OF_MEMORY
+            out_of_memory = executor.usage().oom_killed or code == OUT_OF_MEMORY
             if code == 0:
                 return read_message(job.work_dir / RESULT, DistilResult), job
             if out_of_memory:

@@ -17,8 +17,8 @@ from pydantic import Field
 
 from common.config import DatasetConfig, KnowledgeConfig, ProfileConfig, StudentConfig
 from common.durable import write_atomic
-from common.errors import TaktError
-from edge.jobs.job import EXIT_OUT_OF_MEMORY, Message, read_message
+from common.errors import OUT_OF_MEMORY, TaktError
+from edge.jobs.job import Message, read_message
 from edge.jobs.runner import ERRORS, last_line
 from edge.limits import child_environment, num_threads, open_executor
 
@@ -103,7 +103,7 @@ def try_out(
             code = process.wait()
         usage = executor.usage()
         peak = round(usage.peak_memory_mib, 1)
-        if usage.oom_killed or code == EXIT_OUT_OF_MEMORY:
+        if usage.oom_killed or code == OUT_OF_MEMORY:
             return Trial(None, peak, executor.method, executor.hard)
         if code != 0:
             error = last_line(work / LOG, 0) or f"the trial ended with status {code}"

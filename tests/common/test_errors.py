@@ -3,7 +3,16 @@
 import re
 
 import common.errors
-from common.errors import TaktError
+from common.errors import (
+    OUT_OF_MEMORY,
+    CapError,
+    ConfigError,
+    Interrupted,
+    TaktError,
+    error_of,
+    exit_codes,
+    public_errors,
+)
 
 
 def _family(error: type[TaktError]) -> list[type[TaktError]]:
@@ -30,3 +39,28 @@ def test_every_error_is_drawn() -> None:
     for error in _family(TaktError):
         if error.__module__ == "common.errors":
             assert error.__name__ in (common.errors.__doc__ or "")
+
+
+def test_every_error_class_has_a_line_in_the_table_of_exit_codes() -> None:
+    listed = {name: code for code, name, _ in exit_codes()}
+    kinds = [
+        kind
+        for kind in vars(common.errors).values()
+        if isinstance(kind, type)
+        and issubclass(kind, TaktError)
+        and kind is not Interrupted
+    ]
+    assert {kind.__name__: kind.exit_code for kind in kinds}.items() <= listed.items()
+    assert {0, 70, 130, 141, 143} <= {code for code, _, _ in exit_codes()}
+
+
+def test_an_error_code_leads_back_to_its_class() -> None:
+    assert error_of(ConfigError.exit_code) is ConfigError
+    assert error_of(99) is TaktError
+
+
+def test_a_child_that_ran_out_of_memory_ends_with_a_code_of_its_own() -> None:
+    others = [
+        kind.exit_code for kind in public_errors() if not issubclass(kind, CapError)
+    ]
+    assert OUT_OF_MEMORY not in others

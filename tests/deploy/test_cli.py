@@ -13,9 +13,7 @@ import pytest
 from waiting import until
 
 from cloud.publishing.repository import ReleaseRepository
-from common import errors
-from common.errors import ConfigError, TaktError, error_of
-from deploy.runtime.exits import exit_codes, record_bug
+from deploy.runtime.exits import record_bug
 from deploy.runtime.settings import (
     load_run_config,
     parse_assignments,
@@ -134,28 +132,10 @@ def test_a_wrong_command_is_answered_in_one_line_with_its_code(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_error_class_has_a_line_in_the_table_of_exit_codes() -> None:
-    listed = {name: code for code, name, _ in exit_codes()}
-    kinds = [
-        kind
-        for kind in vars(errors).values()
-        if isinstance(kind, type)
-        and issubclass(kind, TaktError)
-        and kind is not errors.Interrupted
-    ]
-    assert {kind.__name__: kind.exit_code for kind in kinds}.items() <= listed.items()
-    assert {0, 70, 130, 143} <= {code for code, _, _ in exit_codes()}
-
-
 def test_the_exit_codes_can_be_asked_for() -> None:
     done = takt("exit-codes")
     assert done.returncode == 0
     assert re.search(r"^ 130 .*Ctrl-C", done.stdout, re.MULTILINE)
-
-
-def test_an_error_code_leads_back_to_its_class() -> None:
-    assert error_of(ConfigError.exit_code) is ConfigError
-    assert error_of(99) is TaktError
 
 
 def test_report_renders_again_and_prints_the_table(tmp_path: Path) -> None:
