@@ -22,6 +22,7 @@ from common.release.manifest import (
     decode_manifest,
     encode_manifest,
     recipe_of,
+    student_card,
 )
 from common.release.quantize import (
     dequantize_rows,
@@ -59,5 +60,6 @@ __all__ = [
     "recipe_of",
     "samples_per_shard",
     "shard_layout",
+    "student_card",
     "unpack_signs",
 ]

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from common.catalog import OPTIONAL, Content, contents_for
 from common.config import KnowledgeConfig, StudentConfig, count_views
 from common.errors import ConfigError, TrustError
+from common.models.card import ModelCard
 
 MAX_SHARD_BYTES = 4 * 1024 * 1024
 SCHEMA = 2  # 1: deltas held adv_labels, and there were no views
@@ -146,6 +147,28 @@ def recipe_of(manifest: Manifest, student: str) -> StudentConfig:
             "`student` in edge.toml"
         )
     return recipe
+
+
+def student_card(manifest: Manifest, recipe: StudentConfig, *, seed: int) -> ModelCard:
+    """Describe a student that a recipe made of a release with a seed."""
+    channels, size, _ = manifest.sample_shape
+    return ModelCard(
+        architecture=recipe.model,
+        in_channels=channels,
+        image_size=size,
+        num_classes=manifest.num_classes,
+        class_names=manifest.class_names,
+        dataset=manifest.dataset,
+        fingerprint=manifest.fingerprint,
+        norm=manifest.norm,
+        eps=manifest.eps,
+        seed=seed,
+        val_fraction=manifest.val_fraction,
+        limit=manifest.limit,
+        method=recipe.method,
+        channel=manifest.channel,
+        version=manifest.version,
+    )
 
 
 def check_contents(recipe: StudentConfig, there: KnowledgeConfig) -> None:

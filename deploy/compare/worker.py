@@ -19,12 +19,11 @@ from cloud.storage import StorageDir
 from common.catalog import contents_for, needs_live_teacher
 from common.config import DatasetConfig, StudentConfig
 from common.errors import TaktError, TrustError
-from common.release import Manifest
+from common.release import Manifest, student_card
 from deploy.compare.interleave import in_turns
 from deploy.compare.live_gateway import live_gateway
 from deploy.compare.rows import Row
 from deploy.compare.trained import Story, TrainedStudents
-from edge.distill.student_card import student_card
 
 if TYPE_CHECKING:
     from torch import nn

@@ -25,13 +25,17 @@ from common.errors import TrustError
 from common.faults import point as fault_point
 from common.models.files import save_model
 from common.models.zoo import num_parameters
-from common.release import Evaluation, Manifest, recipe_of
+from common.release import (
+    Evaluation,
+    Manifest,
+    recipe_of,
+    student_card,
+)
 from common.robustness.evaluate import is_collapsed, predict, robust_accuracy_pgd
 from edge.distill.batch import Images
 from edge.distill.checkpoint import CheckpointFile
 from edge.distill.fit import Fitted, fit_student
 from edge.distill.knowledge import read_knowledge, read_manifest
-from edge.distill.student_card import student_card
 from edge.distill.task import Task
 from edge.jobs.job import (
     CHECKPOINT,

@@ -37,12 +37,12 @@ from common.release import (
     ShardInfo,
     TeacherCard,
     encode_manifest,
+    student_card,
 )
 from edge.distill.batch import Images
 from edge.distill.checkpoint import CheckpointFile
 from edge.distill.fit import Fitted, fit_student
 from edge.distill.knowledge import NO_KNOWLEDGE, read_knowledge
-from edge.distill.student_card import student_card
 from edge.distill.task import Task
 
 STEPS = ("teacher", "knowledge", "student", "pgd", "autoattack", "rows")
