@@ -34,7 +34,7 @@ class Trained:
 
 
 class Baselines:
-    """Trains baselines beside each other, in cages; a context manager."""
+    """Trains baselines beside each other, each inside its caps; a context manager."""
 
     def __init__(
         self,

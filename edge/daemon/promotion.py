@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from common import faults
-from common.durable import fsync_folder, storage_error, write_atomic
+from common.durable import fsync_folder, storing, write_atomic
 from common.errors import StorageError
 from common.release import Manifest
 from edge.jobs.job import RESULT, STUDENT, DistilResult
@@ -78,7 +78,7 @@ def store_student(
     """
     source = work / STUDENT
     name = str(manifest.version)
-    try:
+    with storing(state.students / name):
         if sha256_of(source) != result.weights_sha256:
             raise StorageError(
                 f"{source} is damaged: its digest is not the result's; remove {work}"
@@ -111,8 +111,6 @@ def store_student(
         part.replace(place)
         fsync_folder(state.students)
         faults.point("edge.student.after_rename")
-    except OSError as e:
-        raise storage_error(e, state.students / name) from e
     return promoted
 
 

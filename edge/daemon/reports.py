@@ -15,7 +15,7 @@ from google.protobuf import json_format
 
 from common import faults
 from common.config import ProfileConfig
-from common.durable import fsync_folder, storage_error, write_atomic
+from common.durable import fsync_folder, storing, write_atomic
 from common.pb import takt_pb2
 from edge.jobs.job import DistilResult
 from edge.jobs.runner import ChildUsage
@@ -110,15 +110,13 @@ class Outbox:
         """
         draft = self._state.work / str(current.version) / REPORT
         name = f"{current.channel}-{current.version}-{current.student}.json"
-        try:
+        with storing(self._state.outbox):
             if not draft.exists():
                 return
             faults.point("edge.outbox.before_rename")
             draft.replace(self._state.outbox / name)
             fsync_folder(self._state.outbox)
             faults.point("edge.outbox.after_rename")
-        except OSError as e:
-            raise storage_error(e, self._state.outbox) from e
 
     def flush(self, link: Link) -> int:
         """Send the outbox's reports; return how many the gateway accepted.
@@ -143,13 +141,12 @@ class Outbox:
             try:
                 link.report(report)
             except RefusedError:
-                path.replace(path.with_suffix(".refused"))
+                with storing(path):
+                    path.replace(path.with_suffix(".refused"))
                 continue
             faults.point("edge.sent.before_unlink")
-            try:
+            with storing(path):
                 path.unlink()
                 fsync_folder(self._state.outbox)
-            except OSError as e:
-                raise storage_error(e, path) from e
             sent += 1
         return sent

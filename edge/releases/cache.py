@@ -15,7 +15,7 @@ from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import TargetFile
 
 from common import faults
-from common.durable import fsync_folder, storage_error
+from common.durable import fsync_folder, storage_error, storing
 from common.errors import TrustError
 from edge.link.client import Link
 
@@ -66,14 +66,12 @@ class Cache:
                     f"{target.path} is not what was signed ({problem}), also when "
                     "pulled again; the release is refused"
                 )
-        try:
+        with storing(path):
             _sync_file(part)
             faults.point("edge.cache.before_rename")
             part.replace(path)
             fsync_folder(self._folder)
             faults.point("edge.cache.after_rename")
-        except OSError as e:
-            raise storage_error(e, path) from e
         return path
 
     def prune(self, keep: set[str]) -> None:
@@ -93,26 +91,23 @@ class Cache:
         """Complete `part`, from the length it has."""
         folder, _, name = target.path.rpartition("/")
         remote = f"targets/{folder}/{digest}.{name}"
-        try:
-            # Unbuffered: after a kill or a full disk the length is what was written.
-            with part.open("ab", buffering=0) as file:
-                if file.tell() > target.length:
-                    file.truncate(0)
-                    file.seek(0)
-                offset = file.tell()
-                on_bytes(offset)
-                if offset == target.length:
-                    return
-                for chunk in self._link.fetch(
-                    remote, offset=offset, max_bytes=target.length
-                ):
-                    rest = memoryview(chunk)
-                    while rest:
-                        rest = rest[file.write(rest) :]
-                    faults.point("edge.part.written")
-                    on_bytes(len(chunk))
-        except OSError as e:
-            raise storage_error(e, part) from e
+        # Unbuffered: after a kill or a full disk the length is what was written.
+        with storing(part), part.open("ab", buffering=0) as file:
+            if file.tell() > target.length:
+                file.truncate(0)
+                file.seek(0)
+            offset = file.tell()
+            on_bytes(offset)
+            if offset == target.length:
+                return
+            for chunk in self._link.fetch(
+                remote, offset=offset, max_bytes=target.length
+            ):
+                rest = memoryview(chunk)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                faults.point("edge.part.written")
+                on_bytes(len(chunk))
 
 
 def _mismatch(target: TargetFile, path: Path) -> str | None:

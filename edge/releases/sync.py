@@ -20,7 +20,7 @@ from tuf.api.metadata import TargetFile
 
 from common import faults
 from common.catalog import contents_for
-from common.durable import storage_error, write_atomic
+from common.durable import storing, write_atomic
 from common.errors import TaktError, TrustError
 from common.release import (
     Manifest,
@@ -174,7 +174,7 @@ class ReleaseSync:
     ) -> Path:
         """Hard-link the shards under their names; write the manifest last."""
         folder = self._state.releases / str(version)
-        try:
+        with storing(folder):
             folder.mkdir(exist_ok=True)
             for shard, file in zip(shards, files, strict=True):
                 place = folder / shard.path.rpartition("/")[2]
@@ -183,8 +183,6 @@ class ReleaseSync:
                 _hard_link(file, part)
                 part.replace(place)
             faults.point("edge.release.linked")
-        except OSError as e:
-            raise storage_error(e, folder) from e
         write_atomic(folder / MANIFEST, manifest, point="edge.release")
         return folder
 

@@ -56,7 +56,7 @@ def test_systemd_rates_the_exposure_of_the_service_as_ok_or_better() -> None:
 
 
 def test_the_daemon_owns_the_groups_below_its_own() -> None:
-    # Read-only control groups would leave the child with soft caps.
+    # Read-only control groups would leave the child with the watchdog only.
     section = service_section()
     assert section["Delegate"] == ["cpu memory pids"]
     assert "ProtectControlGroups" not in section

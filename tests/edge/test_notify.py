@@ -22,7 +22,7 @@ from common.errors import ConfigError
 from edge.config import EdgeConfig, save_edge_config
 from edge.daemon.sd_notify import Notifier
 
-PERIOD_S = 24.0  # of the watchdog; a beat is due every quarter of it
+PERIOD_S = 24.0  # of the watchdog; a keep-alive is due every quarter of it
 PATIENCE_S = 60.0
 
 
@@ -101,23 +101,25 @@ def test_an_abstract_socket_is_reached() -> None:
         assert manager.listen(1) == "READY=1"
 
 
-def test_beats_are_sent_a_few_times_a_period_and_no_more(manager: Manager) -> None:
+def test_keep_alives_are_sent_a_few_times_a_period(
+    manager: Manager,
+) -> None:
     now = 0.0
     watched = environment(manager, WATCHDOG_USEC="40000000")
     with closing(Notifier(watched, clock=lambda: now)) as notifier:
         for second in range(41):
             now = float(second)
             notifier.keep_alive()
-    beats = 0
+    keep_alives = 0
     while manager.listen(0.05) == "WATCHDOG=1":
-        beats += 1
-    assert beats == 5
+        keep_alives += 1
+    assert keep_alives == 5
 
 
 @pytest.mark.parametrize(
     "more", [{}, {"WATCHDOG_USEC": "40000000", "WATCHDOG_PID": "1"}]
 )
-def test_without_a_watchdog_of_its_own_no_beat_is_sent(
+def test_without_a_watchdog_of_its_own_no_keep_alive_is_sent(
     manager: Manager, more: dict[str, str]
 ) -> None:
     with closing(Notifier(environment(manager, **more))) as notifier:
@@ -150,7 +152,7 @@ def test_a_watchdog_without_a_period_is_refused(manager: Manager) -> None:
         Notifier(environment(manager, WATCHDOG_USEC="0"))
 
 
-def test_a_watchdog_that_would_bite_a_slow_network_is_refused(
+def test_a_watchdog_that_would_end_a_slow_pull_is_refused(
     tmp_path: Path,
 ) -> None:
     slow = ProfileConfig(cpus=1, memory_mib=500, bandwidth_kib_s=1)  # 64 s a message
@@ -191,7 +193,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeSite]:
         yield site
 
 
-def test_a_service_is_ready_says_what_it_does_beats_while_idle_and_stops(
+def test_a_service_is_ready_reports_its_status_keeps_alive_while_idle_and_stops(
     site: EdgeSite, manager: Manager
 ) -> None:
     config = site.join("porch", stall_s=1.0, channel="empty")
@@ -207,16 +209,16 @@ def test_a_service_is_ready_says_what_it_does_beats_while_idle_and_stops(
     assert rss_mib < 100
 
 
-def test_a_loop_that_hangs_stops_beating_though_its_threads_live_on(
+def test_a_loop_that_hangs_is_not_kept_alive_by_its_threads(
     site: EdgeSite, manager: Manager
 ) -> None:
     config = site.join("shed", stall_s=1.0, channel="empty")
     with service(config, manager) as process:
         manager.hear("READY=1")
-        # A report that never ends: the loop's next look into the outbox hangs.
+        # A report that never ends: the loop hangs when it reads the outbox next.
         os.mkfifo(config.state_dir / "outbox" / "report.json")
         end = time.monotonic() + PATIENCE_S
         while manager.listen(PERIOD_S / 4 + 2) is not None:
-            assert time.monotonic() < end, "it goes on beating"
+            assert time.monotonic() < end, "it is kept alive"
         assert process.poll() is None
         assert psutil.Process(process.pid).num_threads() > 2
