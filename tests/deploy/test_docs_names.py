@@ -63,6 +63,15 @@ def test_every_module_and_service_that_a_page_runs_exists(page: Path) -> None:
         assert not module.startswith(PACKAGES) or exists(module), module
 
 
+def test_every_service_of_the_containers_page_is_one_of_the_compose_file() -> None:
+    services = yaml.safe_load((ROOT / COMPOSE).read_text())["services"]
+    page = (ROOT / COMPOSE).with_name("README.md").read_text()
+    table = page.partition("| service |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (.*?) \|", table, re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`([\w-]+)`", row)]
+    assert named and set(named) <= set(services)
+
+
 @pytest.mark.parametrize("page", pages(), ids=name_of)
 def test_every_file_that_a_page_names_exists(page: Path) -> None:
     text = page.read_text()
