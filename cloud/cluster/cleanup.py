@@ -2,7 +2,7 @@
 
 A half-started or half-dead Ray is ended like a healthy one: by its processes'
 command lines and open files, not by what this process remembers of them. Not
-here: starting it (cluster.py).
+here: starting it (local.py).
 """
 
 import contextlib

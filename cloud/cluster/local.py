@@ -3,7 +3,7 @@
 `local_cluster` starts Ray in a private short folder, on the loopback, with token
 authentication and no dashboard, and leaves no process behind, whatever happens
 in between. `connect` joins a cluster that somebody else runs. Not here: what
-runs on it (train.py, extract.py, serve.py).
+runs on it (cloud/training/job.py, cloud/extraction/job.py, cloud/gateway/ray_serve.py).
 """
 
 import contextlib

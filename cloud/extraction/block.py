@@ -3,7 +3,7 @@
 What is stored of a view is what the node can rebuild of it, so the teacher's
 logits are taken at the *decoded* view: at clip(x + eps * sign) rather than at the
 attack's own point, and at the dequantised boundary point. Not here: which
-samples form a block, shards and Ray (extract.py).
+samples form a block, shards and Ray (job.py).
 """
 
 import functools

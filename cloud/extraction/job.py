@@ -3,7 +3,7 @@
 Each actor takes blocks of samples and writes their shards itself; the driver only
 counts. The result does not depend on how many actors there are, or which took
 what. Not here: what is asked of the teacher (block.py), signatures and versions
-(publish.py).
+(cloud/publishing/publish.py).
 """
 
 import hashlib

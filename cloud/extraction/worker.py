@@ -1,7 +1,7 @@
 """One actor of the extraction: holds teacher and data set, and writes shards.
 
 A plain class, so that it runs without Ray as well; torch is imported when it is
-made, in the actor's process. Not here: who takes which samples (extract.py), what
+made, in the actor's process. Not here: who takes which samples (job.py), what
 is asked of the teacher (block.py).
 """
 

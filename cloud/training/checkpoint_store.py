@@ -4,7 +4,7 @@ A folder that all machines see, or, by its URL, an object store that all of them
 reach: ``s3://BUCKET/FOLDER``, ``gs://...``, ``hdfs://...``, ``file:///FOLDER``, with
 the options that pyarrow reads from it (``?region=...&endpoint_override=...``).
 Credentials are the environment's affair, as the filesystem's own tools have it. Not
-here: what is kept (train.py, train_worker.py).
+here: what is kept (job.py, worker.py).
 """
 
 from dataclasses import dataclass

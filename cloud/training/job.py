@@ -3,7 +3,7 @@
 The driver starts the job, waits, and moves the finished teacher into the storage
 folder; it does not import torch. The workers checkpoint every epoch, so that a
 killed worker, head or driver costs the present epoch. Not here: the training
-loop (teacher.py), what the trainer leaves out of Ray (trainer.py).
+loop (teacher.py), what the trainer leaves out of Ray (ray_trainer.py).
 """
 
 import logging

@@ -4,7 +4,7 @@ Gradients are averaged once a step, in one flat message. torch's
 DistributedDataParallel would overlap that with the backward pass, but an
 adversarial step holds ten or so forward and backward passes for each exchange,
 and constructing it imports torch._dynamo (5 CPU-seconds a worker). With one
-rank nothing here communicates. Not here: who starts the ranks (train.py).
+rank nothing here communicates. Not here: who starts the ranks (job.py).
 """
 
 from collections.abc import Iterable, Sequence

@@ -6,8 +6,8 @@ or blocks the start: the data set manager (workers load their own data), the
 placement group cleaner (it needs the dashboard; takt's driver ends with its job,
 and its groups with it), the autoscaling coordinator and the metrics. Everything
 is a choice of callbacks and policies; if a later Ray renames its hooks, it
-starts slower and nothing else changes. Not here: the training (train.py), how many
-workers there are (worker_counts.py).
+starts slower and nothing else changes. Not here: the training (job.py), how many
+workers there are (scaling_policy.py).
 """
 
 import contextlib

@@ -3,7 +3,7 @@
 Policies of Ray Train's controller that ask no autoscaler: a worker group's own
 resources do. An elastic training whose machine is gone goes on with fewer workers,
 from its last checkpoint, and grows again when there is room; the batch is over all
-workers, so it stays what it was. Not here: the trainer (trainer.py).
+workers, so it stays what it was. Not here: the trainer (ray_trainer.py).
 """
 
 import time

@@ -4,7 +4,7 @@ Plain PyTorch; runs alone or as one rank of several, on CPU or GPU. Every epoch
 depends on the state before it and on (seed, epoch, rank) alone, so that it can be
 repeated after a kill. The best epoch by robust accuracy on the validation images
 is kept, because robust overfitting is real (Rice et al., ICML 2020). Not here:
-Ray (train.py), objectives (losses.py), the exchange between ranks (parallel.py).
+Ray (job.py), objectives (objectives.py), the exchange between ranks (ranks.py).
 """
 
 import copy

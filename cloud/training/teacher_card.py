@@ -1,6 +1,6 @@
 """What a finished teacher leaves in a folder: its weights, and its card.
 
-Not here: its training (teacher.py), and who asks for it (train_worker.py under
+Not here: its training (teacher.py), and who asks for it (worker.py under
 Ray, `takt compare` without).
 """
 

@@ -2,7 +2,7 @@
 
 Loads the data itself, resumes, trains epoch by epoch with the other workers, and
 reports each; rank 0 also writes progress, checkpoints and, at the end, the
-finished model with its card. Not here: starting the job (train.py).
+finished model with its card. Not here: starting the job (job.py).
 """
 
 import json

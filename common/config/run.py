@@ -2,7 +2,7 @@
 
 Owns the words of the file and their bounds. It does not read data, build models or
 talk to anything. Fractions may be written as strings: ``eps = "8/255"``. Not here:
-reading the file, and saying what is wrong with it (config_file.py).
+reading the file, and saying what is wrong with it (toml_file.py).
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """What the tables of a config file have in common, and the values that several hold.
 
-Not here: the tables themselves, and reading them (config.py).
+Not here: the tables themselves, and reading them (run.py).
 """
 
 from collections.abc import Callable, Collection

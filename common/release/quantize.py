@@ -1,7 +1,7 @@
 """The two number codecs of a shard: int8 rows with a scale, and sign bits.
 
 numpy only. Both lose information on purpose and say how much; what a shard
-stores with which of them is stated in `knowledge.py`.
+stores with which of them is stated in `shards.py`.
 """
 
 import math

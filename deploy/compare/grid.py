@@ -4,8 +4,8 @@ A grid (TOML, deploy/grids) names configs of runs, whose students and schedules 
 takes over; a method changes their attack, and further keys of the recipe where it
 says so, and a data set may give it a learning rate of its own, found on validation
 images (tests/bench/tune.py). Each `Entry` of the plan is one student to train, for
-the CPU-seconds that all methods get. Not here: training it (compare_worker.py), what
-came of it (compare_rows.py).
+the CPU-seconds that all methods get. Not here: training it (worker.py), what
+came of it (rows.py).
 """
 
 import hashlib

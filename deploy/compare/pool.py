@@ -1,7 +1,7 @@
 """Worker processes that make the rows of `takt compare`, several at a time.
 
 One process a group of rows, computing on one thread. Not here: which rows
-(compare_grid.py), what a process does (compare_worker.py).
+(grid.py), what a process does (worker.py).
 """
 
 import subprocess

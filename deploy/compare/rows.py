@@ -2,7 +2,7 @@
 
 The file is a public interface, ``{"rows": [...]}``: fractions, one row a student.
 It is replaced by rename as each row comes, so that it is whole at any time and the
-next compare goes on where it ends. Not here: what is trained (compare_grid.py).
+next compare goes on where it ends. Not here: what is trained (grid.py).
 """
 
 import json

@@ -3,7 +3,7 @@
 AutoAttack takes longer than a training. A compare that is cut meanwhile goes on with
 measuring, and what trained in turns stays together: trained again later, on a machine
 that is busier by then, a student would not compare with those it began with. Not here:
-training and measuring (compare_worker.py).
+training and measuring (worker.py).
 """
 
 from pathlib import Path

@@ -2,8 +2,8 @@
 
 Reads a `GroupJob` from stdin, trains its students on one thread in turns, measures
 them and says how far it is and what came of each, a `RowNews` a line on stdout. Not
-here: which rows are worth making (compare_grid.py), whose turn it is
-(compare_turns.py).
+here: which rows are worth making (grid.py), whose turn it is
+(interleave.py).
 """
 
 import sys
@@ -46,7 +46,7 @@ class Message(BaseModel):
 class RowJob(Message):
     """One student to train and measure."""
 
-    release_dir: Path  # see compare_stage.py
+    release_dir: Path  # see teacher.py
     dataset: DatasetConfig
     student: str
     recipe: StudentConfig

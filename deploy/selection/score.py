@@ -3,7 +3,7 @@
 A stronger teacher is not always the better one: over-confident ones give worse
 students (SAAD, TMLR 2026). So a quick student is distilled from what a candidate
 would ship, and measured on validation images. Not here: the candidates and their
-training (choose.py), test images, AutoAttack.
+training (teacher.py), test images, AutoAttack.
 """
 
 from collections.abc import Sequence

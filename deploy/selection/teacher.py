@@ -3,7 +3,8 @@
 Every candidate is trained and its knowledge extracted, as any teacher's is; then a
 student learns from each, and the one whose student withstands most on validation
 images becomes the run's teacher, with all scores on its card. What was done before an
-interruption is not done again. Not here: the measure (choice.py), training (train.py).
+interruption is not done again. Not here: the measure (score.py), training
+(cloud/training/job.py).
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """Measures what a student's training costs, in a child inside the caps.
 
-``python -m edge.distill.trial JOB.json`` (trial.py) trains a few steps and writes what
+``python -m edge.distill.trial JOB.json`` trains a few steps and writes what
 it measured; here are the messages between it and its parent, and the parent's side.
 Torch-free. Not here: which students are tried, and the choice
 (deploy/selection/student.py).

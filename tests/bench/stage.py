@@ -77,7 +77,7 @@ class Stage:
         knowledge: Knowledge | None = None,
         guard_overfitting: bool = True,
     ) -> Callable[[Rest], Fitted]:
-        """Describe a training that rests after each epoch (interleave.py)."""
+        """Describe a training that yields after each epoch (deploy.compare)."""
 
         def train(rest: Rest) -> Fitted:
             torch.set_num_threads(1)  # of this thread

@@ -8,9 +8,11 @@ import yaml
 from doc_texts import (
     ROOT,
     bare_modules,
+    code_files,
     exists,
     named_modules,
     named_paths,
+    prose_of,
     shell_lines,
     takt_commands,
     wrong_command,
@@ -78,6 +80,28 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
     missing = [path for path in named_paths(text) if not (ROOT / path).exists()]
     here = {path.name for path in page.parent.rglob("*.py")}
     assert missing + sorted(bare_modules(text) - here) == []
+
+
+def test_every_file_that_a_docstring_or_comment_names_exists() -> None:
+    tests = {path.name for path in (ROOT / "tests").rglob("*.py")}
+    missing = {}
+    for module in code_files():
+        text = prose_of(module)
+        here = {path.name for path in module.parent.glob("*.py")}
+        here |= tests if "tests" in module.parts else set()
+        found = [path for path in named_paths(text) if not (ROOT / path).exists()]
+        if found := found + sorted(bare_modules(text) - here):
+            missing[name_of(module)] = found
+    assert missing == {}
+
+
+def test_every_module_that_a_docstring_or_comment_names_exists() -> None:
+    missing = {}
+    for module in code_files():
+        names = named_modules(prose_of(module))
+        if found := [name for name in names if not exists(name)]:
+            missing[name_of(module)] = found
+    assert missing == {}
 
 
 def test_a_name_that_does_not_exist_is_found() -> None:

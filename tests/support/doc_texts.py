@@ -95,13 +95,13 @@ def named_paths(text: str) -> set[str]:
 def named_modules(text: str) -> set[str]:
     """Dotted names below the packages, such as edge.distill.fit."""
     packages = "|".join(PACKAGES)
-    pattern = rf"(?<![\w./-])((?:{packages})(?:\.[A-Za-z_]\w*)+)"
+    pattern = rf"(?<![\w./\"-])((?:{packages})(?:\.[A-Za-z_]\w*)+)"
     files = {"edge.toml", "edge.env"}
     return set(re.findall(pattern, text)) - files
 
 
 def bare_modules(text: str) -> set[str]:
-    """Names of Python files without a folder, such as fit.py."""
+    """Names of Python files without a folder, such as doc_texts.py."""
     return set(re.findall(r"(?<![\w./*-])([a-z_0-9]+\.py)\b", text))
 
 
