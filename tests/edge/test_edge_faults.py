@@ -28,6 +28,7 @@ from edge.credentials import Certificates, load_identity
 from edge.daemon import NodeDaemon
 from edge.daemon.enrolment import enroll
 from edge.daemon.job_setup import make_job, prepare_work_dir
+from edge.daemon.reports import Outbox
 from edge.jobs.job import RESULT, STUDENT, CpuSeconds, DistilResult
 from edge.jobs.runner import USAGE, ChildUsage
 from edge.records import CapStatus
@@ -262,6 +263,22 @@ def test_a_report_waits_for_the_gateway_and_arrives_once(
     for _ in range(2):
         NodeDaemon(distilled).once()
     assert outcomes(site, distilled) == ["promoted"]
+
+
+def test_a_report_that_is_refused_for_good_is_set_aside_or_kept_by_a_broken_disk(
+    site: EdgeSite, node: EdgeConfig
+) -> None:
+    with site.syncing(node) as (link, _):
+        outbox = StateDir(node.state_dir).outbox
+        report, aside = outbox / "report.json", outbox / "report.refused"
+        report.write_text('{"clean_accuracy": 2.0}')
+        aside.mkdir()  # nothing can be renamed to it
+        with pytest.raises(StorageError, match="report"):
+            Outbox(StateDir(node.state_dir)).flush(link)
+        assert report.exists()
+        aside.rmdir()
+        assert Outbox(StateDir(node.state_dir)).flush(link) == 0
+        assert aside.is_file() and not report.exists()
 
 
 def test_a_second_daemon_on_the_same_folder_is_refused(node: EdgeConfig) -> None:
