@@ -137,3 +137,8 @@ def exit_codes() -> list[tuple[int, str, str]]:
             meaning = (kind.__doc__ or "").splitlines()[0]
             table.append((kind.exit_code, kind.__name__, meaning))
     return sorted(table, key=lambda row: row[0])
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """Shorten a library's message for the inside of one of ours."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__

@@ -15,6 +15,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from common.errors import one_line
+
 
 def encode_tensors(
     tensors: Mapping[str, Tensor], key: str, note: Mapping[str, Any]
@@ -40,7 +42,7 @@ def read_tensors(path: Path, key: str) -> tuple[dict[str, Any], dict[str, Tensor
             note = json.loads(header[key])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, RuntimeError) as e:
-        raise ValueError(" ".join(str(e).split())) from e
+        raise ValueError(one_line(e, 1000)) from e
     if not isinstance(note, dict):
         raise ValueError(f"'{key}' in its header is no JSON object")
     return note, tensors

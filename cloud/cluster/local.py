@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cloud.cluster.cleanup import end_cluster, end_processes
 from cloud.cluster.environment import core_environment, deaf_to_interrupts, on_loopback
-from common.errors import ClusterError
+from common.errors import ClusterError, one_line
 
 # Ray appends up to 63 bytes of session and socket name; AF_UNIX takes 107.
 _MAX_FOLDER_BYTES = 107 - 67
@@ -114,7 +114,7 @@ def connect(address: str) -> Iterator[None]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as e:  # Ray raises plain and private classes alike
         raise ClusterError(
-            f"no Ray cluster lets us in at '{address}': {_one_line(e)}; {advice}"
+            f"no Ray cluster lets us in at '{address}': {one_line(e)}; {advice}"
         ) from e
     try:
         yield
@@ -147,7 +147,7 @@ def _start(folder: Path, num_cpus: int, logs_dir: Path | None) -> str:
             # Once more: a busy machine can miss the 30 s that Ray gives its start.
             if attempt == 2:
                 raise ClusterError(
-                    f"Ray did not start: {_one_line(e)}; see its logs in "
+                    f"Ray did not start: {one_line(e)}; see its logs in "
                     f"{logs_dir or 'a logs_dir that you give'}"
                 ) from e
             end_processes(folder)
@@ -164,7 +164,3 @@ def _short_folder() -> Path:
         "no temporary folder is writable and short enough for Ray's sockets; "
         "set TMPDIR to one of at most 28 characters"
     )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

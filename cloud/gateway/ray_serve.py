@@ -22,7 +22,7 @@ from cloud.gateway.live_teacher import Batch, FileTeacher, LiveTeacher, Shapes
 from cloud.gateway.server import start_gateway_server
 from cloud.storage import StorageDir
 from common.config import GatewayConfig
-from common.errors import AddressError, ClusterError, StorageError, TaktError
+from common.errors import AddressError, ClusterError, StorageError, TaktError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ def start_gateway(
         except Exception as e:  # Serve raises plain RuntimeErrors
             raise ClusterError(
                 "Ray Serve did not start the gateway: "
-                f"{' '.join(str(e).split())[:300]}; see {storage.gateway_log}"
+                f"{one_line(e, 300)}; see {storage.gateway_log}"
             ) from e
         addresses = Addresses.load(storage)
         if addresses is None:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.clock import Clock, utc_now
 from common.durable import locked, write_atomic
-from common.errors import ConfigError, IdentityError, StorageError
+from common.errors import ConfigError, IdentityError, StorageError, one_line
 
 NODE_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 TOKEN_LIFETIME = timedelta(days=7)
@@ -88,7 +88,7 @@ class AllowList:
         except (OSError, ValidationError) as e:
             raise StorageError(
                 f"cannot read the allow-list {self.path}: "
-                f"{' '.join(str(e).split())[:200]}; restore it from a backup or remove "
+                f"{one_line(e)}; restore it from a backup or remove "
                 "it and allow the nodes again"
             ) from e
         return self._entries

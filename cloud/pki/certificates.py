@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from common.errors import ConfigError
+from common.errors import ConfigError, one_line
 
 MAX_CSR_BYTES = 16 * 1024
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
@@ -122,7 +122,7 @@ def requested_key(csr_pem: bytes, node: str) -> PublicKey:
     except Exception as e:  # the parser raises several kinds on hostile input
         raise ConfigError(
             f"signing request of node '{node}' is not a PEM signing request: "
-            f"{' '.join(str(e).split())[:120]}; make it with `takt edge enroll`"
+            f"{one_line(e, 120)}; make it with `takt edge enroll`"
         ) from e
     if not proven:
         raise ConfigError(

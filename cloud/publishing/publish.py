@@ -15,7 +15,7 @@ from cloud.storage import StorageDir
 from common.clock import Clock, utc_now
 from common.config import RunConfig
 from common.data.datasets import Dataset
-from common.errors import StorageError
+from common.errors import StorageError, one_line
 from common.release import Manifest, ShardInfo, TeacherCard
 
 
@@ -124,5 +124,5 @@ def _read_json(path: Path, step: str) -> Any:
 
 
 def _damaged(path: Path, error: Exception, step: str) -> StorageError:
-    cause = " ".join(str(error).split())[:200]
+    cause = one_line(error)
     return StorageError(f"{path} is damaged: {cause}; {step} again")

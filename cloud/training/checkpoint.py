@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from common.durable import write_atomic
-from common.errors import StorageError
+from common.errors import StorageError, one_line
 from common.tensor_file import encode_tensors, read_tensors
 
 _FILE, _KEY = "teacher-state.safetensors", "state"
@@ -81,7 +81,7 @@ def load_checkpoint(folder: Path) -> TrainingState:
             tensors=tensors,
         )
     except (OSError, KeyError, ValueError) as e:
-        reason = " ".join(str(e).split())[:160]
+        reason = one_line(e, 160)
         raise StorageError(
             f"checkpoint {path} is missing or damaged: {reason}; remove the "
             "checkpoints folder to start again"

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pyarrow import fs
 
 from common.durable import write_atomic
-from common.errors import ConfigError, StorageError
+from common.errors import ConfigError, StorageError, one_line
 
 _PROBE = ".takt-may-write"
 
@@ -104,7 +104,7 @@ def open_store(url: str) -> Store:
     try:
         filesystem, folder = fs.FileSystem.from_uri(url)
     except (OSError, ValueError, NotImplementedError) as e:
-        reason = " ".join(str(e).split())[:160]
+        reason = one_line(e, 160)
         raise ConfigError(
             f"teacher.store = '{shown}': {reason}; expected s3://BUCKET/FOLDER, "
             "gs://BUCKET/FOLDER, hdfs://HOST/FOLDER or file:///FOLDER"

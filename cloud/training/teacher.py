@@ -28,7 +28,7 @@ from cloud.training.ranks import Ranks
 from cloud.training.validation import VALIDATION_IMAGES, count_correct
 from common.config import RunConfig
 from common.data.datasets import Dataset
-from common.errors import StorageError
+from common.errors import StorageError, one_line
 from common.models.forward import Model, mixed
 from common.models.zoo import build_model
 from common.optim import SGD, schedule
@@ -156,7 +156,7 @@ class TeacherRun:
                 self.averaged.load_state_dict(state.part("ema"))
             self.optimizer.load_state_dict(state.part("optimizer"))
         except (KeyError, RuntimeError) as e:
-            reason = " ".join(str(e).split())[:160]
+            reason = one_line(e, 160)
             raise StorageError(
                 f"the checkpoint is of another teacher: {reason}; remove the "
                 "checkpoints folder to start again"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from common.config import DatasetConfig
 from common.data.idx import read_digits, read_idx
 from common.data.image_folder import Form, Tree, common_form, read_images, scan_tree
-from common.errors import DataError
+from common.errors import DataError, one_line
 
 Download = Callable[[str, Path], None]
 
@@ -100,7 +100,7 @@ def open_sources(config: DatasetConfig, download: Download | None) -> Sources:
             data_dir.mkdir(parents=True, exist_ok=True)
             download(config.name, data_dir)
         except (OSError, RuntimeError) as e:
-            reason = f"the download failed ({' '.join(str(e).split())[:100]})"
+            reason = f"the download failed ({one_line(e, 100)})"
         else:
             reason = "the download left no such files"
             opened = _open_public(config.name, data_dir)

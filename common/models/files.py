@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from common.durable import make_folder, write_atomic
-from common.errors import ConfigError, StorageError
+from common.errors import ConfigError, StorageError, one_line
 from common.models.card import ModelCard
 from common.models.zoo import build_model
 from common.tensor_file import encode_tensors, read_tensors
@@ -62,7 +62,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
             "takt"
         ) from e
     except (ConfigError, KeyError, RuntimeError, ValidationError, ValueError) as e:
-        reason = " ".join(str(e).split())[:160]
+        reason = one_line(e, 160)
         raise StorageError(
             f"model {path} is damaged or not of takt: {reason}; make it again"
         ) from e

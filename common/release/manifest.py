@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from common.catalog import OPTIONAL, Content, contents_for
 from common.config import KnowledgeConfig, StudentConfig, count_views
-from common.errors import ConfigError, TrustError
+from common.errors import ConfigError, TrustError, one_line
 from common.models.card import ModelCard
 
 MAX_SHARD_BYTES = 4 * 1024 * 1024
@@ -279,8 +279,3 @@ def _check_coverage(manifest: Manifest) -> None:
             f"release manifest: soft_labels of views {sorted(views)}, expected 0 to "
             f"{manifest.num_views - 1}"
         )
-
-
-def one_line(error: Exception) -> str:
-    """Shorten a library's message for the inside of ours."""
-    return " ".join(str(error).split())[:200]

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from common.config import Content
-from common.errors import TrustError
-from common.release.manifest import MAX_SHARD_BYTES, Manifest, ShardInfo, one_line
+from common.errors import TrustError, one_line
+from common.release.manifest import MAX_SHARD_BYTES, Manifest, ShardInfo
 
 Arrays = Mapping[str, NDArray[Any]]
 Layout = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.durable import locked, make_folder, write_atomic
-from common.errors import StorageError
+from common.errors import StorageError, one_line
 
 Key = tuple[str, int, str, str, int, float, int]
 
@@ -105,7 +105,7 @@ def read_rows(path: Path) -> Sequence[Row]:
     except OSError as e:
         raise StorageError(f"cannot read {path}: {e.strerror}") from e
     except (ValueError, KeyError, TypeError, ValidationError) as e:
-        reason = " ".join(str(e).split())[:160]
+        reason = one_line(e, 160)
         raise StorageError(
             f"{path} does not hold rows of this takt's compare ({reason}); give "
             "another --out, or move the file away"

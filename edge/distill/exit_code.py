@@ -6,7 +6,7 @@ Not here: the codes (common.errors).
 import sys
 from collections.abc import Callable
 
-from common.errors import OUT_OF_MEMORY, TERMINATED, Interrupted, TaktError
+from common.errors import OUT_OF_MEMORY, TERMINATED, Interrupted, TaktError, one_line
 
 
 def exit_code_of(work: Callable[[], object]) -> int:
@@ -26,7 +26,7 @@ def exit_code_of(work: Callable[[], object]) -> int:
     except (MemoryError, RuntimeError) as e:
         if not is_out_of_memory(e):
             raise
-        reason = " ".join(str(e).split())[:200] or type(e).__name__
+        reason = one_line(e)
         print(f"out of memory while distilling: {reason}", file=sys.stderr)
         return OUT_OF_MEMORY
     return 0

@@ -16,7 +16,7 @@ from tuf.api.metadata import TargetFile
 
 from common import faults
 from common.durable import fsync_folder, storage_error, storing
-from common.errors import TrustError
+from common.errors import TrustError, one_line
 from edge.link.client import Link
 
 
@@ -116,7 +116,7 @@ def _mismatch(target: TargetFile, path: Path) -> str | None:
         with path.open("rb") as file:
             target.verify_length_and_hashes(file)
     except LengthOrHashMismatchError as e:
-        return " ".join(str(e).split())
+        return one_line(e, 1000)
     except OSError as e:
         raise storage_error(e, path) from e
     return None

@@ -25,7 +25,7 @@ from tuf.ngclient import FetcherInterface, Updater
 from common import faults
 from common.clock import utc_now
 from common.durable import storage_error
-from common.errors import TaktError, TrustError
+from common.errors import TaktError, TrustError, one_line
 from edge.link.client import Link
 from edge.link.failures import MissingFileError
 
@@ -95,13 +95,13 @@ class TrustedMetadata:
         try:
             return self._updater.get_targetinfo(path)
         except (RepositoryError, DownloadError) as e:
-            raise TrustError(f"{path}: {_one_line(e)}; the release is refused") from e
+            raise TrustError(f"{path}: {one_line(e)}; the release is refused") from e
 
 
 def _explain(error: Exception, fetcher: LinkFetcher) -> TaktError:
     """Name the file and the kind of problem in one line."""
     path = fetcher.last_path or "the trusted root (identity/root.json)"
-    detail = _one_line(error)
+    detail = one_line(error)
     if isinstance(error, ExpiredMetadataError):
         return TrustError(
             f"{path} {_age(bytes(fetcher.last_data))}; the project has not signed "
@@ -134,7 +134,3 @@ def _age(data: bytes) -> str:
     days = (utc_now() - expires).total_seconds() / 86400
     age = f"{days:.1f} days" if days >= 1 else f"{days * 24:.1f} hours"
     return f"expired {age} ago (on {expires:%Y-%m-%d %H:%M} UTC)"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
