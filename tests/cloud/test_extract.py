@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from small_runs import EPS, small_run
 from torch import Tensor, nn
 
 from cloud.extraction.block import extract_block
@@ -14,17 +15,7 @@ from cloud.extraction.boundary import boundary_points
 from cloud.extraction.job import shard_ranges
 from cloud.extraction.worker import BLOCK_SAMPLES, Extractor
 from cloud.training.teacher import fit_teacher
-from common.config import (
-    AttackConfig,
-    Content,
-    DatasetConfig,
-    EvaluationConfig,
-    KnowledgeConfig,
-    RunConfig,
-    StudentConfig,
-    TeacherConfig,
-    ThreatConfig,
-)
+from common.config import AttackConfig, Content, KnowledgeConfig
 from common.data.datasets import Dataset, load_dataset
 from common.errors import DataError
 from common.models.card import ModelCard
@@ -38,22 +29,16 @@ from common.release import (
     unpack_signs,
 )
 
-EPS = 0.15
 Knowledge = dict[Content, Arrays]
 Floats = NDArray[np.float32]
 ATTACK = AttackConfig(steps=4, step_size=0.06)
-CONFIG = RunConfig(
-    channel="test",
-    dataset=DatasetConfig(name="digits", limit=400),
-    threat=ThreatConfig(eps=EPS),
-    teacher=TeacherConfig(
-        model="cnn_small", attack=ATTACK, epochs=10, batch_size=32, beta=3.0
-    ),
-    knowledge=KnowledgeConfig(
-        contents=get_args(Content), attack=ATTACK, boundary_steps=30
-    ),
-    students={"tiny": StudentConfig(model="cnn_tiny", attack=ATTACK, epochs=1)},
-    evaluation=EvaluationConfig(node_attack=ATTACK),
+CONFIG = small_run(
+    ATTACK,
+    model="cnn_small",
+    epochs=10,
+    batch_size=32,
+    beta=3.0,
+    knowledge={"contents": get_args(Content), "boundary_steps": 30},
 )
 
 

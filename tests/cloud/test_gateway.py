@@ -35,19 +35,6 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayThread]
         yield gateway
 
 
-@pytest.fixture(scope="module")
-def stubs(gateway: GatewayThread) -> Iterator[Stubs]:
-    with member(gateway).open(gateway.address) as stubs:
-        yield stubs
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[GatewayThread]:
-    """Start a gateway that one test may change."""
-    with GatewayThread(storage=StorageDir(tmp_path)) as gateway:
-        yield gateway
-
-
 def publish(gateway: GatewayThread, folder: Path) -> int:
     data = b"s" * 100
     shard = shard_of("margins", data, num_samples=4)

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -15,13 +14,6 @@ from cloud.storage import StorageDir
 from common.config import GatewayConfig
 from common.errors import AddressError, TaktError
 from common.pb import takt_pb2 as pb
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[GatewayThread]:
-    """Start a gateway that one test may change."""
-    with GatewayThread(storage=StorageDir(tmp_path)) as gateway:
-        yield gateway
 
 
 def test_a_restarted_gateway_comes_back_on_the_same_ports(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """What the gateway answers who asks its teacher: logits, gradients, refusals."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -49,19 +48,6 @@ def gateway(
         storage=StorageDir(tmp_path_factory.mktemp("storage")),
         teacher=LiveTeacher(shapes, query, pull_back),
     ) as gateway:
-        yield gateway
-
-
-@pytest.fixture(scope="module")
-def stubs(gateway: GatewayThread) -> Iterator[Stubs]:
-    with member(gateway).open(gateway.address) as stubs:
-        yield stubs
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[GatewayThread]:
-    """Start a gateway that one test may change."""
-    with GatewayThread(storage=StorageDir(tmp_path)) as gateway:
         yield gateway
 
 

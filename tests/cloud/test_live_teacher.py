@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from chaos_proxy import ChaosProxy, Faults
 from edge_site import EPS, FAST, EdgeSite, connection_of, edge_site, recipe
+from small_runs import small_card
 from torch import Tensor, nn
 
 from cloud.gateway.live_teacher import FileTeacher, LiveTeacher, in_threads, is_wanted
 from common.config import AttackConfig, DatasetConfig
 from common.data.datasets import Dataset, load_dataset
 from common.errors import ConfigError, Interrupted, LinkError, StorageError
-from common.models.card import ModelCard
 from common.models.files import load_model, save_model
 from common.models.zoo import build_model
 from deploy.runtime.settings import load_run_config
@@ -48,18 +48,7 @@ def task_of(dataset: Dataset) -> Task:
 def teacher_file(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train a small net for a moment: something to be asked."""
     model = fit_student(recipe(method="pgd_at", epochs=12), task_of(dataset)).model
-    card = ModelCard(
-        architecture="cnn_tiny",
-        in_channels=1,
-        image_size=8,
-        num_classes=10,
-        class_names=tuple("0123456789"),
-        dataset="digits",
-        fingerprint=dataset.train.fingerprint(),
-        eps=EPS,
-        seed=0,
-        val_fraction=0.1,
-    )
+    card = small_card(fingerprint=dataset.train.fingerprint())
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
     save_model(path, model, card)
     return path
@@ -295,18 +284,7 @@ def test_a_teacher_that_is_trained_anew_is_read_anew(tmp_path: Path) -> None:
     for seed in (0, 1):
         torch.manual_seed(seed)
         model = build_model("cnn_tiny", in_channels=1, image_size=8, num_classes=4)
-        card = ModelCard(
-            architecture="cnn_tiny",
-            in_channels=1,
-            image_size=8,
-            num_classes=4,
-            class_names=tuple("0123"),
-            dataset="digits",
-            fingerprint="",
-            eps=EPS,
-            seed=seed,
-            val_fraction=0.1,
-        )
+        card = small_card(num_classes=4, class_names=tuple("0123"), seed=seed)
         save_model(path, model, card)
         with torch.no_grad():
             expected = model.eval()(torch.from_numpy(x)).numpy()

@@ -6,36 +6,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_runs import small_run
 
 from cloud.publishing.publish import publish_release
 from cloud.publishing.repository import ReleaseRepository
 from cloud.storage import StorageDir
-from common.config import (
-    AttackConfig,
-    DatasetConfig,
-    EvaluationConfig,
-    KnowledgeConfig,
-    RunConfig,
-    StudentConfig,
-    TeacherConfig,
-    ThreatConfig,
-)
+from common.config import AttackConfig
 from common.data.datasets import Dataset
 from common.errors import StorageError, TrustError
 from common.release import TeacherCard, decode_shard, encode_shard, quantize_rows
 
 ATTACK = AttackConfig(steps=4, step_size=0.06)
-CONFIG = RunConfig(
-    channel="digits",
-    seed=0,
-    dataset=DatasetConfig(),
-    threat=ThreatConfig(eps=0.15),
-    teacher=TeacherConfig(model="cnn_large", attack=ATTACK, epochs=1),
-    knowledge=KnowledgeConfig(attack=ATTACK, temperature=2.0),
-    students={"tiny": StudentConfig(model="cnn_tiny", attack=ATTACK, epochs=1)},
-    evaluation=EvaluationConfig(
-        node_attack=AttackConfig(steps=7, step_size=0.04),
-    ),
+CONFIG = small_run(
+    ATTACK,
+    limit=None,
+    model="cnn_large",
+    epochs=1,
+    knowledge={"temperature": 2.0},
+    evaluation=AttackConfig(steps=7, step_size=0.04),
 )
 CARD = TeacherCard(
     architecture="cnn_large",
@@ -76,7 +64,7 @@ def storage(tmp_path: Path, digits: Dataset) -> Path:
 
 def test_a_manifest_says_what_a_node_must_know(storage: Path, digits: Dataset) -> None:
     manifest = publish_release(CONFIG, StorageDir(storage), digits)
-    assert (manifest.channel, manifest.version) == ("digits", 1)
+    assert (manifest.channel, manifest.version) == ("test", 1)
     assert manifest.fingerprint == digits.train.fingerprint()
     assert manifest.num_samples == len(digits.train)
     assert manifest.sample_shape == (1, 8, 8)

@@ -11,30 +11,13 @@ from repository_site import (
     SHARD,
     Node,
     draft,
-    knowledge_in,
     newest,
-    repository_in,
 )
 
 from cloud.publishing.repository import KEEP_RELEASES, ReleaseRepository
 from cloud.publishing.tuf_metadata import KEEP_VERSIONS
 from common.errors import ConfigError, StorageError, TrustError
 from common.release import Manifest
-
-
-@pytest.fixture
-def knowledge(tmp_path: Path) -> Path:
-    return knowledge_in(tmp_path)
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> ReleaseRepository:
-    return repository_in(tmp_path)
-
-
-@pytest.fixture
-def node(tmp_path: Path, repository: ReleaseRepository) -> Node:
-    return Node(tmp_path / "node", repository)
 
 
 def test_a_node_pulls_what_was_published(

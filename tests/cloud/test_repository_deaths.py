@@ -12,22 +12,6 @@ from repository_site import SHARD, Node, draft, knowledge_in, repository_in
 from cloud.publishing.repository import ReleaseRepository
 from common.errors import StorageError
 
-
-@pytest.fixture
-def knowledge(tmp_path: Path) -> Path:
-    return knowledge_in(tmp_path)
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> ReleaseRepository:
-    return repository_in(tmp_path)
-
-
-@pytest.fixture
-def node(tmp_path: Path, repository: ReleaseRepository) -> Node:
-    return Node(tmp_path / "node", repository)
-
-
 STEPS = [
     f"publish.{step}.{moment}"
     for step in ("shard", "manifest", "pointer", "targets", "snapshot", "timestamp")

@@ -9,10 +9,8 @@ from repository_site import (
     SHARD,
     Node,
     draft,
-    knowledge_in,
     newest,
     only,
-    repository_in,
 )
 from tuf.api.exceptions import (
     BadVersionNumberError,
@@ -24,21 +22,6 @@ from tuf.api.exceptions import (
 )
 
 from cloud.publishing.repository import ReleaseRepository
-
-
-@pytest.fixture
-def knowledge(tmp_path: Path) -> Path:
-    return knowledge_in(tmp_path)
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> ReleaseRepository:
-    return repository_in(tmp_path)
-
-
-@pytest.fixture
-def node(tmp_path: Path, repository: ReleaseRepository) -> Node:
-    return Node(tmp_path / "node", repository)
 
 
 def test_a_flipped_byte_in_a_shard_is_refused(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gateway_site import DEADLINE_S, Identity, Stubs, signed_by
+from small_runs import small_card
 from waiting import until
 
 from cloud.cluster.local import local_cluster
@@ -20,7 +21,6 @@ from cloud.pki.authority import Authority
 from cloud.storage import StorageDir
 from common.config import GatewayConfig
 from common.errors import AddressError, StorageError
-from common.models.card import ModelCard
 from common.models.files import load_model, save_model
 from common.pb import takt_pb2 as pb
 
@@ -35,18 +35,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("storage")
     torch.manual_seed(0)
     model = build_model("cnn_tiny", in_channels=1, image_size=8, num_classes=10)
-    card = ModelCard(
-        architecture="cnn_tiny",
-        in_channels=1,
-        image_size=8,
-        num_classes=10,
-        class_names=tuple("0123456789"),
-        dataset="digits",
-        fingerprint="0" * 64,
-        eps=0.15,
-        seed=0,
-        val_fraction=0.1,
-    )
+    card = small_card()
     save_model(folder / "teacher.safetensors", model, card)
     return folder
 

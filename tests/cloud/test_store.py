@@ -17,22 +17,14 @@ import pytest
 from moto.core import set_initial_no_auth_action_count
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
+from small_runs import small_run
 
 from cloud.cluster.cleanup import processes_of
 from cloud.cluster.local import local_cluster
 from cloud.storage import StorageDir
 from cloud.training.checkpoint_store import local_store, open_store
 from cloud.training.job import train_teacher
-from common.config import (
-    AttackConfig,
-    DatasetConfig,
-    EvaluationConfig,
-    KnowledgeConfig,
-    RunConfig,
-    StudentConfig,
-    TeacherConfig,
-    ThreatConfig,
-)
+from common.config import AttackConfig
 from common.errors import ConfigError, StorageError
 from common.models.files import load_model
 
@@ -135,20 +127,13 @@ def test_what_is_no_store_is_refused_with_what_one_looks_like(
 def test_a_killed_worker_resumes_from_an_object_store_and_so_does_another_head(
     s3: str, tmp_path: Path
 ) -> None:
-    config = RunConfig(
-        channel="test",
-        dataset=DatasetConfig(name="digits", limit=300),
-        threat=ThreatConfig(eps=0.15),
-        teacher=TeacherConfig(
-            model="cnn_small",
-            attack=ATTACK,
-            epochs=EPOCHS,
-            batch_size=32,
-            store=f"s3://teachers/trained{s3}",
-        ),
-        knowledge=KnowledgeConfig(attack=ATTACK),
-        students={"tiny": StudentConfig(model="cnn_tiny", attack=ATTACK, epochs=1)},
-        evaluation=EvaluationConfig(node_attack=ATTACK),
+    config = small_run(
+        ATTACK,
+        limit=300,
+        model="cnn_small",
+        epochs=EPOCHS,
+        batch_size=32,
+        store=f"s3://teachers/trained{s3}",
     )
     killed: list[int] = []
     with local_cluster() as cluster:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from small_runs import small_card
 from torch import nn
 
 from common.catalog import ARCHITECTURES
@@ -29,18 +30,7 @@ def _build(name: str = "cnn_tiny", channels: int = 1, size: int = 8) -> nn.Modul
 
 @pytest.fixture
 def card() -> ModelCard:
-    return ModelCard(
-        architecture="cnn_tiny",
-        in_channels=1,
-        image_size=8,
-        num_classes=10,
-        class_names=tuple("0123456789"),
-        dataset="digits",
-        fingerprint="f" * 64,
-        eps=0.15,
-        seed=3,
-        val_fraction=0.1,
-    )
+    return small_card(seed=3)
 
 
 # name: on 8x8, on 28x28; what students of these sizes are chosen for

@@ -8,18 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small_runs import small_run
 from torch import Tensor, nn
 
-from common.config import (
-    AttackConfig,
-    DatasetConfig,
-    EvaluationConfig,
-    KnowledgeConfig,
-    RunConfig,
-    StudentConfig,
-    TeacherConfig,
-    ThreatConfig,
-)
+from common.config import AttackConfig, RunConfig, StudentConfig
 from common.data.datasets import Dataset, load_dataset
 from common.data.views import Views, canvas_index, show
 from common.errors import ConfigError, Interrupted, TrustError
@@ -59,18 +51,15 @@ def student(**changes: Any) -> StudentConfig:
 
 
 def run_config(students: dict[str, StudentConfig], **knowledge: Any) -> RunConfig:
-    return RunConfig(
-        channel="test",
-        dataset=DatasetConfig(name="digits", limit=400),
-        threat=ThreatConfig(eps=0.15),
-        teacher=TeacherConfig(
-            model="cnn_small", attack=ATTACK, epochs=4, batch_size=32, shift=1, beta=3.0
-        ),
-        knowledge=KnowledgeConfig(
-            contents=("soft_labels", "deltas"), attack=ATTACK, **knowledge
-        ),
+    return small_run(
+        ATTACK,
+        model="cnn_small",
+        epochs=4,
+        batch_size=32,
+        shift=1,
+        beta=3.0,
+        knowledge={"contents": ("soft_labels", "deltas"), **knowledge},
         students=students,
-        evaluation=EvaluationConfig(node_attack=ATTACK),
     )
 
 

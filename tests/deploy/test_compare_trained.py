@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import torch
+from small_runs import small_card
 
-from common.models.card import ModelCard
 from common.models.zoo import build_model
 from deploy.compare.trained import Story, TrainedStudents
 
@@ -17,18 +17,7 @@ STORY = Story(
     flags=("retried",),
     trained_with=("takt", "takt"),
 )
-CARD = ModelCard(
-    architecture="cnn_tiny",
-    in_channels=1,
-    image_size=8,
-    num_classes=10,
-    class_names=tuple("0123456789"),
-    dataset="digits",
-    fingerprint="ab",
-    eps=0.15,
-    seed=0,
-    val_fraction=0.1,
-)
+CARD = small_card(fingerprint="ab")
 
 
 def kept(folder: Path) -> tuple[TrainedStudents, torch.nn.Module]:
