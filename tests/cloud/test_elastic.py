@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_train_ray import CONFIG, epochs_in, reports_in
+from train_ray import CONFIG, epochs_in, reports_in
 
 from cloud.cluster.local import LocalCluster, local_cluster
 from cloud.storage import StorageDir

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_teacher import ATTACK, tiny_run
+from small_runs import TINY_ATTACK, tiny_run
 from torch import Tensor
 
 from cloud.training.objectives import craft_against_labels, frozen
@@ -65,7 +65,7 @@ def test_a_compiled_attack_takes_less_memory_with_the_weights_frozen() -> None:
         for _ in range(2):  # the first compiles
             torch.cuda.reset_peak_memory_stats()
             craft_against_labels(
-                net, x, y, eps=0.03, attack=ATTACK, generator=torch.Generator(GPU)
+                net, x, y, eps=0.03, attack=TINY_ATTACK, generator=torch.Generator(GPU)
             )
         return torch.cuda.max_memory_allocated() / 2**20
 
@@ -78,7 +78,9 @@ def test_a_compiled_attack_takes_less_memory_with_the_weights_frozen() -> None:
 def test_a_student_learns_on_the_gpu_and_goes_on_from_its_checkpoint(
     dataset: Dataset, tmp_path: Path
 ) -> None:
-    recipe = StudentConfig(model="cnn_tiny", method="warm_at", attack=ATTACK, epochs=30)
+    recipe = StudentConfig(
+        model="cnn_tiny", method="warm_at", attack=TINY_ATTACK, epochs=30
+    )
     train, val = Images.of(dataset.train), Images.of(dataset.val)
     task = Task(train=train, val=val, num_classes=10, eps=0.15, device=GPU)
     file = CheckpointFile(tmp_path / "state.safetensors")

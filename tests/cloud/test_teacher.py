@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from small_runs import TINY_ATTACK, tiny_run
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
@@ -22,40 +23,10 @@ from cloud.training.objectives import (
 from cloud.training.ranks import Ranks
 from cloud.training.teacher import EpochReport, TeacherRun, fit_teacher
 from cloud.training.teacher_files import recipe_digest
-from common.config import (
-    AttackConfig,
-    DatasetConfig,
-    EvaluationConfig,
-    KnowledgeConfig,
-    RunConfig,
-    StudentConfig,
-    TeacherConfig,
-    ThreatConfig,
-)
+from common.config import RunConfig
 from common.data.datasets import Dataset, load_dataset
 from common.errors import StorageError
 from common.models.zoo import build_model
-
-ATTACK = AttackConfig(steps=2, step_size=0.1)
-
-
-def tiny_run(**teacher: object) -> RunConfig:
-    settings = {
-        "model": "cnn_small",
-        "attack": ATTACK,
-        "epochs": 3,
-        "batch_size": 32,
-        "eps_warmup_epochs": 1,
-    }
-    return RunConfig(
-        channel="test",
-        dataset=DatasetConfig(name="digits", limit=200),
-        threat=ThreatConfig(eps=0.15),
-        teacher=TeacherConfig.model_validate(settings | teacher),
-        knowledge=KnowledgeConfig(attack=ATTACK),
-        students={"tiny": StudentConfig(model="cnn_tiny", attack=ATTACK, epochs=1)},
-        evaluation=EvaluationConfig(node_attack=ATTACK),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +79,7 @@ def test_an_attack_of_more_restarts_finds_more_loss(
             x,
             y,
             eps=0.15,
-            attack=ATTACK.model_copy(update={"restarts": restarts}),
+            attack=TINY_ATTACK.model_copy(update={"restarts": restarts}),
             generator=torch.Generator().manual_seed(0),
         )
         with torch.no_grad():
@@ -329,7 +300,7 @@ def test_two_ranks_train_what_one_process_trains_on_the_same_batches(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     # Without chance of a rank's own: no random start, no augmentation.
-    attack = ATTACK.model_copy(update={"random_start": False})
+    attack = TINY_ATTACK.model_copy(update={"random_start": False})
     config = tiny_run(objective="pgd_at", attack=attack, ema_decay=0.9, awp_gamma=0.01)
     alone = fit_teacher(config, dataset).state_dict()
     arguments = (str(tmp_path), config.model_dump_json())

@@ -7,47 +7,23 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from train_ray import CONFIG, EPOCHS, epochs_in, reports_in
 
 from cloud.cluster.cleanup import processes_of
 from cloud.cluster.local import LocalCluster, local_cluster
 from cloud.extraction.job import extract_knowledge
 from cloud.storage import StorageDir
 from cloud.training.job import train_teacher
-from common.config import (
-    AttackConfig,
-    DatasetConfig,
-    EvaluationConfig,
-    KnowledgeConfig,
-    RunConfig,
-    StudentConfig,
-    TeacherConfig,
-    ThreatConfig,
-)
 from common.data.datasets import load_dataset
 from common.errors import ClusterError
 from common.models.files import load_model
 from common.release import ShardInfo, TeacherCard
 
 pytestmark = pytest.mark.ray
-
-EPOCHS = 16
-ATTACK = AttackConfig(steps=3, step_size=0.06)
-CONFIG = RunConfig(
-    channel="test",
-    dataset=DatasetConfig(name="digits", limit=300),
-    threat=ThreatConfig(eps=0.15),
-    teacher=TeacherConfig(
-        model="cnn_small", attack=ATTACK, epochs=EPOCHS, batch_size=32, beta=3.0
-    ),
-    knowledge=KnowledgeConfig(attack=ATTACK),
-    students={"tiny": StudentConfig(model="cnn_tiny", attack=ATTACK, epochs=1)},
-    evaluation=EvaluationConfig(node_attack=ATTACK),
-)
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +39,6 @@ def storage(
     """An undisturbed training: its folder and the card it returned."""
     folder = StorageDir(tmp_path_factory.mktemp("storage"))
     return folder, train_teacher(CONFIG, folder)
-
-
-def reports_in(progress: Path) -> list[dict[str, Any]]:
-    """Read what is said of each epoch so far."""
-    lines = progress.read_text().splitlines() if progress.exists() else []
-    return [json.loads(line) for line in lines]
-
-
-def epochs_in(progress: Path) -> list[int]:
-    return [report["epoch"] for report in reports_in(progress)]
 
 
 def test_two_workers_train_a_teacher_and_say_so_epoch_by_epoch(
