@@ -27,7 +27,7 @@ def markdown(rows: Sequence[Row]) -> str:
     """Write the rows as a Markdown table, and a line that gives it meaning."""
     places = sorted({_place(row) for row in rows}, key=lambda p: (p[0], -p[1], p[2]))
     lines = [
-        "| data set | images | eps | student's parameters | CPU-s | "
+        "| data set | images on the node | eps | student's parameters | CPU-s | "
         f"{' | '.join(TITLES.values())} | seeds |",
         f"| --- |{' ---: |' * (len(TITLES) + 5)}",
         *(line for place in places if (line := _line(rows, place))),

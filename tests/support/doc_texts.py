@@ -1,6 +1,7 @@
 """What pages, docstrings and comments say of the code: their commands and names."""
 
 import ast
+import functools
 import io
 import re
 import tokenize
@@ -29,6 +30,7 @@ def code_files() -> list[Path]:
     return sorted(path for path in found if path.parent.name != "pb")
 
 
+@functools.cache
 def prose_of(module: Path) -> str:
     """The docstrings and comments of a module."""
     text = module.read_text(encoding="utf-8")
