@@ -86,7 +86,7 @@ def examine(
     config: RunConfig, *, runs_dir: Path, pki_dir: Path | None, now: Callable[[], float]
 ) -> list[Finding]:
     """Make every check; see `run_doctor`."""
-    finish_torch = start_torch_check()  # the slow one, beside the others
+    finish_torch = start_torch_check()  # the slow one, in the background
     rest = [
         check_cores(),
         check_memory(config.nodes),

@@ -110,7 +110,11 @@ def fit(
     from common.config import ProfileConfig
     from common.errors import ConfigError
     from deploy.runtime.terminal import make_console
-    from deploy.selection.student import run_fit, subject_of_config, subject_of_release
+    from deploy.selection.student import (
+        select_student,
+        subject_of_config,
+        subject_of_release,
+    )
 
     for option, value in (("--cpu-s", cpu_s), ("--cpus", cpus)):
         if not value > 0:
@@ -120,7 +124,7 @@ def fit(
     else:
         settings, _ = settings_of(config, data_dir, limit, assign=assign)
         subject = subject_of_config(settings)
-    run_fit(
+    select_student(
         subject,
         ProfileConfig(cpus=cpus, memory_mib=memory_mib, bandwidth_kib_s=1),
         cpu_s=cpu_s,

@@ -1,10 +1,10 @@
-"""Accuracies on the test split, measured by worker processes beside other work.
+"""Accuracies on the test split, measured by worker processes in the background.
 
 AutoAttack takes 30 to 70 ms an image on one core, so models (and chunks of very
 many images) are spread over as many single-threaded workers as there are cores.
 Chunks are of a fixed size: results do not depend on the number of workers. Workers
-run at a low priority: they take what nodes and teacher leave. Not here:
-the measuring itself (`deploy/evaluation/worker.py`, `common/robustness/evaluate.py`).
+run at a low priority, below the nodes and the teacher. Not here: the
+measuring itself (`deploy/evaluation/worker.py`, `common/robustness/evaluate.py`).
 """
 
 import os
@@ -156,7 +156,7 @@ class EvaluationPool:
         return self._threads.submit(self._exchange, job)
 
     def _exchange(self, job: EvaluationJob) -> EvaluationReply:
-        for _ in range(2):  # a worker may die for another's reasons: out of memory
+        for _ in range(2):  # a worker may die for outside reasons: out of memory
             worker = self._idle.get()
             line = _answer(worker, job)
             if line:
@@ -177,7 +177,7 @@ class EvaluationPool:
         """Start a worker; of a closed pool none, but jobs that wait must end."""
         with self._lock:
             if self._closed:
-                worker = self._workers[0]  # ended, and that is what it will say
+                worker = self._workers[0]  # ended, and so is every exchange with it
             else:
                 worker = start_worker("deploy.evaluation.worker", self._log)
                 os.setpriority(os.PRIO_PROCESS, worker.pid, LOW_PRIORITY)

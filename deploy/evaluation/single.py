@@ -43,7 +43,7 @@ def evaluate_model(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Measure a model on the test split of its data set and print the figures.
+    """Measure a model on the test split of its data set and print the results.
 
     Args:
         path: safetensors with takt's model card.
@@ -61,7 +61,7 @@ def evaluate_model(
     """
     if attack not in ATTACKS:
         raise ConfigError(f"--attack {attack}: expected one of {', '.join(ATTACKS)}")
-    if not path.is_file():  # said before torch is imported
+    if not path.is_file():  # checked before torch is imported
         raise StorageError(f"no model at {path}; give a .safetensors file of takt")
     from common.data.datasets import load_dataset
     from common.models.files import load_model

@@ -37,7 +37,7 @@ class EvaluationJob(Message):
 
 
 class EvaluationReply(Message):
-    """What came of a job: accuracies, or an error of takt."""
+    """The result of a job: accuracies, or an error of takt."""
 
     clean_accuracy: float | None = None
     robust: Evaluation | None = None
@@ -51,7 +51,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     replies = sys.stdout
-    sys.stdout = sys.stderr  # a library's print must not look like a reply
+    sys.stdout = sys.stderr  # a library's print is no reply
     for line in sys.stdin:
         try:
             reply = measure(EvaluationJob.model_validate_json(line))

@@ -20,11 +20,11 @@ from types import FrameType
 
 from common.errors import BROKEN_PIPE, BUG, ConfigError, Interrupted, TaktError
 
-PATIENCE_S = 30.0  # more than a clean-up takes
+CLEAN_UP_S = 30.0  # more than a clean-up takes
 
 
 class BugError(TaktError):
-    """Something happened that takt does not understand: a bug."""
+    """Something happened that takt does not expect: a bug."""
 
     exit_code = BUG
 
@@ -32,9 +32,9 @@ class BugError(TaktError):
 class Signals:
     """Turns the first SIGINT or SIGTERM into a KeyboardInterrupt.
 
-    For `PATIENCE_S` later ones are ignored on purpose: an impatient second Ctrl-C
-    would cut the clean-up short and leave processes behind. After that they count
-    again, in case the first was swallowed by a library. Ray puts handlers of its
+    For `CLEAN_UP_S` later ones are ignored on purpose: a second Ctrl-C would cut the
+    clean-up short and leave processes behind. After that they count again, in case
+    a library swallowed the first. Ray puts handlers of its
     own in the place of these, so `received` asks the interpreter's wake-up pipe.
     """
 
@@ -55,7 +55,7 @@ class Signals:
 
     @property
     def received(self) -> int | None:
-        """Name the first SIGINT or SIGTERM that came, whoever handled it."""
+        """Return the first SIGINT or SIGTERM that came, whoever handled it."""
         with contextlib.suppress(BlockingIOError):
             for number in os.read(self._pipe, 4096):
                 if self._first is None and number in (signal.SIGINT, signal.SIGTERM):
@@ -64,7 +64,7 @@ class Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if now - self._raised_at > PATIENCE_S:
+        if now - self._raised_at > CLEAN_UP_S:
             self._raised_at = now
             raise KeyboardInterrupt
 
@@ -79,7 +79,7 @@ def arm_signals() -> None:
 
 
 def interrupt_code() -> int | None:
-    """Say with which code an interrupted process has to end; None: it was not."""
+    """Return the exit code of an interrupted process; None: it was not interrupted."""
     for signals in _installed:
         if signals.received is not None:
             return 128 + signals.received
@@ -102,8 +102,8 @@ def run(verb: Callable[[], object]) -> int:
     except SystemExit as e:  # Ray's way to end a process that was sent a signal
         code = e.code
     except TaktError as e:
-        if signals.received is None:  # otherwise what it met on the way out
-            _say(str(e))
+        if signals.received is None:  # otherwise the clean-up raised it
+            _print_line(str(e))
         code = e.exit_code
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         sys.stderr.close()
@@ -111,20 +111,24 @@ def run(verb: Callable[[], object]) -> int:
     except Exception as e:
         usage = getattr(e, "format_message", None)  # of typer's own errors
         if usage is not None:
-            told = usage()
-            if told.startswith("Usage:"):  # a group without a verb: its whole help
-                print(told, file=sys.stderr)
-            else:
-                _say(f"{told.rstrip('.')}; see takt --help")
-            code = ConfigError.exit_code
+            code = _usage_error(usage())
         elif signals.received is None:
             bug = record_bug(e, Path(tempfile.gettempdir()))
-            _say(str(bug))
+            _print_line(str(bug))
             code = bug.exit_code
     if signals.received is not None:
-        _say(f"stopped by {signal.Signals(signals.received).name}{detail}")
+        _print_line(f"stopped by {signal.Signals(signals.received).name}{detail}")
         code = 128 + signals.received
     return code if isinstance(code, int) else 0
+
+
+def _usage_error(message: str) -> int:
+    """Print what is wrong with a command line; return the exit code."""
+    if message.startswith("Usage:"):  # a group without a verb: its whole help
+        print(message, file=sys.stderr)
+    else:
+        _print_line(f"{message.rstrip('.')}; see takt --help")
+    return ConfigError.exit_code
 
 
 def record_bug(error: BaseException, folder: Path) -> BugError:
@@ -141,6 +145,6 @@ def record_bug(error: BaseException, folder: Path) -> BugError:
     return BugError(f"a bug in takt: {what}; {where}, please report it")
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     line = " ".join(text.split())
     print(f"takt: {line}", file=sys.stderr)

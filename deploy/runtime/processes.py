@@ -1,7 +1,7 @@
-"""Starting and surely ending the child processes of a simulation.
+"""Starting child processes, and ending them with all that they started.
 
 Each child gets a session of its own, so that a Ctrl-C in the terminal reaches
-the simulation only, which then ends its children in order. Not here: the caps
+the parent only, which then ends its children in order. Not here: the caps
 around a distillation (edge.limits) and Ray's processes (cloud.cluster.local).
 """
 

@@ -3,7 +3,11 @@
 A stronger teacher is not always the better one: over-confident ones give worse
 students (SAAD, TMLR 2026). So a quick student is distilled from what a candidate
 would ship, and measured on validation images. Not here: the candidates and their
+<<<<<<< HEAD
 training (teacher.py), test images, AutoAttack.
+=======
+training (deploy/selection/teacher.py), and test images.
+>>>>>>> e46f754 (Selection and runtime in plain words)
 """
 
 from collections.abc import Sequence
@@ -56,7 +60,7 @@ def student_score(
 ) -> Score:
     """Distil a recipe's student and measure it; the mean over seeds.
 
-    Trains the recipe's epochs, so that a busy machine gives the same figure.
+    Trains the recipe's epochs, so that a busy machine gives the same result.
 
     Args:
         recipe: of the student.
@@ -64,7 +68,7 @@ def student_score(
         release_dir: the shards, under their file names.
         dataset: the candidate's own; students are measured on its validation split.
         seeds: of the students.
-        by_autoattack: slow, and the figure to believe; else PGD of `STEPS`.
+        by_autoattack: slower and stronger; else PGD of `STEPS` steps.
 
     Raises:
         ConfigError: the recipe names an unknown model or method.

@@ -1,9 +1,9 @@
 """`takt fit`: the largest student whose training fits a node's caps.
 
-Candidates are the recipes of a config or of a release, and every other architecture
-for students with the recipe of the largest of these. Each is tried out for a few
-steps inside the memory cap. Not here: the trial (edge/jobs/sizing.py). Neither Ray nor
-torch is imported: this runs on a node.
+The students to try are the recipes of a config or of a release, and every other
+architecture for students with the recipe of the largest of these. Each is trained for
+a few steps inside the memory cap. Not here: the trial (edge/jobs/sizing.py). Neither
+Ray nor torch is imported: this runs on a node.
 """
 
 import json
@@ -29,7 +29,7 @@ from edge.jobs.sizing import Trial, try_out
 
 @dataclass(frozen=True)
 class Subject:
-    """What is to be trained on what."""
+    """Recipes of students, and what they would be trained on."""
 
     recipes: Mapping[str, StudentConfig]
     dataset: DatasetConfig
@@ -40,8 +40,8 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A student that was tried out."""
+class TriedStudent:
+    """A student that was trained for a few steps."""
 
     name: str
     recipe: StudentConfig
@@ -81,7 +81,7 @@ def subject_of_release(folder: Path, data_dir: Path | None) -> Subject:
     return Subject(recipes, dataset, seed, eps, release_dir=folder)
 
 
-def candidates_of(recipes: Mapping[str, StudentConfig]) -> dict[str, StudentConfig]:
+def students_to_try(recipes: Mapping[str, StudentConfig]) -> dict[str, StudentConfig]:
     """Add the architectures that no recipe has, with the largest one's recipe."""
     largest = max(recipes.values(), key=lambda recipe: cost_rank(recipe.model))
     taken = {recipe.model for recipe in recipes.values()}
@@ -91,21 +91,21 @@ def candidates_of(recipes: Mapping[str, StudentConfig]) -> dict[str, StudentConf
     return dict(sorted(found.items(), key=lambda item: cost_rank(item[1].model)))
 
 
-def fit_candidates(
+def try_students(
     subject: Subject,
     profile: ProfileConfig,
     cpu_s: float,
-    tell: Callable[[str], None],
-) -> list[Candidate]:
-    """Try out every candidate, the smallest first.
+    update: Callable[[str], None],
+) -> list[TriedStudent]:
+    """Try every student, the smallest first; call `update` with the name of each.
 
     Raises:
         CapError: the memory cap cannot be held, or is too small for any student.
         TaktError: images or release are missing or wrong.
     """
     found = []
-    for name, recipe in candidates_of(subject.recipes).items():
-        tell(name)
+    for name, recipe in students_to_try(subject.recipes).items():
+        update(name)
         trial = try_out(
             recipe,
             profile,
@@ -121,17 +121,17 @@ def fit_candidates(
             reason = "over memory"
         elif trial.cost.cpu_s > cpu_s:
             reason = "over CPU-seconds"
-        found.append(Candidate(name, recipe, trial, reason))
+        found.append(TriedStudent(name, recipe, trial, reason))
     return found
 
 
-def choose(candidates: list[Candidate]) -> Candidate | None:
-    """Choose the one of most parameters among those that fit."""
-    fitting = [c for c in candidates if not c.reason]
+def largest_that_fits(tried: list[TriedStudent]) -> TriedStudent | None:
+    """Return the student with the most parameters among those that fit."""
+    fitting = [each for each in tried if not each.reason]
     return max(fitting, key=lambda c: c.num_parameters, default=None)
 
 
-def run_fit(
+def select_student(
     subject: Subject,
     profile: ProfileConfig,
     *,
@@ -144,20 +144,20 @@ def run_fit(
 
     Raises:
         CapError: no student fits.
-        TaktError: as `fit_candidates`.
+        TaktError: as `try_students`.
     """
     with progress.status("trying out students") as status:
-        candidates = fit_candidates(
+        tried = try_students(
             subject, profile, cpu_s, lambda name: status.update(f"trying out {name}")
         )
-    chosen = choose(candidates)
+    chosen = largest_that_fits(tried)
     if as_json:
-        print(json.dumps(_tree(candidates, chosen, profile, cpu_s), indent=1))
+        print(json.dumps(_tree(tried, chosen, profile, cpu_s), indent=1))
     else:
-        console.print(_table(candidates))
+        console.print(_table(tried))
     caps = f"{profile.memory_mib} MiB and {cpu_s:g} CPU-s"
     if chosen is None:
-        first = candidates[0]
+        first = tried[0]
         need = f"{first.trial.peak_memory_mib:.0f} MiB"
         if first.trial.cost is not None:
             need += f" and {first.trial.cost.cpu_s:.1f} CPU-s"
@@ -177,14 +177,14 @@ def run_fit(
         )
 
 
-def _table(candidates: list[Candidate]) -> Table:
+def _table(tried: list[TriedStudent]) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("student", "model", "method"):
         table.add_column(name, no_wrap=True)
     for name in ("parameters", "MACs", "CPU-s/epoch", "epochs", "CPU-s", "peak MiB"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("fits", no_wrap=True)
-    for c in candidates:
+    for c in tried:
         cost = c.trial.cost
         at_least = "> " if cost and cost.is_bound else ""
         table.add_row(
@@ -203,8 +203,8 @@ def _table(candidates: list[Candidate]) -> Table:
 
 
 def _tree(
-    candidates: list[Candidate],
-    chosen: Candidate | None,
+    tried: list[TriedStudent],
+    chosen: TriedStudent | None,
     profile: ProfileConfig,
     cpu_s: float,
 ) -> dict[str, object]:
@@ -212,8 +212,8 @@ def _tree(
         "memory_mib": profile.memory_mib,
         "cpu_s": cpu_s,
         "cap": {
-            "method": candidates[0].trial.cap_method,
-            "hard": candidates[0].trial.hard,
+            "method": tried[0].trial.cap_method,
+            "hard": tried[0].trial.hard,
         },
         "candidates": [
             {
@@ -226,7 +226,7 @@ def _tree(
                 "fits": not c.reason,
                 "reason": c.reason,
             }
-            for c in candidates
+            for c in tried
         ],
         "choice": chosen.name if chosen else None,
     }

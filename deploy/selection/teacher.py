@@ -1,10 +1,10 @@
 """The teacher of a run: the one that [teacher] describes, or the best of [choice].
 
-Every candidate is trained and its knowledge extracted, as any teacher's is; then a
-student learns from each, and the one whose student withstands most on validation
-images becomes the run's teacher, with all scores on its card. What was done before an
-interruption is not done again. Not here: the measure (score.py), training
-(cloud/training/job.py).
+Every candidate is trained and its knowledge extracted as any teacher's is. Then a
+student is distilled from each, and the candidate whose student is the most robust on
+validation images becomes the run's teacher, with all scores on its card. What was done
+before an interruption is not done again. Not here: the score
+(deploy/selection/score.py), training (cloud/training/job.py).
 """
 
 import hashlib
@@ -28,7 +28,7 @@ Extract = Callable[[RunConfig, StorageDir], Path]
 def make_teacher(
     config: RunConfig,
     storage: StorageDir,
-    tell: Callable[[str], None] = lambda line: None,
+    update: Callable[[str], None] = lambda line: None,
     *,
     train: Train = train_teacher,
     extract: Extract = extract_knowledge,
@@ -38,7 +38,7 @@ def make_teacher(
     Args:
         config: of the run; with [choice] its candidates decide.
         storage: takes the teacher, and candidates/ with a folder for each.
-        tell: told a line for each candidate.
+        update: called with a line for each candidate.
         train: makes one teacher in a folder.
         extract: makes its knowledge there.
 
@@ -61,7 +61,7 @@ def make_teacher(
         score, num_images = _score(own, config.choice, folder, card, name)
         scores.append(score)
         found[name] = own, folder
-        tell(
+        update(
             f"candidate {name}: robust {percent(score.teacher_robust_accuracy)} %, its "
             f"student {percent(score.student_robust_accuracy)} % (PGD, {num_images} "
             "validation images)"
@@ -97,9 +97,9 @@ def _score(
     card: TeacherCard,
     name: str,
 ) -> tuple[CandidateScore, int]:
-    """Measure a candidate and its student; count the validation images, too.
+    """Measure a candidate and its student; return the number of validation images, too.
 
-    What the same student was measured to be before is read back.
+    A score that was measured before is read back.
     """
     from cloud.publishing.publish import draft_manifest
     from common.data.datasets import load_dataset

@@ -2,7 +2,7 @@
 
 Same student, data, seed, caps and child process as the node; no teacher. The
 recipe keeps everything but the method and its attack, which is the one of Madry
-et al. (ICLR 2018): 7 steps of a quarter eps. Not here: judging the outcome.
+et al. (ICLR 2018): 7 steps of a quarter eps. Not here: measuring the students.
 """
 
 import threading
@@ -34,7 +34,7 @@ class Trained:
 
 
 class Baselines:
-    """Trains baselines beside each other, each inside its caps; a context manager."""
+    """Trains several baselines at a time, each in caps; a context manager."""
 
     def __init__(
         self,

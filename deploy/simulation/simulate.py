@@ -2,9 +2,9 @@
 
 Every part is the real one: a local Ray, the Ray Train job, the gateway under Ray
 Serve, and one daemon process a node. This module puts them in order, so that
-cores are busy: nodes enrol while the teacher trains and wait for the release;
-AutoAttack takes what cores the nodes leave. Whatever happens, everything that was
-started is ended and result.json says what came of it. Not here: the parts.
+cores are busy: nodes enrol while the teacher trains, then wait for the release;
+AutoAttack uses the cores that the nodes leave idle. Whatever happens, everything that
+was started is ended and result.json has the results. Not here: the parts.
 """
 
 import time
@@ -87,7 +87,7 @@ def _simulate(state: RunState, console: Console, *, compare: bool) -> None:
             phase.summary = f"Ray at {cloud.enter_context(cluster)}"
         gateway = background.submit(_start_gateway, config, run, nodes)
         cloud.callback(stop_gateway)
-        cloud.callback(wait, [gateway])  # Ray must not go while Serve starts on it
+        cloud.callback(wait, [gateway])  # Ray must not end while Serve starts on it
         pool = _train_and_publish(state, dataset, phases, stack)
         with phases.phase("gateway", "releases over mutual TLS") as phase:
             phase.summary = gateway.result()
@@ -106,7 +106,7 @@ def _simulate(state: RunState, console: Console, *, compare: bool) -> None:
 def _start_gateway(config: RunConfig, run: RunFolder, nodes: SimulatedNodes) -> str:
     """Start the gateway, then the nodes, which wait for a release.
 
-    Runs beside the teacher's training: both spend most of their start waiting.
+    Runs while the teacher trains: both wait for most of their start.
     """
     addresses = cloud_side.start_gateway(config, run.cloud)
     authority = Authority(run.cloud.pki)

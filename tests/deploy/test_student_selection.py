@@ -13,18 +13,18 @@ from common.errors import CapError, ConfigError
 from common.models.zoo import build_model, num_macs
 from deploy.runtime.settings import load_run_config
 from deploy.selection.student import (
-    Candidate,
-    candidates_of,
-    choose,
-    fit_candidates,
+    TriedStudent,
+    largest_that_fits,
+    students_to_try,
     subject_of_config,
+    try_students,
 )
 from edge.jobs.sizing import Cost, Trial, try_out
 
 CONFIG, _ = load_run_config("digits")
 
 
-def candidate(name: str, num_parameters: int, reason: str = "") -> Candidate:
+def candidate(name: str, num_parameters: int, reason: str = "") -> TriedStudent:
     cost = Cost(
         num_parameters=num_parameters,
         num_macs=1,
@@ -33,7 +33,7 @@ def candidate(name: str, num_parameters: int, reason: str = "") -> Candidate:
         is_bound=False,
     )
     trial = Trial(cost, 300.0, "soft", False)
-    return Candidate(name, CONFIG.students["tiny"], trial, reason)
+    return TriedStudent(name, CONFIG.students["tiny"], trial, reason)
 
 
 def takt_fit(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -51,13 +51,13 @@ def test_the_choice_has_the_most_parameters_of_those_that_fit() -> None:
         candidate("small", 100),
         candidate("middle", 500),
     ]
-    chosen = choose(found)
+    chosen = largest_that_fits(found)
     assert chosen is not None and chosen.name == "middle"
-    assert choose(found[:1]) is None
+    assert largest_that_fits(found[:1]) is None
 
 
 def test_architectures_that_no_recipe_has_are_tried_with_the_largest_ones() -> None:
-    found = candidates_of(CONFIG.students)
+    found = students_to_try(CONFIG.students)
     assert list(found)[:3] == ["tiny", "small", "medium"]
     assert found["tiny"] == CONFIG.students["tiny"]
     wanted = CONFIG.students["medium"].model_copy(update={"model": "resnet18"})
@@ -139,7 +139,7 @@ def test_a_student_far_over_the_cpu_seconds_is_not_measured_to_the_end() -> None
 def test_a_memory_cap_below_importing_torch_is_refused_before_any_trial() -> None:
     profile = ProfileConfig(cpus=1.0, memory_mib=100, bandwidth_kib_s=1)
     with pytest.raises(CapError, match="memory cap 100 MiB is too small"):
-        fit_candidates(subject_of_config(CONFIG), profile, 60.0, lambda name: None)
+        try_students(subject_of_config(CONFIG), profile, 60.0, lambda name: None)
 
 
 @pytest.mark.parametrize(
