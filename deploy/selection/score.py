@@ -3,11 +3,7 @@
 A stronger teacher is not always the better one: over-confident ones give worse
 students (SAAD, TMLR 2026). So a quick student is distilled from what a candidate
 would ship, and measured on validation images. Not here: the candidates and their
-<<<<<<< HEAD
-training (teacher.py), test images, AutoAttack.
-=======
 training (deploy/selection/teacher.py), and test images.
->>>>>>> e46f754 (Selection and runtime in plain words)
 """
 
 from collections.abc import Sequence
