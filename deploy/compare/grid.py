@@ -1,11 +1,10 @@
 """What `takt compare` trains: a grid of methods, students and seeds, as a plan.
 
-A grid (TOML, deploy/grids) names configs of runs, whose students and schedules it
-takes over; a method changes their attack, and further keys of the recipe where it
-says so, and a data set may give it a learning rate of its own, found on validation
-images (tests/bench/tune.py). Each `Entry` of the plan is one student to train, for
-the CPU-seconds that all methods get. Not here: training it (worker.py), what
-came of it (rows.py).
+A grid (TOML, deploy/grids) names configs of runs and uses their students and schedules.
+A method may change their attack and further keys of the recipe, and a data set may
+give it a learning rate of its own, found on validation images (tests/bench/tune.py).
+Each `Entry` of the plan is one student to train, for the CPU-seconds that all methods
+get. Not here: training it (worker.py), the rows (rows.py).
 """
 
 import hashlib
@@ -31,14 +30,14 @@ _OWN = frozenset(
 
 
 class MethodGrid(Section):
-    """How a method differs from the config's own recipe; empty: in its name alone."""
+    """How a method differs from the config's recipe; empty: in the method alone."""
 
     steps: int | None = Field(default=None, ge=1)  # of the attack
     step: float = Field(default=0.25, gt=0, le=1)  # of the attack, in units of eps
     temperature: float | None = Field(default=None, gt=0)  # of the soft labels
     num_views: int | None = Field(default=None, ge=1)  # None: as the config's recipe
     shares: tuple[float, ...] = (1.0,)  # of the CPU budget: a student for each
-    # Keys of [students] that it has values of its own for, as ema_decay = 0.0.
+    # Keys of [students] with values of the method's own, as ema_decay = 0.0.
     recipe: dict[str, int | float | str] = Field(default={})
 
 
@@ -49,7 +48,7 @@ class DatasetGrid(Section):
     num_images: int = Field(ge=1)  # test images under AutoAttack
     seeds: tuple[int, ...] = Field(min_length=1)
     cpu_budget_s: dict[Name, float] = Field(min_length=1)  # by the config's students
-    # By method, then student; where it says nothing, the config's.
+    # By method, then student; where there is none, the config's.
     learning_rate: dict[str, dict[Name, float]] = Field(default={})
 
 
@@ -79,8 +78,8 @@ class Entry:
         return self.recipe.model
 
     @property
-    def identity(self) -> str:
-        """Digest all that decides the row, where the data lies left out."""
+    def digest(self) -> str:
+        """Digest all that decides the row, except where the data lies."""
         parts: dict[str, object] = {
             "dataset": self.config.dataset.model_dump(
                 mode="json", exclude={"data_dir"}
@@ -126,7 +125,7 @@ class Entry:
 
 
 def which_grid(name: str | None, *, full: bool) -> str:
-    """Say which grid the options mean.
+    """Return the name of the grid that the options choose.
 
     Raises:
         ConfigError: they contradict each other.
@@ -197,7 +196,7 @@ def chosen(
     students: Collection[str] = (),
     methods: Collection[str] = (),
 ) -> list[Entry]:
-    """Keep what the options name; an empty one names all.
+    """Select what the options name; an empty option selects all.
 
     A student goes by its name in the config or by its architecture, as in the rows.
 
@@ -225,7 +224,7 @@ def _recipe(
     changes: MethodGrid,
     overrides: Mapping[str, object],
 ) -> StudentConfig:
-    """Put what is the method's own over the config's recipe of a student."""
+    """Apply a method's changes to the config's recipe of a student."""
     _check_names(changes.recipe, _OWN, f"keys of a recipe that {method} may change")
     if changes.recipe:
         own = {f"students.{student}.{key}": v for key, v in changes.recipe.items()}

@@ -1,10 +1,10 @@
 """A gateway with a live teacher for one training of `takt compare`, in a process.
 
-``python -m deploy.compare.live_gateway`` reads a `Wanted` from stdin, serves the
+``python -m deploy.compare.live_gateway`` reads a `GatewayJob` from stdin, serves the
 teacher as any gateway does (mutual TLS, on loopback), enrols one node and writes how to
 reach it, a `LiveLink`, to stdout; it ends when its stdin does. A process of its own, so
-that the CPU-seconds of a training are the node's alone, and the teacher's can be told.
-Not here: what the node asks (edge/distill/live_teacher.py).
+that the CPU-seconds of a training are the node's alone and the teacher's are measured
+apart. Not here: the node's calls (edge/distill/live_teacher.py).
 """
 
 import sys
@@ -18,14 +18,19 @@ from pydantic import BaseModel, ConfigDict
 
 from common.config import ProfileConfig
 from common.errors import TaktError
-from deploy.runtime.processes import close_pipes, end_tree, start_worker
+from deploy.runtime.processes import (
+    close_pipes,
+    end_tree,
+    exchange,
+    start_worker,
+)
 from edge.jobs.job import LiveLink
 
 NODE = "compare"
 _GRACE_S = 5.0
 
 
-class Wanted(BaseModel):
+class GatewayJob(BaseModel):
     """What to serve."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,12 +57,9 @@ def live_gateway(
     """
     with tempfile.TemporaryDirectory(prefix="takt-live-") as folder:
         process = start_worker("deploy.compare.live_gateway", log)
-        assert process.stdin is not None and process.stdout is not None
         try:
-            wanted = Wanted(teacher=teacher.resolve(), folder=Path(folder))
-            process.stdin.write(wanted.model_dump_json() + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
+            job = GatewayJob(teacher=teacher.resolve(), folder=Path(folder))
+            line = exchange(process, job.model_dump_json())
             if not line:
                 raise TaktError(f"the live teacher's gateway did not start; see {log}")
             before_s = _cpu_s(process.pid)
@@ -85,10 +87,10 @@ def main() -> None:
     from edge.state import StateDir
 
     torch.set_num_threads(1)
-    wanted = Wanted.model_validate_json(sys.stdin.readline())
-    storage = StorageDir(wanted.folder / "cloud")
+    job = GatewayJob.model_validate_json(sys.stdin.readline())
+    storage = StorageDir(job.folder / "cloud")
     storage.create()
-    teacher = in_threads(FileTeacher(wanted.teacher))
+    teacher = in_threads(FileTeacher(job.teacher))
     with GatewayThread(storage=storage, teacher=teacher) as gateway:
         node = EdgeConfig(
             node=NODE,
@@ -96,7 +98,7 @@ def main() -> None:
             gateway=gateway.address,
             enroll=gateway.enroll_address,
             ca=storage.ca,
-            state_dir=wanted.folder / "node",
+            state_dir=job.folder / "node",
             profile=ProfileConfig(cpus=1, memory_mib=1, bandwidth_kib_s=1),  # unused
         )
         state = StateDir(node.state_dir)

@@ -46,10 +46,10 @@ class Row(BaseModel):
     pulled_bytes: int  # of knowledge; with a live teacher, all that was exchanged
     val_robust_accuracy: float | None  # PGD-5 at the end, on 128 validation images
     flags: tuple[str, ...]
-    trained_with: tuple[str, ...] = ()  # methods that took turns with this one
+    trained_with: tuple[str, ...] = ()  # methods that this one was interleaved with
     teacher_sha256: str | None  # None: the method has no teacher
-    teacher_cpu_s: float | None = None  # of a live one, beside cpu_s; None: not asked
-    identity: str  # digest of the whole recipe
+    teacher_cpu_s: float | None = None  # of a live one, beside cpu_s; or None
+    identity: str  # digest of all that decides the row: `Entry.digest`
 
     @property
     def key(self) -> Key:
@@ -70,9 +70,9 @@ class RowFile:
         self.path = path
         self.rows: list[Row] = list(read_rows(path)) if path.exists() else []
 
-    def has(self, identity: str) -> bool:
-        """Say whether a row of this very recipe is there."""
-        return any(row.identity == identity for row in self.rows)
+    def has(self, digest: str) -> bool:
+        """Return whether there is a row of exactly this entry of the plan."""
+        return any(row.identity == digest for row in self.rows)
 
     def add(self, row: Row) -> None:
         """Add a row, or replace the one of the same name, and write the file.
@@ -88,9 +88,9 @@ class RowFile:
 
 
 def _tree(row: Row) -> dict[str, object]:
-    """Lay a row out; what only a live teacher has is left out of others'."""
-    unasked = {"teacher_cpu_s"} if row.teacher_cpu_s is None else None
-    return row.model_dump(mode="json", exclude=unasked)
+    """Return a row as JSON; `teacher_cpu_s` only where a live teacher was used."""
+    absent = {"teacher_cpu_s"} if row.teacher_cpu_s is None else None
+    return row.model_dump(mode="json", exclude=absent)
 
 
 def read_rows(path: Path) -> Sequence[Row]:

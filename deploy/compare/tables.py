@@ -28,7 +28,7 @@ class Group:
 
     @property
     def first(self) -> Row:
-        """Show what all rows share."""
+        """Return one row, for the fields that all share."""
         return self.rows[0]
 
     def mean(self, field: str) -> float:
@@ -36,13 +36,13 @@ class Group:
         return mean(self._values(field))
 
     def spread(self, field: str) -> float | None:
-        """Give the standard deviation over seeds; None of a single one."""
+        """Return the standard deviation over seeds; None for a single seed."""
         if len(self.rows) < 2:
             return None
         return stdev(self._values(field))
 
     def percent(self, field: str) -> str:
-        """Write a fraction's mean and spread in percent."""
+        """Format a fraction's mean and spread in percent."""
         spread = self.spread(field)
         text = f"{100 * self.mean(field):.1f}"
         return text if spread is None else f"{text} +- {100 * spread:.1f}"
@@ -79,7 +79,7 @@ def _place(row: Row) -> _Place:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Write the comparison as a Markdown table and a line that gives it meaning."""
+    """Format the rows as a Markdown table and a line on what the figures are of."""
     lines = [
         "| data set | student | method | robust % | clean % | CPU-s | epochs | "
         "knowledge | seeds |",
@@ -99,8 +99,8 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def meaning(rows: Sequence[Row]) -> str:
-    """Say what the robust accuracies are of, by data set."""
-    said = dict.fromkeys(
+    """Describe what the robust accuracies are of, by data set."""
+    described = dict.fromkeys(
         f"{row.dataset}: {row.num_train:,} training images, {row.norm}, eps "
         f"{row.eps:.4g}, {row.num_images} test images"
         for row in sorted(rows, key=lambda row: row.key)
@@ -108,7 +108,7 @@ def meaning(rows: Sequence[Row]) -> str:
     versions = ", ".join(sorted({f"{row.version}" for row in rows}))
     return (
         f"Robust: AutoAttack {versions}; mean +- standard deviation over seeds. "
-        f"{'; '.join(said)}."
+        f"{'; '.join(described)}."
     )
 
 

@@ -1,13 +1,12 @@
 """Stage 1 of `takt compare`: one teacher and its knowledge for all rows of a config.
 
 Made in this process, without Ray, and kept in the work folder: the next compare
-takes it up, and a training that was cut goes on at its last epoch. Students read
+uses it again, and a training that was cut goes on at its last epoch. Students read
 it as they would read a pulled release. Not here: the students.
 """
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,18 +30,17 @@ from common.release import (
     decode_manifest,
     encode_manifest,
 )
+from deploy.compare.messages import OnProgress
 from edge.releases.sync import MANIFEST
 
-Tell = Callable[[str, float], None]  # what is done now, and which share of it
 
-
-def prepare_stage(config: RunConfig, work: Path, tell: Tell) -> Path:
+def prepare_stage(config: RunConfig, work: Path, on_progress: OnProgress) -> Path:
     """Train the teacher and extract its knowledge, unless they are there.
 
     Args:
         config: of the run; data set, threat, teacher, knowledge and seed decide.
         work: takes a folder for each teacher.
-        tell: told how far it is.
+        on_progress: called with the step and the share of it that is done.
 
     Returns:
         A folder like a pulled release: manifest.json and the shards.
@@ -61,28 +59,30 @@ def prepare_stage(config: RunConfig, work: Path, tell: Tell) -> Path:
     dataset = load_dataset(config.dataset, seed=config.seed)
     card = finished_teacher(config, storage)
     if card is None:
-        card = _train(config, dataset, storage.root, tell)
-    shards = _extract(config, dataset, storage.root, tell)
+        card = _train(config, dataset, storage.root, on_progress)
+    shards = _extract(config, dataset, storage.root, on_progress)
     manifest = draft_manifest(config, dataset, teacher=card, shards=shards)
     write_atomic(release / MANIFEST, encode_manifest(manifest))
     return release
 
 
 def _digest(config: RunConfig) -> str:
-    """Name what decides teacher and knowledge."""
+    """Digest what decides teacher and knowledge."""
     knowledge = config.knowledge.model_dump(mode="json", exclude={"num_actors"})
     parts = [recipe_digest(config), knowledge]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _train(
-    config: RunConfig, dataset: Dataset, folder: Path, tell: Tell
+    config: RunConfig, dataset: Dataset, folder: Path, on_progress: OnProgress
 ) -> TeacherCard:
-    run = learn(config, for_teacher(config, dataset), folder, tell)
+    run = learn(config, for_teacher(config, dataset), folder, on_progress)
     return leave_teacher(config, dataset, run, folder)
 
 
-def learn(config: RunConfig, lessons: Dataset, folder: Path, tell: Tell) -> TeacherRun:
+def learn(
+    config: RunConfig, lessons: Dataset, folder: Path, on_progress: OnProgress
+) -> TeacherRun:
     """Train a teacher to its end, from the last epoch that the folder has."""
     run = TeacherRun(config, lessons)
     try:
@@ -90,14 +90,14 @@ def learn(config: RunConfig, lessons: Dataset, folder: Path, tell: Tell) -> Teac
     except StorageError:  # none yet, or a damaged one: that costs time only
         run = TeacherRun(config, lessons)
     while not run.finished:
-        tell("teacher", run.epoch / config.teacher.epochs)
+        on_progress("teacher", run.epoch / config.teacher.epochs)
         run.run_epoch()
         save_checkpoint(folder, run.state())
     return run
 
 
 def _extract(
-    config: RunConfig, dataset: Dataset, folder: Path, tell: Tell
+    config: RunConfig, dataset: Dataset, folder: Path, on_progress: OnProgress
 ) -> tuple[ShardInfo, ...]:
     extractor = Extractor(config.model_dump_json(), str(folder), dataset)
     ranges = shard_ranges(
@@ -105,11 +105,11 @@ def _extract(
         config.knowledge.contents,
         dataset.sample_shape,
         dataset.num_classes,
-        parts=8,  # as many looks at how far it is
+        parts=8,  # of the work, with a report of progress after each
     )
     shards: list[ShardInfo] = []
     for part in ranges:
-        tell("knowledge", part.start / len(dataset.train))
+        on_progress("knowledge", part.start / len(dataset.train))
         for tree in extractor.extract(part.start, part.stop):
             path = f"{config.channel}/1/{tree['path']}"
             shards.append(ShardInfo.model_validate(tree | {"path": path}))

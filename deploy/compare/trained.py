@@ -1,8 +1,8 @@
 """Students of `takt compare` that are trained and not measured yet, on disk.
 
 AutoAttack takes longer than a training. A compare that is cut meanwhile goes on with
-measuring, and what trained in turns stays together: trained again later, on a machine
-that is busier by then, a student would not compare with those it began with. Not here:
+measuring, and what was trained interleaved stays together: trained again later, on a
+machine that is busier by then, a student would not compare with the others. Not here:
 training and measuring (worker.py).
 """
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Story(BaseModel):
-    """What a row says of a training."""
+class TrainingSummary(BaseModel):
+    """What a row needs to know of a training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,46 +36,46 @@ class Story(BaseModel):
 
 
 class TrainedStudents:
-    """A folder of students, by the identity of the row each will be."""
+    """A folder of students, by the digest of their rows."""
 
     def __init__(self, folder: Path) -> None:
         """Name the folder; the first `save` makes it."""
         self.folder = folder
 
     def save(
-        self, identity: str, model: "nn.Module", card: ModelCard, story: Story
+        self, digest: str, model: "nn.Module", card: ModelCard, summary: TrainingSummary
     ) -> None:
-        """Keep a student.
+        """Write a student.
 
         Raises:
             StorageError: the folder cannot be written.
         """
         from common.models.files import save_model
 
-        weights, told = self._paths(identity)
+        weights, summary_file = self._paths(digest)
         save_model(weights, model, card)
-        write_atomic(told, story.model_dump_json().encode())
+        write_atomic(summary_file, summary.model_dump_json().encode())
 
     def load(
-        self, identity: str, teacher_sha256: str
-    ) -> "tuple[nn.Module, Story] | None":
-        """Take up a student; None: there is none, of this teacher, or a damaged one."""
+        self, digest: str, teacher_sha256: str
+    ) -> "tuple[nn.Module, TrainingSummary] | None":
+        """Read a student; None: there is none of this teacher, or it is damaged."""
         from common.models.files import load_model
 
-        weights, told = self._paths(identity)
+        weights, summary_file = self._paths(digest)
         try:
-            story = Story.model_validate_json(told.read_bytes())
+            summary = TrainingSummary.model_validate_json(summary_file.read_bytes())
             model, _ = load_model(weights)
         except (OSError, ValidationError, StorageError):
             return None
-        return (model, story) if story.teacher_sha256 == teacher_sha256 else None
+        return (model, summary) if summary.teacher_sha256 == teacher_sha256 else None
 
-    def drop(self, identity: str) -> None:
-        """Forget a student, whose row is written."""
-        for path in self._paths(identity):
+    def drop(self, digest: str) -> None:
+        """Delete a student whose row is written."""
+        for path in self._paths(digest):
             path.unlink(missing_ok=True)
 
-    def _paths(self, identity: str) -> tuple[Path, Path]:
-        """Name the files of weights and story; the latter comes last."""
-        stem = self.folder / identity
+    def _paths(self, digest: str) -> tuple[Path, Path]:
+        """Name the files of weights and summary; the latter comes last."""
+        stem = self.folder / digest
         return stem.with_suffix(".safetensors"), stem.with_suffix(".json")

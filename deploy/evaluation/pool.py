@@ -10,12 +10,11 @@ measuring itself (`deploy/evaluation/worker.py`, `common/robustness/evaluate.py`
 import os
 import queue
 import subprocess
-import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from common.config import DatasetConfig
@@ -23,7 +22,8 @@ from common.errors import TaktError, error_of
 from common.release import Evaluation
 from deploy.evaluation.worker import EvaluationJob, EvaluationReply
 from deploy.report.result import Accuracies
-from deploy.runtime.processes import close_pipes, end_trees, start_worker
+from deploy.runtime.processes import exchange
+from deploy.runtime.worker_pool import WorkerPool
 
 # Images. Small nets are cheapest in large batches (360 images of a net of 1,000
 # parameters: 33 CPU-seconds in one chunk, 59 in three), so few results are cut.
@@ -101,13 +101,11 @@ class EvaluationPool:
         self._seed = seed
         self._num_test = num_test
         self._eps = eps
-        self._log = log
         self._num_workers = num_workers
-        self._workers: list[subprocess.Popen[str]] = []
+        self._workers = WorkerPool(
+            "deploy.evaluation.worker", num_threads=num_workers, log=log
+        )
         self._idle: queue.SimpleQueue[subprocess.Popen[str]] = queue.SimpleQueue()
-        self._threads = ThreadPoolExecutor(num_workers)
-        self._lock = threading.Lock()  # of the list of workers
-        self._closed = False
 
     def __enter__(self) -> Self:
         """Start the workers."""
@@ -115,20 +113,9 @@ class EvaluationPool:
             self._start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """End the workers, whatever they are doing."""
-        with self._lock:
-            self._closed = True
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        end_trees(self._workers, grace_s=0)
-        self._threads.shutdown(wait=True)
-        for worker in self._workers:
-            close_pipes(worker)
+        self._workers.close()
 
     def submit(self, model: Path, num_images: int) -> Measurement:
         """Queue a model: AutoAttack on the first `num_images`, clean on all."""
@@ -153,47 +140,30 @@ class EvaluationPool:
             seed=self._seed,
             attack=attack,
         )
-        return self._threads.submit(self._exchange, job)
+        return self._workers.submit(self._exchange, job)
 
     def _exchange(self, job: EvaluationJob) -> EvaluationReply:
         for _ in range(2):  # a worker may die for outside reasons: out of memory
             worker = self._idle.get()
-            line = _answer(worker, job)
+            line = exchange(worker, job.model_dump_json())
             if line:
                 self._idle.put(worker)
                 return EvaluationReply.model_validate_json(line)
-            end_trees([worker], grace_s=0)  # what is left of it
-            code = worker.poll()
+            code = self._workers.end(worker)
             self._start()
         return EvaluationReply(
             error_code=TaktError.exit_code,
             error=(
                 f"an evaluation worker died (exit code {code}) on {job.model.name}, "
-                f"twice; see {self._log}"
+                f"twice; see {self._workers.log}"
             ),
         )
 
     def _start(self) -> None:
-        """Start a worker; of a closed pool none, but jobs that wait must end."""
-        with self._lock:
-            if self._closed:
-                worker = self._workers[0]  # ended, and so is every exchange with it
-            else:
-                worker = start_worker("deploy.evaluation.worker", self._log)
-                os.setpriority(os.PRIO_PROCESS, worker.pid, LOW_PRIORITY)
-                self._workers.append(worker)
+        worker = self._workers.start()
+        with suppress(ProcessLookupError):  # it has died, which `exchange` will show
+            os.setpriority(os.PRIO_PROCESS, worker.pid, LOW_PRIORITY)
         self._idle.put(worker)
-
-
-def _answer(worker: subprocess.Popen[str], job: EvaluationJob) -> str:
-    """Hand a job to a worker; return its line, or nothing when it has died."""
-    assert worker.stdin is not None and worker.stdout is not None
-    try:
-        worker.stdin.write(job.model_dump_json() + "\n")
-        worker.stdin.flush()
-        return worker.stdout.readline()
-    except (OSError, ValueError):  # the latter: the pool was closed meanwhile
-        return ""
 
 
 def _accepted(reply: EvaluationReply) -> EvaluationReply:

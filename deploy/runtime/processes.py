@@ -56,6 +56,17 @@ def start_worker(module: str, log: Path) -> "subprocess.Popen[str]":
         )
 
 
+def exchange(worker: "subprocess.Popen[str]", line: str) -> str:
+    """Write a line to a worker and read one; nothing comes from one that has died."""
+    assert worker.stdin is not None and worker.stdout is not None
+    try:
+        worker.stdin.write(line + "\n")
+        worker.stdin.flush()
+        return worker.stdout.readline()
+    except (OSError, ValueError):  # ValueError: its pipes were closed meanwhile
+        return ""
+
+
 def close_pipes(worker: "subprocess.Popen[str]") -> None:
     """Close a worker's pipes, whether or not it lived to read what is in them."""
     for stream in (worker.stdin, worker.stdout):

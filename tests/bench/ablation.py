@@ -3,7 +3,7 @@
     .venv/bin/python tests/bench/ablation.py CONFIG STUDENT... [--seeds 0 1 2]
 
 Every variant of a student trains for the same CPU-seconds (those of the grid `full`),
-in turns with the recipe itself, and is measured by AutoAttack standard on the same
+interleaved with the recipe itself, and is measured by AutoAttack standard on the same
 test images, by which nothing is chosen here. The rows go to results/ablation.json as
 they come; what is there is not made again. ablation_table.py writes the page's table
 from them.
@@ -25,7 +25,7 @@ from torch import Tensor
 from common.config import AttackConfig, StudentConfig
 from common.models.forward import Model
 from deploy.compare.grid import load_grid
-from deploy.compare.interleave import in_turns
+from deploy.compare.interleave import interleave
 from deploy.runtime.settings import load_run_config
 from edge.distill.batch import Batch, Setting
 from edge.distill.crafting import craft_warm_by_soft_labels, mixed_labels
@@ -103,12 +103,12 @@ class Variant:
         attack = AttackConfig(steps=self.steps, step_size=step_size)
         return changed.model_copy(update={"attack": attack})
 
-    def knowledge(self, said: Knowledge) -> Knowledge:
-        """Leave out what it does not use of all that the teacher said."""
+    def knowledge(self, whole: Knowledge) -> Knowledge:
+        """Leave out what it does not use of the whole knowledge."""
         return replace(
-            said,
-            delta_signs=said.delta_signs if self.deltas else None,
-            boundary=said.boundary if self.boundary else None,
+            whole,
+            delta_signs=whole.delta_signs if self.deltas else None,
+            boundary=whole.boundary if self.boundary else None,
         )
 
 
@@ -142,15 +142,15 @@ def differs(name: str, own: StudentConfig) -> bool:
 def train_group(
     names: list[str], own: StudentConfig, stage: Stage, seed: int, budget_s: float
 ) -> list[Fitted]:
-    """Train variants of one student in turns, each for the budget."""
-    said = stage.knowledge(own.model_copy(update={"boundary_weight": 1.0}))
-    return in_turns(
+    """Train variants of one student interleaved, each for the budget."""
+    whole = stage.knowledge(own.model_copy(update={"boundary_weight": 1.0}))
+    return interleave(
         [
             stage.training(
                 variant.recipe(own),
                 seed=seed,
                 cpu_budget_s=budget_s,
-                knowledge=variant.knowledge(said),
+                knowledge=variant.knowledge(whole),
                 guard_overfitting=variant.guard_overfitting,
             )
             for variant in map(VARIANTS.__getitem__, names)

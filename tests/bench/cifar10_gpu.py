@@ -75,12 +75,12 @@ def teacher(site: Site) -> bool:
         print(report, f"{took:.1f} s", flush=True)
         if run.epoch % CHECKPOINT_EPOCHS == 0:
             save_checkpoint(site.work, run.state())
-    story = {
+    summary = {
         "steps": config.teacher.attack.steps,
         "epochs": run.epoch,
         "train_s": round(float(seconds.read_text()), 1),
     }
-    site.tell("teacher", story)
+    site.write_training_summary("teacher", summary)
     print(leave_teacher(config, dataset, run, site.work), flush=True)
     return True
 
@@ -154,18 +154,20 @@ def student(site: Site) -> bool:
             )
         except Interrupted:
             return False
-        _leave(site, name, fitted, recipe)
+        _write_student(site, name, fitted, recipe)
     return True
 
 
-def _leave(site: Site, name: str, fitted: Fitted, recipe: StudentConfig) -> None:
-    story = {
+def _write_student(
+    site: Site, name: str, fitted: Fitted, recipe: StudentConfig
+) -> None:
+    summary = {
         "steps": recipe.attack.steps,
         "epochs": fitted.epochs,
         "train_s": round(fitted.cpu_s.distil, 1),
         "fit_flags": list(fitted.flags),
     }
-    site.tell(name, story)
+    site.write_training_summary(name, summary)
     card = student_card(site.manifest(), recipe, seed=0)
     save_model(site.weights(name), fitted.model, card)
 

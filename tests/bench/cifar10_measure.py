@@ -88,7 +88,7 @@ def rows(site: Site) -> bool:
             "num_parameters": num_parameters(model),
             "num_train": site.manifest().num_samples,
             "clean_accuracy": by_pgd["clean_accuracy"],
-            **json.loads(site.story(name).read_bytes()),
+            **json.loads(site.training_summary(name).read_bytes()),
         }
         kept = [r for r in read_rows(site.out) if r["name"] != name]
         mine = [about | _together(p) for p in ([by_pgd], parts) if p]

@@ -65,27 +65,27 @@ class Site:
         return ("teacher", *self.options.students.split(","))
 
     def weights(self, name: str) -> Path:
-        """Say where a model lies."""
+        """Name the file of a model."""
         file = WEIGHTS if name == "teacher" else f"{name}.safetensors"
         return self.work / file
 
-    def story(self, name: str) -> Path:
-        """Say where the story of a model's training lies."""
-        return self.work / f"story-{name}.json"
+    def training_summary(self, name: str) -> Path:
+        """Name the file of how a model was trained."""
+        return self.work / f"training-{name}.json"
 
-    def tell(self, name: str, story: Mapping[str, object]) -> None:
-        """Write down how a model was trained, and on what."""
+    def write_training_summary(self, name: str, summary: Mapping[str, object]) -> None:
+        """Write how a model was trained, and on which device."""
         is_gpu = self.device.type == "cuda"
         device = torch.cuda.get_device_name() if is_gpu else "cpu"
-        text = json.dumps({**story, "trained_on": device})
-        write_atomic(self.story(name), text.encode())
+        text = json.dumps({**summary, "trained_on": device})
+        write_atomic(self.training_summary(name), text.encode())
 
     def is_over(self) -> bool:
-        """Say whether this call's minutes are up."""
+        """Return whether this call's minutes are up."""
         return bool(time.monotonic() > self._end)
 
     def is_mine(self, number: int) -> bool:
-        """Say whether a piece of work is this process's."""
+        """Return whether a piece of work is this process's."""
         mine, count = map(int, self.options.share.split("/"))
         return number % count == mine % count
 

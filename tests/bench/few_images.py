@@ -74,14 +74,14 @@ def stretched(recipe: StudentConfig, factor: float) -> StudentConfig:
 def trained_row(
     stage: Stage,
     recipe: StudentConfig,
-    said: Knowledge,
+    knowledge: Knowledge,
     *,
     seed: int,
     num_images: int,
 ) -> Row:
     """Train a student and measure it on test images."""
     torch.set_num_threads(1)
-    fitted = fit_student(recipe, stage.task(said, seed=seed))
+    fitted = fit_student(recipe, stage.task(knowledge, seed=seed))
     return stage.measured(fitted, num_images) | {"best_epoch": fitted.best_epoch}
 
 
@@ -126,11 +126,11 @@ def main() -> None:
         recipe = stretched(config.students[student], all_images / count)
         if knowledge == "none":
             recipe = recipe.model_copy(update={"method": "warm_at"})
-        said = stage.knowledge(recipe)
+        known = stage.knowledge(recipe)
         if knowledge == "labels":
-            said = replace(said, delta_signs=None)
+            known = replace(known, delta_signs=None)
         row |= trained_row(
-            stage, recipe, said, seed=seed, num_images=options.test_images
+            stage, recipe, known, seed=seed, num_images=options.test_images
         )
         write_rows(options.rows, [*read_rows(options.rows), row])
         print(json.dumps(row), flush=True)

@@ -58,8 +58,8 @@ PAIRS = (
 )
 
 
-class Said(NamedTuple):
-    """What a teacher says of the training images, in full precision."""
+class TeacherOutput(NamedTuple):
+    """A teacher's logits and deltas of the training images, in full precision."""
 
     data: Dataset
     logits: Floats  # (N, K)
@@ -92,8 +92,8 @@ class PreciseMemory(DeltaMemory):
         self._delta[positions] = torch.from_numpy(kept)
 
 
-def ask(config: RunConfig, work: Path) -> Said:
-    """Ask a teacher for logits and deltas; it is trained if it is not there."""
+def ask_teacher(config: RunConfig, work: Path) -> TeacherOutput:
+    """Compute a teacher's logits and deltas; it is trained if there is none yet."""
     release = prepare_stage(config, work, lambda step, share: None)
     model, _ = load_model(StorageDir(release.parent).weights)
     data = load_dataset(config.dataset, seed=config.seed)
@@ -115,18 +115,23 @@ def ask(config: RunConfig, work: Path) -> Said:
         with torch.no_grad():
             logits.append(model(part).numpy())
         deltas.append((x_adv - part).numpy())
-    return Said(data, np.concatenate(logits), np.concatenate(deltas))
+    return TeacherOutput(data, np.concatenate(logits), np.concatenate(deltas))
 
 
 def train(
-    said: Said, config: RunConfig, student: str, labels: str, deltas: str, seed: int
+    output: TeacherOutput,
+    config: RunConfig,
+    student: str,
+    labels: str,
+    deltas: str,
+    seed: int,
 ) -> dict[str, Any]:
     """Train one student and measure it: a row."""
     dataset, eps = config.dataset.name, config.threat.eps
     temperature = config.knowledge.temperature
-    data = said.data
-    of_labels = encode_labels(said.logits, labels, temperature)
-    of_deltas = encode_deltas(said.delta, eps, deltas)
+    data = output.data
+    of_labels = encode_labels(output.logits, labels, temperature)
+    of_deltas = encode_deltas(output.delta, eps, deltas)
     soft = decode_labels(
         of_labels, labels, temperature, data.train.labels, data.num_classes
     )
@@ -208,11 +213,11 @@ def main() -> None:
     torch.set_num_threads(1)
     overrides = {"dataset.data_dir": options.data_dir} if options.data_dir else {}
     config, _ = load_run_config(options.config, overrides)
-    said = ask(config, options.work)
+    output = ask_teacher(config, options.work)
     rows = read_rows(ROWS)
     for job in missing(rows, config.dataset.name, options.students, options.seeds):
         student, labels, deltas, seed = job
-        rows.append(train(said, config, student, labels, deltas, seed))
+        rows.append(train(output, config, student, labels, deltas, seed))
         write_rows(ROWS, rows)
         print(*job, rows[-1]["robust_accuracy"], flush=True)
 

@@ -1,13 +1,13 @@
-"""What the safeguard against catastrophic overfitting saves, and that it rests.
+"""The guard against catastrophic overfitting: what it saves, and when it does nothing.
 
     .venv/bin/python tests/bench/safeguard.py [--data-dir DIR] [--seeds 3]
 
 Trains students by PGD-AT with one step of eps from the image itself (FGSM), which
-overfits catastrophically on images of enough pixels, with and without the
-safeguard; and by the shipped recipes' attacks without a teacher (warm_at), which
-must not set it off. Robust accuracies are PGD-20 on test images (a student that is
-caught has 0 % under it; no claim is made on how robust a saved one is). Writes
-results/safeguard.json; rows that are there already are kept.
+overfits catastrophically on images of enough pixels, with and without the guard
+(edge/distill/overfitting.py); and by the shipped recipes' attacks without a teacher
+(warm_at), where it must not act. Robust accuracies are PGD-20 on test images (an
+overfitted student has 0 % under it; no claim is made on how robust a saved one is).
+Writes results/safeguard.json; rows that are there already are kept.
 """
 
 import argparse

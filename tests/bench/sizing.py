@@ -3,8 +3,8 @@
     .venv/bin/python tests/bench/sizing.py CONFIG STUDENT... [--repeats 3]
 
 For each student in turn: a trial of a few steps, then the whole distillation, both in
-children inside the same caps, on the same release. The rows go to
-results/sizing.json, and the medians of what was taken to what was said are printed.
+children inside the same caps, on the same release. The rows go to results/sizing.json,
+and the medians of what was taken to what was predicted are printed.
 """
 
 import argparse
@@ -30,7 +30,7 @@ PROFILE = ProfileConfig(cpus=1.0, memory_mib=1500, bandwidth_kib_s=1)
 def measure(config: RunConfig, stage: Stage, student: str, seed: int) -> dict[str, Any]:
     """Try a student out, then distil it."""
     recipe = config.students[student]
-    said = try_out(
+    trial = try_out(
         recipe,
         PROFILE,
         release_dir=stage.release,
@@ -39,7 +39,7 @@ def measure(config: RunConfig, stage: Stage, student: str, seed: int) -> dict[st
         eps=config.threat.eps,
         cpu_s=1e9,
     )
-    assert said.cost is not None, "memory ran out"
+    assert trial.cost is not None, "memory ran out"
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         job = DistilJob(
@@ -61,9 +61,9 @@ def measure(config: RunConfig, stage: Stage, student: str, seed: int) -> dict[st
         "student": recipe.model,
         "num_parameters": outcome.num_parameters,
         "seed": seed,
-        "said_cpu_s": round(said.cost.cpu_s, 2),
+        "said_cpu_s": round(trial.cost.cpu_s, 2),
         "taken_cpu_s": round(outcome.cpu_s.distil, 2),
-        "said_mib": said.peak_memory_mib,
+        "said_mib": trial.peak_memory_mib,
         "taken_mib": round(usage.peak_memory_mib, 1),
         "flags": outcome.flags,
     }
@@ -95,7 +95,7 @@ def main() -> None:
         own = [row for row in rows if (row["dataset"], row["student"]) == place]
         cpu = median(row["taken_cpu_s"] / row["said_cpu_s"] for row in own)
         mib = median(row["taken_mib"] / row["said_mib"] for row in own)
-        print(f"{model}: taken to said: CPU-s {cpu:.2f}, MiB {mib:.2f}")
+        print(f"{model}: taken to predicted: CPU-s {cpu:.2f}, MiB {mib:.2f}")
 
 
 if __name__ == "__main__":

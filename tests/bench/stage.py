@@ -1,4 +1,4 @@
-"""One teacher's knowledge, and students trained on it in turns: what benches share.
+"""One teacher's knowledge, and students trained on it interleaved, for benches.
 
 Not here: which students, and what is asked of them.
 """
@@ -22,13 +22,12 @@ from common.robustness.evaluate import (
     predict,
     robust_accuracy_pgd,
 )
+from deploy.compare.interleave import YieldCpu
 from deploy.compare.teacher import prepare_stage
 from edge.distill.batch import Images
 from edge.distill.fit import Fitted, fit_student
 from edge.distill.knowledge import Knowledge, read_knowledge, read_manifest
 from edge.distill.task import Task
-
-Rest = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -76,17 +75,19 @@ class Stage:
         cpu_budget_s: float,
         knowledge: Knowledge | None = None,
         guard_overfitting: bool = True,
-    ) -> Callable[[Rest], Fitted]:
-        """Describe a training that yields after each epoch (deploy.compare)."""
+    ) -> Callable[[YieldCpu], Fitted]:
+        """Describe a training that yields after each epoch (interleave.py)."""
 
-        def train(rest: Rest) -> Fitted:
+        def train(yield_cpu: YieldCpu) -> Fitted:
             torch.set_num_threads(1)  # of this thread
             task = replace(
                 self.task(knowledge or self.knowledge(recipe), seed=seed),
                 cpu_budget_s=cpu_budget_s,
                 guard_overfitting=guard_overfitting,
             )
-            return fit_student(recipe, task, on_epoch=lambda point: rest(point.cpu_s))
+            return fit_student(
+                recipe, task, on_epoch=lambda point: yield_cpu(point.cpu_s)
+            )
 
         return train
 

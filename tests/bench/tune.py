@@ -3,7 +3,7 @@
     .venv/bin/python tests/bench/tune.py GRID CONFIG METHOD... [--vary KEY=V,V,...]
 
 Trains a method of a grid on each student of one of its data sets for the grid's CPU
-budget, with every combination of the given values in turns, and measures PGD-20 and,
+budget, with every combination of the given values interleaved. Measures PGD-20 and,
 with --autoattack N, AutoAttack standard on the first N validation images: means over
 seeds that the grid does not use. PGD alone misleads where students learn to hide
 their gradients. The rows go to results/tune.json; what is best goes into grid or
@@ -24,7 +24,7 @@ from stage import Stage
 from common.config import StudentConfig
 from common.robustness.evaluate import autoattack
 from deploy.compare.grid import Entry, load_grid, make_plan
-from deploy.compare.interleave import in_turns
+from deploy.compare.interleave import interleave
 
 ROWS = Path(__file__).parent / "results" / "tune.json"
 RATES = "learning_rate=0.1,0.2,0.4"
@@ -40,7 +40,7 @@ def scores(
     work: Path,
     num_images: int,
 ) -> list[list[float]]:
-    """Train a student with each change, in turns; measure on the validation split.
+    """Train a student with each change, interleaved; measure on the validation split.
 
     Returns:
         For each change clean accuracy, that under PGD-20 and, of `num_images` that
@@ -57,7 +57,7 @@ def scores(
         )
     x, y = (part[:num_images] for part in prepared.data.val.tensors())
     found = []
-    for fitted in in_turns(trainings):
+    for fitted in interleave(trainings):
         values = list(prepared.val_accuracies(fitted.model))
         if num_images:
             eps = entry.config.threat.eps

@@ -3,7 +3,7 @@
     .venv/bin/python tests/bench/views.py digits tiny small --shift 1 --views 1 4 9
 
 One teacher, and one release with soft labels of as many views as the most that are
-asked for. The trainings of a student and seed take turns, so that a busy machine
+asked for. The trainings of a student and seed are interleaved, so that a busy machine
 slows all alike, and are measured with PGD-20 on the validation images; test images
 are never touched. `warm_at` has no teacher: hard labels, on one view and on the
 most. The rows go to results/views.json as they come; what is there is not made
@@ -20,7 +20,7 @@ from rows import Row, read_rows, write_rows
 from stage import Stage
 
 from common.config import Content, RunConfig, StudentConfig
-from deploy.compare.interleave import in_turns
+from deploy.compare.interleave import interleave
 from deploy.runtime.settings import load_run_config, parse_assignments
 
 ROWS = Path(__file__).parent / "results" / "views.json"
@@ -34,7 +34,7 @@ def compare(
     seed: int,
     cpu_budget_s: float,
 ) -> list[Row]:
-    """Train a student in each variant (method, views) of one seed, in turns."""
+    """Train a student in each variant (method, views) of one seed, interleaved."""
     manifest, base = stage.manifest, config.students[student]
     recipes = [
         base.model_copy(update={"method": method, "num_views": views})
@@ -45,7 +45,7 @@ def compare(
         for recipe in recipes
     ]
     rows = []
-    for recipe, one in zip(recipes, in_turns(trainings), strict=True):
+    for recipe, one in zip(recipes, interleave(trainings), strict=True):
         clean, robust = stage.val_accuracies(one.model)
         rows.append(
             {

@@ -136,7 +136,7 @@ def test_a_compare_killed_at_a_row_leaves_the_old_or_the_new_file(
     assert len(tree(own)) == 2
     assert all(row in tree(own) for row in kept)
     # What was trained was measured, not trained again: CPU-seconds never repeat.
-    assert {story.cpu_s for _, story in found} == {row["cpu_s"] for row in tree(own)}
+    assert {done.cpu_s for _, done in found} == {row["cpu_s"] for row in tree(own)}
     assert not list(students.folder.iterdir())
 
 

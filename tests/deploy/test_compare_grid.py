@@ -41,7 +41,7 @@ def test_a_row_is_made_anew_when_anything_of_its_recipe_changes(tmp_path: Path) 
     grid = plan_of(tmp_path)
 
     def identities(overrides: dict[str, object]) -> dict[str, str]:
-        return {e.method: e.identity for e in make_plan(grid, overrides)}
+        return {e.method: e.digest for e in make_plan(grid, overrides)}
 
     plain = identities({})
     assert len(set(plain.values())) == 3
@@ -71,7 +71,7 @@ def test_views_are_of_a_row_only_where_its_student_trains_on_them(
     ]
     views = {method: entry.recipe.num_views for method, entry in plans[0].items()}
     assert views == {"takt": 1, "warm_at": 4, "rslad": 1, "pgd_at": 1}
-    same = {m for m in views if plans[0][m].identity == plans[1][m].identity}
+    same = {m for m in views if plans[0][m].digest == plans[1][m].digest}
     assert same == {"takt", "rslad", "pgd_at"}
     with pytest.raises(ConfigError, match="num_views = 4 of a student"):
         make_plan(grid, {})
@@ -107,7 +107,7 @@ def test_a_method_may_have_a_recipe_of_its_own(tmp_path: Path) -> None:
     assert changed == plain["rslad"].recipe.model_copy(
         update={"schedule": "cosine", "eps_warmup_epochs": 1}
     )
-    assert plan["takt"].identity == plain["takt"].identity
+    assert plan["takt"].digest == plain["takt"].digest
 
 
 @pytest.mark.parametrize(

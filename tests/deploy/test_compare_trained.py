@@ -6,9 +6,9 @@ import torch
 from small_runs import small_card
 
 from common.models.zoo import build_model
-from deploy.compare.trained import Story, TrainedStudents
+from deploy.compare.trained import TrainedStudents, TrainingSummary
 
-STORY = Story(
+SUMMARY = TrainingSummary(
     teacher_sha256="5e",
     epochs=3,
     cpu_s=1.5,
@@ -23,7 +23,7 @@ CARD = small_card(fingerprint="ab")
 def kept(folder: Path) -> tuple[TrainedStudents, torch.nn.Module]:
     students = TrainedStudents(folder / "trained")
     model = build_model("cnn_tiny", in_channels=1, image_size=8, num_classes=10)
-    students.save("a1", model, CARD, STORY)
+    students.save("a1", model, CARD, SUMMARY)
     return students, model
 
 
@@ -33,7 +33,7 @@ def test_a_kept_student_answers_as_it_did(tmp_path: Path) -> None:
     assert found is not None
     x = torch.rand(4, 1, 8, 8)
     assert torch.equal(found[0](x), model.eval()(x))
-    assert found[1] == STORY
+    assert found[1] == SUMMARY
     assert not found[0].training
 
 

@@ -1,0 +1,53 @@
+"""What `takt compare` and its worker processes exchange: jobs, updates, rows.
+
+Free of torch: compare itself needs none while its workers train. Not here: doing a
+job (worker.py), what a row says (rows.py).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from common.config import DatasetConfig, StudentConfig
+from deploy.compare.rows import Row
+
+# Called with the step under way and the share of it that is done.
+OnProgress = Callable[[str, float], None]
+
+
+class Message(BaseModel):
+    """One JSON object between compare and a worker."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RowJob(Message):
+    """One student to train and measure."""
+
+    release_dir: Path  # see teacher.py
+    dataset: DatasetConfig
+    student: str
+    recipe: StudentConfig
+    temperature: float  # of the soft labels
+    seed: int
+    cpu_budget_s: float
+    num_images: int
+    digest: str  # of all that decides the row
+
+
+class GroupJob(Message):
+    """Students of one data set, whose trainings are interleaved."""
+
+    jobs: tuple[RowJob, ...]
+    trained: Path  # keeps those that are trained, until they are measured
+
+
+class WorkerUpdate(Message):
+    """How far a group is, one of its rows, or the error that ended it."""
+
+    step: str = ""
+    share: float = 0.0
+    row: Row | None = None
+    error_code: int = 0
+    error: str = ""
