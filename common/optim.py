@@ -1,8 +1,8 @@
 """SGD with Nesterov momentum and weight decay, and learning-rate schedules.
 
 The update is torch.optim.SGD's. It is written out here because constructing any
-torch.optim optimizer imports torch._dynamo: 5 CPU-seconds and 85 MiB that a
-capped node does not have. Not here: any other optimizer, parameter groups.
+torch.optim optimizer imports torch._dynamo: 5 CPU-seconds and 85 MiB, too much for
+a capped node. Not here: any other optimizer, parameter groups.
 """
 
 import math
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from common.errors import ConfigError
+from common.catalog import check_name
 
 
 class SGD:
@@ -130,12 +130,7 @@ def schedule(name: str) -> Callable[[float], float]:
     Raises:
         ConfigError: there is none of that name.
     """
-    try:
-        return SCHEDULES[name]
-    except KeyError:
-        raise ConfigError(
-            f"schedule '{name}' is unknown; known: {', '.join(sorted(SCHEDULES))}"
-        ) from None
+    return SCHEDULES[check_name("schedule", name, SCHEDULES)]
 
 
 def warmed_up(progress: float, share: float) -> float:

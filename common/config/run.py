@@ -1,7 +1,7 @@
 """The frozen, validated models of one takt run's config file.
 
-Owns the words of the file and their bounds. It does not read data, build models or
-talk to anything. Fractions may be written as strings: ``eps = "8/255"``. Not here:
+Owns the keys of the file and their bounds. It does not read data, build models or
+open connections. Fractions may be written as strings: ``eps = "8/255"``. Not here:
 reading the file, and saying what is wrong with it (toml_file.py).
 """
 
@@ -94,7 +94,7 @@ class TeacherConfig(Section):
     """where its checkpoints go: s3://..., gs://..., file://..."""
 
     @model_validator(mode="after")
-    def _workers_agree(self) -> "TeacherConfig":
+    def _check_min_workers(self) -> "TeacherConfig":
         if self.min_workers is not None and self.min_workers > self.num_workers:
             raise ValueError(
                 f"min_workers = {self.min_workers} is more than num_workers = "
@@ -111,8 +111,8 @@ def count_views(shift: int, flip: bool) -> int:
 class KnowledgeConfig(Section):
     """What is extracted from the teacher, and how."""
 
-    # Everything else for who asks: the ablation in the README found nothing that
-    # deltas, boundary points or margins bring takt. Method bss reads the second.
+    # In the ablation (tests/bench/README.md) deltas, boundary points and margins did
+    # not improve method takt; method bss reads boundary points.
     contents: tuple[Content, ...] = ("soft_labels",)
     temperature: float = Field(default=1.0, gt=0)
     attack: AttackConfig
@@ -130,11 +130,11 @@ class KnowledgeConfig(Section):
     """half of the views are mirrored, left-right"""
 
     @model_validator(mode="after")
-    def _views_are_there(self) -> "KnowledgeConfig":
-        there = count_views(self.shift, self.flip)
-        if self.num_views > there:
+    def _check_num_views(self) -> "KnowledgeConfig":
+        available = count_views(self.shift, self.flip)
+        if self.num_views > available:
             raise ValueError(
-                f"num_views = {self.num_views}, but an image has only {there} "
+                f"num_views = {self.num_views}, but an image has only {available} "
                 f"different views; raise shift ({self.shift}) or set flip"
             )
         return self
@@ -175,7 +175,7 @@ class StudentConfig(Section):
     """of each image, one after the other; [knowledge] says which"""
 
 
-def _of_this_takt(recipe: StudentConfig) -> StudentConfig:
+def _check_model(recipe: StudentConfig) -> StudentConfig:
     """Check that a recipe's architecture can be built here."""
     check_architecture(recipe.model)
     return recipe
@@ -218,7 +218,7 @@ class EvaluationConfig(Section):
 
 
 class CutConfig(Section):
-    """An outage of a node's network, held by its own link; times are the daemon's."""
+    """An outage of a node's network, simulated by the node's own link."""
 
     after_s: float = Field(ge=0)
     """from the daemon's start"""
@@ -269,7 +269,7 @@ class RunConfig(Section):
     knowledge: KnowledgeConfig
     choice: ChoiceConfig | None = None
     """left out: one teacher, as [teacher] says"""
-    students: dict[Name, Annotated[StudentConfig, AfterValidator(_of_this_takt)]] = (
+    students: dict[Name, Annotated[StudentConfig, AfterValidator(_check_model)]] = (
         Field(min_length=1)
     )
     nodes: tuple[NodeConfig, ...] = ()
@@ -279,21 +279,21 @@ class RunConfig(Section):
     evaluation: EvaluationConfig
 
     @model_validator(mode="after")
-    def _as_many_nodes_as_wanted(self) -> "RunConfig":
+    def _repeat_nodes(self) -> "RunConfig":
         if self.num_nodes is None or self.num_nodes == len(self.nodes):
             return self
         if not self.nodes:
             raise ValueError("num_nodes is set, but there are no [[nodes]] to repeat")
         nodes = []
         for index in range(self.num_nodes):
-            turn, place = divmod(index, len(self.nodes))
-            node = self.nodes[place]
-            name = f"{node.name}-{turn + 1}" if turn else node.name
+            repeat, position = divmod(index, len(self.nodes))
+            node = self.nodes[position]
+            name = f"{node.name}-{repeat + 1}" if repeat else node.name
             nodes.append(node.model_copy(update={"name": name}))
         return self.model_copy(update={"nodes": tuple(nodes)})
 
     @model_validator(mode="after")
-    def _names_agree(self) -> "RunConfig":
+    def _check_names(self) -> "RunConfig":
         names = [node.name for node in self.nodes]
         for name in names:
             if names.count(name) > 1:

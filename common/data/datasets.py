@@ -124,45 +124,45 @@ def load_dataset(
 def load_all_training_images(
     config: DatasetConfig, *, seed: int, download: Download | None = download_public
 ) -> Split:
-    """Load what `load_dataset` makes its training split of, as if without `limit`.
+    """Load all training images but the validation and test images of `load_dataset`.
 
-    All training images but those that are its validation or test images.
+    It is the training split of `load_dataset` and what `limit` leaves out of it.
 
     Raises:
         DataError: as `load_dataset`.
     """
     source = open_sources(config, download)
     cut = _cut(source, config, seed)
-    return _read(source.train, np.union1d(cut.train, cut.left))
+    return _read(source.train, np.union1d(cut.train, cut.left_out))
 
 
 class _Cut(NamedTuple):
-    """Which of a source's training images go where: positions, ascending."""
+    """Which training images of a source go to which split: positions, ascending."""
 
     train: NDArray[np.int64]
     val: NDArray[np.int64]
     test: NDArray[np.int64]  # empty: the source has test images of its own
-    left: NDArray[np.int64]  # out by `limit`
+    left_out: NDArray[np.int64]  # by `limit`
 
 
 def _cut(source: Sources, config: DatasetConfig, seed: int) -> _Cut:
-    """Decide it."""
+    """Divide the training images of a source into the splits."""
     labels = source.train.labels
     everything, test = np.arange(len(labels)), np.empty(0, np.int64)
     if source.test is None:
         test = stratified(labels, source.test_fraction, seed=0)
-    there = np.setdiff1d(everything, test)
-    _check_classes(labels[there], len(source.class_names), config)
-    chosen = there
-    if config.limit is not None and config.limit < len(there):
-        fraction = config.limit / len(there)
-        chosen = there[stratified(labels[there], fraction, seed=seed)]
+    available = np.setdiff1d(everything, test)
+    _check_classes(labels[available], len(source.class_names), config)
+    chosen = available
+    if config.limit is not None and config.limit < len(available):
+        fraction = config.limit / len(available)
+        chosen = available[stratified(labels[available], fraction, seed=seed)]
     val = chosen[stratified(labels[chosen], config.val_fraction, seed=seed + 1)]
     return _Cut(
         train=np.setdiff1d(chosen, val),
         val=val,
         test=test,
-        left=np.setdiff1d(there, chosen),
+        left_out=np.setdiff1d(available, chosen),
     )
 
 
@@ -197,7 +197,7 @@ def _read(source: Source, positions: NDArray[np.int64]) -> Split:
 def _check_classes(
     labels: NDArray[np.int64], num_classes: int, config: DatasetConfig
 ) -> None:
-    """Refuse a data set that cannot be learnt or split."""
+    """Refuse a data set with too few classes, or too few images for them."""
     counts = np.bincount(labels, minlength=num_classes)
     present = int((counts > 0).sum())
     if present < 2:

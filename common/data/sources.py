@@ -53,12 +53,12 @@ class Sources:
 
     class_names: tuple[str, ...]
     train: Source
-    test: Source | None  # None: to be cut from the training images,
-    test_fraction: float = 0.0  # this part of them
+    test: Source | None  # None: a part of the training images becomes it
+    test_fraction: float = 0.0  # how large that part is
 
 
 def default_data_dir() -> Path:
-    """Say where data sets lie when the config names no folder."""
+    """Return the folder of data sets for a config that names none."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache, "takt", "data")
 
@@ -121,12 +121,27 @@ def _expected(name: str, data_dir: Path) -> str:
 def _open_public(name: str, data_dir: Path) -> Sources | None:
     if name != "cifar10":
         return _mnist(name, data_dir / _TORCHVISION[name] / "raw")
-    # os.path and not Path: no permission means "not here", rather than a traceback
-    if os.path.isdir(data_dir / "cifar10" / "train"):
+    if _is_dir(data_dir / "cifar10" / "train"):
         return _folder(data_dir / "cifar10", CLASS_NAMES[name], Form("RGB", 32))
-    if os.path.isdir(data_dir / "cifar-10-batches-py"):
+    if _is_dir(data_dir / "cifar-10-batches-py"):
         return _cifar_batches(data_dir)
     return None
+
+
+def _is_dir(path: Path) -> bool:
+    """Look for a folder; one that may not be looked at counts as missing."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _exists(path: Path) -> bool:
+    """Look for a file; one that may not be looked at counts as missing."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _digits() -> Sources:
@@ -141,9 +156,9 @@ def _mnist(name: str, raw: Path) -> Sources | None:
         found = []
         for stem, ndim in (("images-idx3", 3), ("labels-idx1", 1)):
             path = raw / f"{part}-{stem}-ubyte"
-            if not os.path.exists(path):
+            if not _exists(path):
                 path = path.with_name(path.name + ".gz")
-            if not os.path.exists(path):
+            if not _exists(path):
                 return None
             found.append((path, read_idx(path, ndim=ndim)))
         (image_path, images), (label_path, labels) = found
@@ -194,17 +209,17 @@ def _folder(
     if not isinstance(form, Form):
         form = common_form(tree.paths, form)
     train = _files(tree, form)
-    if not os.path.isdir(root / "test"):
+    if not _is_dir(root / "test"):
         return Sources(tree.class_names, train, None, 0.2)
     test = scan_tree(root / "test", tree.class_names)
     return Sources(tree.class_names, train, _files(test, form))
 
 
 def _files(tree: Tree, form: Form) -> Source:
-    """Offer a tree's images in one fixed mixed order.
+    """Shuffle a tree's images into one fixed order.
 
-    The first n of them stand for all, as with the public sets; in the order of the
-    folders they would be of one class.
+    The first n of them are then a sample of all classes, as in the public sets; in the
+    order of the folders they would be of one class.
     """
     files = Source(tree.labels, lambda i: read_images([tree.paths[k] for k in i], form))
     # RandomState: frozen across numpy versions, cloud and node must agree.

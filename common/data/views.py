@@ -4,9 +4,9 @@ View v of sample i is the same on every machine, whatever else is in its batch: 
 place follows from a seed, i and v alone. View 0 is the image itself; the others are
 drawn without repetition from the (2 shift + 1)^2 crops of the image with `shift`
 black pixels around it (the pad-and-crop of CIFAR-10), times two with mirroring.
-Cloud and node both take pixels from here, so that the teacher's answers are of the
-very pixels that a student sees. Not here: which view is shown when
-(edge.distill.training), what the teacher says of it (cloud.extraction.block).
+Cloud and node both cut views with this module, so that the teacher's logits belong to
+exactly the pixels that a student sees. Not here: which view is used in which epoch
+(edge.distill.training), the teacher's logits of it (cloud.extraction.block).
 """
 
 from dataclasses import dataclass
@@ -54,12 +54,12 @@ class Views:
         others = np.arange(1, count_views(shift, flip), dtype=np.uint64)
         assert 1 <= num_views <= 1 + len(others), f"{num_views} of {len(others)} + 1"
         drawn = np.zeros((num_samples, num_views), np.uint16)
-        key = _mixed(np.array([seed % 2**64], np.uint64))
+        key = _splitmix64(np.array([seed % 2**64], np.uint64))
         for start in range(0, num_samples, _CHUNK):
             stop = min(start + _CHUNK, num_samples)
             samples = np.arange(first + start, first + stop).astype(np.uint64)
-            own = _mixed(key + samples)
-            order = _mixed(own[:, None] + others).argsort(1, kind="stable")
+            own = _splitmix64(key + samples)
+            order = _splitmix64(own[:, None] + others).argsort(1, kind="stable")
             drawn[start:stop, 1:] = 1 + order[:, : num_views - 1]
         return cls(drawn, shift)
 
@@ -71,7 +71,7 @@ class Views:
         width: int,
         device: torch.device | None = None,
     ) -> Tensor:
-        """Say where the pixels of some views lie on their canvas.
+        """Compute where the pixels of some views lie on their canvas.
 
         Args:
             samples: positions (n,) among those that were drawn for.
@@ -106,7 +106,7 @@ def canvas_index(
     height: int,
     width: int,
 ) -> Tensor:
-    """Point from the pixels of crops to those of their canvas.
+    """Map the pixels of crops to those of their canvas.
 
     The canvas is the image with `shift` pixels around it.
 
@@ -129,12 +129,12 @@ def canvas_index(
 
 
 def show(x: Tensor, index: Tensor, shift: int) -> Tensor:
-    """Show crops of images (n, C, H, W), black outside; same shape and device."""
+    """Cut crops out of images (n, C, H, W), black outside; same shape and device."""
     canvas = F.pad(x, (shift,) * 4).flatten(2)
     return canvas.gather(2, index[:, None].expand(-1, x.shape[1], -1)).view_as(x)
 
 
-def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Hash 64-bit numbers (splitmix64; Steele et al., OOPSLA 2014)."""
     z = values + np.uint64(0x9E3779B97F4A7C15)  # modulo 2^64, as all of this
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

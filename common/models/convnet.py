@@ -2,7 +2,7 @@
 
 Plain convolutions with strides, ReLU and a linear head over the flattened map.
 He initialisation and input centred to [-1, 1]: with torch's default and [0, 1],
-nets of 1,000 parameters sometimes do not start to learn under attack (digits,
+nets of 1,000 parameters sometimes fail to learn from adversarial examples (digits,
 PGD-AT, PGD-20, mean of two seeds: 52 % robust; with both 66 %). No BatchNorm: its
 statistics differ between clean and adversarial batches and are noisy at the batch
 sizes of an edge node. No pooling: a stride costs a quarter of the work. Not here:

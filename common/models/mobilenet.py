@@ -1,7 +1,7 @@
 """MobileNetV2 for 32x32 images (Sandler et al., CVPR 2018), normalisation inside.
 
 The paper's table 2 with width 1, but for the strides of the stem and of the second
-stage, which are 1: an image of 32 pixels has none to spare. No dropout. Not here:
+stage, which are 1: images of 32 pixels are too small for them. No dropout. Not here:
 torchvision's, whose import does not fit a small node's memory.
 """
 

@@ -59,7 +59,7 @@ def build_model(
     if check_name("model", name, BUILT) in _OTHERS:
         return _OTHERS[name](in_channels=in_channels, num_classes=num_classes)
     widths, strides, hidden = _CNNS[name][image_size > 16]
-    if image_size > 32:  # one more halving for each doubling, or the head explodes
+    if image_size > 32:  # a halving for each doubling: the head stays small
         extra = (image_size - 1).bit_length() - 5
         widths = widths + widths[-1:] * extra
         strides = strides + (2,) * extra

@@ -24,7 +24,7 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 class Record(BaseModel):
-    """One object of the manifest: frozen, without the fields of later takts."""
+    """One object of the manifest: frozen; fields of later takts are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
@@ -171,14 +171,14 @@ def student_card(manifest: Manifest, recipe: StudentConfig, *, seed: int) -> Mod
     )
 
 
-def check_contents(recipe: StudentConfig, there: KnowledgeConfig) -> None:
+def check_contents(recipe: StudentConfig, knowledge: KnowledgeConfig) -> None:
     """Check that a release will hold what a recipe reads.
 
     Raises:
         ConfigError: it leaves something out.
     """
     needed = contents_for(recipe.method, recipe.boundary_weight) - OPTIONAL
-    missing = needed - {*there.contents}
+    missing = needed - {*knowledge.contents}
     if missing:
         what = " and ".join(sorted(missing))
         raise ConfigError(
@@ -187,15 +187,15 @@ def check_contents(recipe: StudentConfig, there: KnowledgeConfig) -> None:
         )
 
 
-def check_views(recipe: StudentConfig, there: KnowledgeConfig | Manifest) -> None:
+def check_views(recipe: StudentConfig, source: KnowledgeConfig | Manifest) -> None:
     """Check that there are as many views as a recipe trains on.
 
     Raises:
-        ConfigError: there are less, or less with soft labels where it reads these.
+        ConfigError: there are fewer, or fewer with soft labels where it reads these.
     """
-    count, which = count_views(there.shift, there.flip), "different views of an image"
+    count, which = count_views(source.shift, source.flip), "different views of an image"
     if "soft_labels" in contents_for(recipe.method, recipe.boundary_weight):
-        count, which = there.num_views, "views with soft labels (knowledge.num_views)"
+        count, which = source.num_views, "views with soft labels (knowledge.num_views)"
     if recipe.num_views > count:
         raise ConfigError(
             f"num_views = {recipe.num_views} of a student ({recipe.model}, "
@@ -271,7 +271,7 @@ def _check_coverage(manifest: Manifest) -> None:
     if manifest.num_views > count_views(manifest.shift, manifest.flip):
         raise TrustError(
             f"release manifest: {manifest.num_views} views with shift "
-            f"{manifest.shift}, flip {manifest.flip}, which has less"
+            f"{manifest.shift}, flip {manifest.flip}, which has fewer"
         )
     views = {view for content, view in found if content == "soft_labels"}
     if views and views != set(range(manifest.num_views)):

@@ -100,6 +100,18 @@ def decode_shard(data: bytes, info: ShardInfo, manifest: Manifest) -> Arrays:
         raise TrustError(
             f"shard {info.path} holds {sorted(arrays)}, expected {sorted(layout)}"
         )
+    _check_arrays(arrays, layout, info)
+    for name in ("boundary_class", "nearest_class"):
+        if name in arrays and arrays[name].max() >= manifest.num_classes:
+            raise TrustError(
+                f"shard {info.path}: {name} goes up to {arrays[name].max()}, expected "
+                f"less than {manifest.num_classes} classes"
+            )
+    return arrays
+
+
+def _check_arrays(arrays: Arrays, layout: Layout, info: ShardInfo) -> None:
+    """Refuse tensors of other dtypes or shapes, and numbers out of range."""
     for name, (dtype, shape) in layout.items():
         found = arrays[name]
         if found.dtype != dtype or found.shape != shape:
@@ -114,10 +126,3 @@ def decode_shard(data: bytes, info: ShardInfo, manifest: Manifest) -> Arrays:
                 f"shard {info.path}: {name} goes down to {found.min()}, expected no "
                 "negative scale"
             )
-    for name in ("boundary_class", "nearest_class"):
-        if name in arrays and arrays[name].max() >= manifest.num_classes:
-            raise TrustError(
-                f"shard {info.path}: {name} goes up to {arrays[name].max()}, expected "
-                f"less than {manifest.num_classes} classes"
-            )
-    return arrays

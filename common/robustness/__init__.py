@@ -1,4 +1,4 @@
-"""How robust a model is: attacks, AutoAttack, and what makes a figure untrustworthy.
+"""How robust a model is: attacks, AutoAttack, and flags for doubtful results.
 
 `attacks` has PGD and FGSM, `autoattack` runs the authors' package, `evaluate` is the
 one way to a clean and a robust accuracy, `sanity` raises the flags (zero gradients,

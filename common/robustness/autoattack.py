@@ -108,9 +108,9 @@ def autoattack(
         runner = AutoAttack(
             model, eps=eps, norm="Linf", seed=seed, version=version, device=device
         )
-        flags, version = _fit_to_classes(runner, num_classes, version)
+        flags, version = _limit_to_classes(runner, num_classes, version)
         listener = _Listener(list(runner.attacks_to_run), progress)
-        with _listening(listener), _kept_trace():
+        with _listening(listener), _restored_trace():
             x_adv, y_adv = runner.run_standard_evaluation(x, y, batch_size=batch_size)
         check_ball(x, x_adv, eps)
         predictions = predict(model, x_adv, batch_size)
@@ -134,10 +134,10 @@ def autoattack(
     )
 
 
-def _fit_to_classes(
+def _limit_to_classes(
     runner: Any, num_classes: int, version: str
 ) -> tuple[set[str], str]:
-    """Keep the targeted attacks within the classes there are."""
+    """Limit the targeted attacks to the number of classes."""
     flags: set[str] = set()
     targets = num_classes - 1
     if targets < runner.fab.n_target_classes:
@@ -200,7 +200,7 @@ def _own_random_state(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _listening(listener: logging.Handler) -> Iterator[None]:
-    """Hear the package's logger, and keep its lines off the terminal."""
+    """Handle the package's log records, and keep them off the terminal."""
     logger = logging.getLogger("auto-attack")
     level, propagate = logger.level, logger.propagate
     logger.addHandler(listener)
@@ -215,11 +215,11 @@ def _listening(listener: logging.Handler) -> Iterator[None]:
 
 
 @contextmanager
-def _kept_trace() -> Iterator[None]:
+def _restored_trace() -> Iterator[None]:
     """Undo what the package's check for dynamic models leaves behind.
 
     It removes any trace function (of a debugger, of coverage) and its call
-    counters are never reset, so that one dynamic model would taint all later.
+    counters are never reset, so that one dynamic model would flag all later ones.
     """
     from pyautoattack import checks
 

@@ -1,7 +1,7 @@
 """Clean and robust accuracy of a model, each with what gives it meaning.
 
 The one place to import evaluations from: PGD here, AutoAttack from
-`autoattack.py`, predictions and self-distrust from `sanity.py`. A robust accuracy
+`autoattack.py`, predictions and sanity checks from `sanity.py`. A robust accuracy
 is always an `Evaluation`: attack, version, norm, eps, number of images, seed and
 flags. Not here: training, and deciding whether a student is good enough.
 """
@@ -50,8 +50,8 @@ def robust_accuracy_pgd(
 ) -> Evaluation:
     """Measure the accuracy under PGD (Madry et al., ICLR 2018), norm Linf.
 
-    Only images that are classified correctly are attacked. PGD overstates: see
-    `autoattack` for the number to quote.
+    Only images that are classified correctly are attacked. PGD overstates
+    robustness: quote the accuracy of `autoattack`.
 
     Args:
         model: x in [0, 1] -> logits; attacked in eval mode, on its own device.

@@ -1,4 +1,4 @@
-"""Predictions, and the checks by which an evaluation distrusts itself.
+"""Predictions, and checks of whether an evaluation can be trusted.
 
 A robust accuracy is only an upper bound: an attack may fail because the model is
 hard to attack, not because it is robust (Athalye et al., ICML 2018; Carlini et
@@ -7,7 +7,7 @@ of flags for `Evaluation.flags`:
 
     zero_gradients      some correctly classified images have no loss gradient
     randomized          two passes over the same images differ
-    non_finite_logits   NaN or infinite logits; counted as wrong answers
+    non_finite_logits   NaN or infinite logits; counted as wrong
     fgsm_below_pgd      one step breaks more images than PGD: masked gradients
                         or a PGD that is too weak
 
@@ -67,16 +67,16 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 512) -> Tensor:
 def is_collapsed(
     predictions: Tensor, num_classes: int, *, labels: Tensor | None = None
 ) -> bool:
-    """Say whether a model answers (nearly) always the same.
+    """Check whether a model predicts (nearly) always the same class.
 
-    True when one answer takes every image; or more than 90 % of them while that
-    class has at most half of the labels (such a model ignores its input: at least
-    two in five of its answers are wrong in the same way); or when fewer than half
-    of the classes that are present are ever answered (then most classes have no
-    recall at all; an honest weak model confuses classes but names them).
+    True when one class is predicted for every image; or for more than 90 % of them
+    while that class has at most half of the labels (such a model ignores its input:
+    at least two in five of its predictions are wrong in the same way); or when fewer
+    than half of the classes that are present are ever predicted (then most classes
+    have no recall at all; a merely weak model confuses classes but predicts them).
 
     Args:
-        predictions: int (N,), as from `predict`; -1 is one more answer.
+        predictions: int (N,), as from `predict`; -1 counts as one more class.
         num_classes: classes of the data set.
         labels: int (N,); None takes all classes as present in equal parts. A
             split of a single class cannot show a collapse.

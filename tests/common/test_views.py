@@ -278,7 +278,7 @@ def test_a_config_that_asks_for_more_views_than_there_are_is_refused() -> None:
     [
         ({"num_views": 3}, r"soft_labels of views \[0, 1, 2, 3\], expected 0 to 2"),
         ({"num_views": 5}, r"expected 0 to 4"),
-        ({"shift": 0}, "4 views with shift 0, flip True, which has less"),
+        ({"shift": 0}, "4 views with shift 0, flip True, which has fewer"),
     ],
 )
 def test_a_manifest_whose_views_do_not_add_up_is_refused(
