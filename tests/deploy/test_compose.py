@@ -19,7 +19,7 @@ from deploy.runtime.settings import load_run_config
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "containers"
 COMPOSE = DEPLOY / "compose.yaml"
 NODES = ("sensor", "camera", "hub", "sensor-2", "camera-2", "hub-2")
-DOORS = tuple(f"{node}-door" for node in NODES)
+FORWARDERS = tuple(f"{node}-forwarder" for node in NODES)
 
 
 def document() -> dict[str, Any]:
@@ -66,7 +66,9 @@ def test_a_compose_tool_reads_as_many_nodes_as_wanted(
     there = {name for name in services if services[name].get("scale", 1) == 1}
     config, _ = load_run_config("digits", {"num_nodes": num_nodes})
     assert {node.name for node in config.nodes} == there & set(NODES)
-    assert {f"{node.name}-door" for node in config.nodes} == there & set(DOORS)
+    assert {f"{node.name}-forwarder" for node in config.nodes} == there & set(
+        FORWARDERS
+    )
 
 
 def test_a_compose_tool_refuses_more_nodes_than_the_file_has(tool: list[str]) -> None:
@@ -110,16 +112,16 @@ def test_only_the_container_that_gives_away_a_folder_is_root() -> None:
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_a_node_shares_a_network_with_its_door_alone(node: str) -> None:
+def test_a_node_shares_a_network_with_its_forwarder_alone(node: str) -> None:
     (network,) = networks_of(node)
     on_it = [service for service in SERVICES if network in networks_of(service)]
-    assert on_it == [f"{node}-door", node]
+    assert on_it == [f"{node}-forwarder", node]
     assert document()["networks"][network] == {"internal": True}
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_door_passes_the_gateways_two_ports_and_no_other(door: str) -> None:
-    assert SERVICES[door]["command"] == ["7443=head:7443", "7444=head:7444"]
+@pytest.mark.parametrize("forwarder", FORWARDERS)
+def test_a_forwarder_passes_the_gateways_two_ports_and_no_other(forwarder: str) -> None:
+    assert SERVICES[forwarder]["command"] == ["7443=head:7443", "7444=head:7444"]
 
 
 @pytest.mark.parametrize("node", NODES)
@@ -159,7 +161,7 @@ def test_every_variable_has_one_default() -> None:
     assert len(pairs) == len({name for name, _ in pairs})
 
 
-def test_the_dockerfile_keeps_to_the_classic_builders_words() -> None:
+def test_the_dockerfile_keeps_to_the_classic_builders_syntax() -> None:
     text = (DEPLOY / "Dockerfile").read_text()
     assert not re.search(r"--mount|--link|<<|^# syntax", text, re.M)
 
