@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cloud.extraction.boundary import boundary_points
-from common.config import AttackConfig, Content, KnowledgeConfig
+from common.catalog import Content
+from common.config import AttackConfig, KnowledgeConfig
 from common.release import (
     Arrays,
     dequantize_rows,

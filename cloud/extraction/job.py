@@ -14,7 +14,8 @@ from typing import Any
 
 from cloud.extraction.worker import BLOCK_SAMPLES, Extractor
 from cloud.storage import StorageDir
-from common.config import Content, RunConfig
+from common.catalog import Content
+from common.config import RunConfig
 from common.data.datasets import load_dataset
 from common.durable import write_atomic
 from common.errors import ClusterError, StorageError, TaktError

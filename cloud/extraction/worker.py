@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cloud.storage import StorageDir
-from common.config import Content, RunConfig
+from common.catalog import Content
+from common.config import RunConfig
 from common.data.datasets import load_dataset
 from common.durable import write_atomic
 from common.errors import DataError

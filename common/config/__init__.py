@@ -6,7 +6,6 @@ the file, `sections` what they have in common, `toml_file` reads and writes TOML
 Not here: edge.toml (edge.config), where config files lie (deploy.runtime.settings).
 """
 
-from common.catalog import Content
 from common.config.run import (
     AttackConfig,
     CandidateConfig,
@@ -30,7 +29,6 @@ __all__ = [
     "AttackConfig",
     "CandidateConfig",
     "ChoiceConfig",
-    "Content",
     "CutConfig",
     "DatasetConfig",
     "EvaluationConfig",

@@ -26,7 +26,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from common.config import Content
+from common.catalog import Content
 from common.errors import TrustError, one_line
 from common.release.manifest import MAX_SHARD_BYTES, Manifest, ShardInfo
 

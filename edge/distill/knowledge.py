@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.catalog import OPTIONAL, contents_for
-from common.config import Content, StudentConfig
+from common.catalog import OPTIONAL, Content, contents_for
+from common.config import StudentConfig
 from common.data.views import Views
 from common.errors import TrustError
 from common.release import (

@@ -19,7 +19,8 @@ import torch
 from rows import Row, read_rows, write_rows
 from stage import Stage
 
-from common.config import Content, RunConfig, StudentConfig
+from common.catalog import Content
+from common.config import RunConfig, StudentConfig
 from deploy.compare.interleave import interleave
 from deploy.runtime.settings import load_run_config, parse_assignments
 

@@ -15,7 +15,8 @@ from cloud.extraction.boundary import boundary_points
 from cloud.extraction.job import shard_ranges
 from cloud.extraction.worker import BLOCK_SAMPLES, Extractor
 from cloud.training.teacher import fit_teacher
-from common.config import AttackConfig, Content, KnowledgeConfig
+from common.catalog import Content
+from common.config import AttackConfig, KnowledgeConfig
 from common.data.datasets import Dataset, load_dataset
 from common.errors import DataError
 from common.models.card import ModelCard

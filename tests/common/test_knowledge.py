@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from release_drafts import draft
 
-from common.catalog import contents_for
-from common.config import AttackConfig, Content, StudentConfig
+from common.catalog import Content, contents_for
+from common.config import AttackConfig, StudentConfig
 from common.errors import TrustError
 from common.release import (
     MAX_SHARD_BYTES,

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from release_drafts import draft, shard_of
 
-from common.config import AttackConfig, Content, DatasetConfig, StudentConfig
+from common.catalog import Content
+from common.config import AttackConfig, DatasetConfig, StudentConfig
 from common.data.datasets import load_dataset
 from common.release import (
     encode_manifest,

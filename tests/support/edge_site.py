@@ -19,9 +19,9 @@ from cloud.gateway.live_teacher import LiveTeacher
 from cloud.gateway.server import GatewayThread
 from cloud.publishing.repository import ReleaseRepository
 from cloud.storage import StorageDir
+from common.catalog import Content
 from common.config import (
     AttackConfig,
-    Content,
     DatasetConfig,
     GatewayConfig,
     ProfileConfig,

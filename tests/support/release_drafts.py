@@ -3,7 +3,8 @@
 import hashlib
 from typing import Any
 
-from common.config import AttackConfig, Content, StudentConfig
+from common.catalog import Content
+from common.config import AttackConfig, StudentConfig
 from common.release import Manifest, ShardInfo, TeacherCard
 
 
