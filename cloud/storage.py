@@ -2,7 +2,7 @@
 
     teacher.safetensors  teacher.json  progress.jsonl    the teacher, one line an epoch
     checkpoints/            of its training, unless they are in an object store
-    candidates/<recipe>/    a storage folder for each candidate of [choice]
+    candidates/<digest>/    a storage folder for each candidate of [choice]
     knowledge/              shards, index.json, recipe.json, progress.jsonl
     keys/  repository/      release signing keys, the signed TUF repository
     pki/                    the authority, the gateway's certificate, allow.json
@@ -60,13 +60,13 @@ class StorageDir:
         """Return the same folder by its absolute path."""
         return StorageDir(self.root.resolve())
 
-    def candidate(self, recipe: str) -> "StorageDir":
+    def candidate(self, digest: str) -> "StorageDir":
         """Return the storage folder of one candidate for the teacher.
 
         Args:
-            recipe: digest of its recipe.
+            digest: names its config, see `teacher_digest`.
         """
-        return StorageDir(self.candidates / recipe)
+        return StorageDir(self.candidates / digest)
 
     def create(self, *folders: Path) -> None:
         """Make the folder itself, and some of those in it.

@@ -1,18 +1,23 @@
-"""What a teacher learns from: the images of its release, or all that the cloud has.
+"""The images that a teacher trains on, and their random translations and mirrorings.
 
-A release speaks of the images that nodes hold. Where those are few (`dataset.limit`),
-a teacher of all images tells a node of them what only many show (measured:
-tests/bench/README.md). Not here: the training (teacher.py).
+A release covers the images that nodes hold. Where those are few (`dataset.limit`), a
+teacher of all images passes on what only many images show. Not here: crops of other
+sizes, colour, mixing (the classes of small grey images do not survive more), and the
+drawn views that knowledge is extracted on (common.data.views).
 """
 
 from dataclasses import replace
 
+import torch
+from torch import Tensor
+
 from common.config import RunConfig
 from common.data.datasets import Dataset, load_all_training_images
+from common.data.views import canvas_index, show
 
 
 def for_teacher(config: RunConfig, dataset: Dataset) -> Dataset:
-    """Give the data set that a run's teacher learns from.
+    """Return the data set that a run's teacher trains on.
 
     Args:
         config: of the run; `teacher.all_images` decides.
@@ -28,3 +33,32 @@ def for_teacher(config: RunConfig, dataset: Dataset) -> Dataset:
         return dataset
     images = load_all_training_images(config.dataset, seed=config.seed, download=None)
     return replace(dataset, train=images)
+
+
+def augmented(
+    x: Tensor, *, shift: int, flip: bool, generator: torch.Generator
+) -> Tensor:
+    """Move each image by up to `shift` pixels and mirror half of them.
+
+    Args:
+        x: (N, C, H, W); what moves in from outside is 0, as in the usual
+            pad-and-crop of CIFAR-10.
+        shift: largest translation, pixels, each way; 0 moves nothing.
+        flip: mirror left-right with probability a half.
+        generator: on the device of x.
+    """
+    if not shift and not flip:
+        return x
+    n, _, height, width = x.shape
+    rows = columns = torch.zeros(n, dtype=torch.int64, device=x.device)
+    mirrored = torch.zeros(n, dtype=torch.bool, device=x.device)
+    if shift:
+        rows, columns = torch.randint(
+            0, 2 * shift + 1, (2, n), device=x.device, generator=generator
+        )
+    if flip:
+        mirrored = torch.rand(n, device=x.device, generator=generator) < 0.5
+    index = canvas_index(
+        rows, columns, mirrored, shift=shift, height=height, width=width
+    )
+    return show(x, index, shift)

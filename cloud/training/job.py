@@ -3,7 +3,7 @@
 The driver starts the job, waits, and moves the finished teacher into the storage
 folder; it does not import torch. The workers checkpoint every epoch, so that a
 killed worker, head or driver costs the present epoch. Not here: the training
-loop (teacher.py), what the trainer leaves out of Ray (ray_trainer.py).
+loop (`teacher`), what is left out of Ray's trainer (`ray_trainer`).
 """
 
 import logging
@@ -12,7 +12,7 @@ from typing import Any
 from cloud.cluster.environment import environment
 from cloud.storage import CARD, PROGRESS, WEIGHTS, StorageDir
 from cloud.training.checkpoint_store import Store, local_store, open_store
-from cloud.training.teacher_files import finished_teacher, recipe_digest
+from cloud.training.teacher_files import finished_teacher, teacher_digest
 from common.config import RunConfig
 from common.data.datasets import load_dataset
 from common.durable import write_atomic
@@ -61,7 +61,7 @@ def train_teacher(config: RunConfig, storage: StorageDir) -> TeacherCard:
     storage.create(storage.checkpoints)
     storage = storage.resolve()
     config = placed(_with_absolute_paths(config))
-    name = f"teacher-{recipe_digest(config)}"
+    name = f"teacher-{teacher_digest(config)}"
     url = config.teacher.store
     store = open_store(url) if url else local_store(storage.checkpoints)
     progress = store.within(name) if url else local_store(storage.root)
@@ -101,7 +101,7 @@ def _fit(config: RunConfig, store: Store, progress: Store, name: str) -> Store:
     if teacher.min_workers is not None:
         workers = (teacher.min_workers, teacher.num_workers)
     trainer = Trainer(
-        _work,
+        _train_as_worker,
         train_loop_config={"run": config.model_dump_json(), "progress": progress},
         backend_config=ProcessGroupConfig("nccl" if teacher.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
@@ -142,11 +142,11 @@ def _fit(config: RunConfig, store: Store, progress: Store, name: str) -> Store:
     return Store(result.checkpoint.filesystem, result.checkpoint.path, store.url)
 
 
-def _work(job: dict[str, Any]) -> None:
-    """Be one worker; in its process, where torch may be imported."""
-    from cloud.training.worker import work
+def _train_as_worker(job: dict[str, Any]) -> None:
+    """Train as one worker; in its process, where torch may be imported."""
+    from cloud.training.worker import train_as_worker
 
-    work(RunConfig.model_validate_json(job["run"]), job["progress"])
+    train_as_worker(RunConfig.model_validate_json(job["run"]), job["progress"])
 
 
 def as_trial(config: RunConfig) -> RunConfig:

@@ -1,23 +1,23 @@
 """Stage 1's training loop: a teacher, trained adversarially, epoch by epoch.
 
-Plain PyTorch; runs alone or as one rank of several, on CPU or GPU. Every epoch
-depends on the state before it and on (seed, epoch, rank) alone, so that it can be
-repeated after a kill. The best epoch by robust accuracy on the validation images
-is kept, because robust overfitting is real (Rice et al., ICML 2020). Not here:
-Ray (job.py), objectives (objectives.py), the exchange between ranks (ranks.py).
+`fit_teacher` is the loop: plain PyTorch, alone or as one rank of several, on CPU or
+GPU. Every epoch depends on the state before it and on (seed, epoch, rank) alone, so
+that it can be repeated after a kill. Not here: Ray (`worker`, `job`), objectives
+(`objectives`), the exchange between ranks (`ranks`), which weights are kept
+(`kept_weights`).
 """
 
 import copy
-import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from cloud.training.augment import augmented
 from cloud.training.checkpoint import TrainingState
-from cloud.training.epoch_report import EpochReport as EpochReport
+from cloud.training.images import augmented
+from cloud.training.kept_weights import BestEpoch, average_weights
 from cloud.training.objectives import (
     OBJECTIVES,
     frozen,
@@ -34,13 +34,29 @@ from common.models.zoo import build_model
 from common.optim import SGD, schedule
 
 
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch, as it is written to progress.jsonl, shown and compared."""
+
+    epoch: int  # 1 for the first
+    epochs: int
+    loss: float
+    clean_accuracy: float  # on the validation images
+    robust_accuracy: float  # PGD with the training's attack, at full eps
+    cpu_s: float  # of this rank, since the first epoch
+    num_workers: int  # that trained this epoch together
+
+
 class TeacherRun:
     """The state of one training and the step from epoch to epoch.
 
     Attributes:
         epoch: epochs done.
-        best_epoch: the one whose weights `best_model` returns; 0 before any.
-        best_score: the highest robust accuracy so far.
+        model: the weights that are trained.
+        averaged: their moving average; None without `teacher.ema_decay`.
+        best: the best epoch so far.
+        forward: the model as the training calls it: compiled where that is asked for,
+            in mixed precision on a GPU.
     """
 
     def __init__(
@@ -67,8 +83,6 @@ class TeacherRun:
             )
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.model) if self.config.ema_decay else None
-        self._best = copy.deepcopy(self.model)
-        self.best_epoch, self.best_score = 0, 0.0
         self.epoch, self.cpu_s = 0, 0.0
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = SGD(
@@ -80,13 +94,14 @@ class TeacherRun:
         self._images = torch.from_numpy(dataset.train.images).to(self.device)
         self._labels = torch.from_numpy(dataset.train.labels).to(self.device)
         x, y = dataset.val.tensors()
-        self._num_validation = min(len(y), VALIDATION_IMAGES)
+        num_images = min(len(y), VALIDATION_IMAGES)
+        self.best = BestEpoch(self.model, num_images=num_images)
         keep = slice(self.ranks.rank, VALIDATION_IMAGES, self.ranks.world_size)
         self._validation = x[keep].to(self.device), y[keep].to(self.device)
         net: Model = self.model
         if self.config.compile and self.device.type == "cuda":
             net = torch.compile(net)
-        self._net = net
+        self.forward = mixed(net, self.device)
 
     @property
     def finished(self) -> bool:
@@ -105,12 +120,12 @@ class TeacherRun:
         for i, batch in enumerate(batches):
             done = self.epoch + i / len(batches)
             chosen = self.ranks.share(batch).to(self.device)
-            loss = self._step(chosen, done, own)
+            loss = self.step(chosen, done, own)
             total += torch.stack([loss * len(chosen), loss.new_tensor(len(chosen))])
         self.epoch += 1
         summed = self.ranks.total(total)
         clean, robust = self._validate()
-        self._keep_best(robust)
+        self.best.update(self.epoch, self._served(), robust)
         self.cpu_s += time.process_time() - began
         return EpochReport(
             epoch=self.epoch,
@@ -124,12 +139,12 @@ class TeacherRun:
 
     def best_model(self) -> nn.Module:
         """Return a copy of the best epoch's model, in eval mode on the CPU."""
-        best: nn.Module = copy.deepcopy(self._best)
+        best: nn.Module = copy.deepcopy(self.best.model)
         return best.cpu().eval()
 
     def state(self) -> TrainingState:
         """Gather everything that the next epoch depends on."""
-        models = {"model": self.model, "best": self._best}
+        models = {"model": self.model, "best": self.best.model}
         if self.averaged is not None:
             models["ema"] = self.averaged
         tensors = {
@@ -140,7 +155,7 @@ class TeacherRun:
         momenta = self.optimizer.state_dict()
         tensors |= {f"optimizer.{name}": value for name, value in momenta.items()}
         return TrainingState(
-            self.epoch, self.best_epoch, self.best_score, self.cpu_s, tensors
+            self.epoch, self.best.epoch, self.best.score, self.cpu_s, tensors
         )
 
     def restore(self, state: TrainingState) -> None:
@@ -151,7 +166,7 @@ class TeacherRun:
         """
         try:
             self.model.load_state_dict(state.part("model"))
-            self._best.load_state_dict(state.part("best"))
+            self.best.model.load_state_dict(state.part("best"))
             if self.averaged is not None:
                 self.averaged.load_state_dict(state.part("ema"))
             self.optimizer.load_state_dict(state.part("optimizer"))
@@ -161,11 +176,20 @@ class TeacherRun:
                 f"the checkpoint is of another teacher: {reason}; remove the "
                 "checkpoints folder to start again"
             ) from e
-        self.epoch, self.best_epoch = state.epoch, state.best_epoch
-        self.best_score, self.cpu_s = state.best_score, state.cpu_s
+        self.best.epoch, self.best.score = state.best_epoch, state.best_score
+        self.epoch, self.cpu_s = state.epoch, state.cpu_s
 
-    def _step(self, chosen: Tensor, done: float, own: torch.Generator) -> Tensor:
-        """Move the weights once; `done` is the epochs done, fraction included."""
+    def step(self, chosen: Tensor, done: float, own: torch.Generator) -> Tensor:
+        """Update the weights once, on some of the training images.
+
+        Args:
+            chosen: their indices (N,), on the device.
+            done: epochs done, fraction included.
+            own: of this rank's random choices, on the device.
+
+        Returns:
+            The loss before the update.
+        """
         config, objective = self.config, OBJECTIVES[self.config.objective]
         x = self._images[chosen].float().div_(255)
         y = self._labels[chosen]
@@ -176,14 +200,14 @@ class TeacherRun:
         self.model.eval()  # BatchNorm statistics must not see half-made examples
         with frozen(self._parameters):
             x_adv = objective.craft(
-                self._forward, x, y, eps=eps, attack=config.attack, generator=own
+                self.forward, x, y, eps=eps, attack=config.attack, generator=own
             )
         self.model.train()
 
         def loss() -> Tensor:
-            return objective.loss(self._forward, x, x_adv, y, config)
+            return objective.loss(self.forward, x, x_adv, y, config)
 
-        def look_uphill() -> Tensor:
+        def uphill_loss() -> Tensor:
             with still_statistics(self.model):
                 return loss()
 
@@ -191,28 +215,15 @@ class TeacherRun:
             return self.ranks.average(gradients, len(chosen))
 
         gamma = config.awp_gamma
-        with perturbed_weights(self._parameters, look_uphill, gamma, average):
+        with perturbed_weights(self._parameters, uphill_loss, gamma, average):
             value = loss()
             gradients = torch.autograd.grad(value, self._parameters)
         factor = schedule(config.schedule)(done / config.epochs)
         self.optimizer.learning_rate = config.learning_rate * factor
         self.optimizer.step(average(gradients))
-        self._average_weights()
+        if self.averaged is not None:
+            average_weights(self.averaged, self.model, decay=config.ema_decay)
         return value.detach()
-
-    def _forward(self, x: Tensor) -> Tensor:
-        return mixed(self._net, self.device)(x)
-
-    def _average_weights(self) -> None:
-        """Follow the weights slowly (EMA; Izmailov et al., UAI 2018, for SWA)."""
-        if self.averaged is None:
-            return
-        slow, kept = _values(self.averaged)
-        fast, live = _values(self.model)
-        with torch.no_grad():  # lists at once: a GPU waits for launches here
-            torch._foreach_lerp_(slow, fast, 1 - self.config.ema_decay)
-            if kept:
-                torch._foreach_copy_(kept, live)
 
     def _served(self) -> nn.Module:
         served: nn.Module = self.averaged or self.model
@@ -235,32 +246,12 @@ class TeacherRun:
         clean, robust, seen = self.ranks.total(counts).tolist()
         return clean / max(seen, 1), robust / max(seen, 1)
 
-    def _keep_best(self, robust: float) -> None:
-        """Keep this epoch unless it is worse than the best by more than chance.
-
-        Of epochs within one standard error the latest: on a few validation images
-        the best figure is mostly luck, and a falling learning rate favours the end.
-        """
-        self.best_score = max(self.best_score, robust)
-        best = self.best_score
-        chance = math.sqrt(best * (1 - best) / self._num_validation)
-        if robust >= best - chance:
-            self.best_epoch = self.epoch
-            self._best.load_state_dict(self._served().state_dict())
-
     def _generators(self) -> tuple[torch.Generator, torch.Generator]:
         """Seed this epoch: one generator alike on all ranks, one of this rank."""
         base = (self.seed * 1_000_003 + self.epoch) * 4096
         shared = torch.Generator().manual_seed(base % 2**63)
         own = torch.Generator(self.device)
         return shared, own.manual_seed((base + 1 + self.ranks.rank) % 2**63)
-
-
-def _values(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """List weights and statistics, and apart from them the counters."""
-    values = [*model.parameters(), *model.buffers()]
-    floating = [value for value in values if value.is_floating_point()]
-    return floating, [value for value in values if not value.is_floating_point()]
 
 
 def fit_teacher(
@@ -271,8 +262,8 @@ def fit_teacher(
     ranks: Ranks | None = None,
     resume_from: TrainingState | None = None,
     after_epoch: Callable[[TeacherRun, EpochReport], None] | None = None,
-) -> nn.Module:
-    """Train a teacher and return the best epoch's model.
+) -> TeacherRun:
+    """Train a teacher to its last epoch; every rank must call it.
 
     Args:
         config: of the run; [teacher], [threat] and seed are used.
@@ -283,7 +274,7 @@ def fit_teacher(
         after_epoch: called after every epoch, for checkpoints and progress.
 
     Returns:
-        The model, in eval mode on the CPU.
+        The finished run; its `best_model` is the teacher.
 
     Raises:
         StorageError: `resume_from` is the state of another teacher.
@@ -295,4 +286,4 @@ def fit_teacher(
         report = run.run_epoch()
         if after_epoch is not None:
             after_epoch(run, report)
-    return run.best_model()
+    return run

@@ -1,7 +1,7 @@
-"""What a finished teacher leaves in a folder: its weights, and its card.
+"""A finished teacher as files: its weights, and the card that describes it.
 
-Not here: its training (teacher.py), and who asks for it (worker.py under
-Ray, `takt compare` without).
+Not here: its training (`cloud.training.teacher`), finding a finished teacher again
+(`cloud.training.teacher_files`).
 """
 
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cloud.storage import CARD, WEIGHTS
 from cloud.training.teacher import TeacherRun
-from cloud.training.teacher_files import recipe_digest
+from cloud.training.teacher_files import teacher_digest
 from common.config import RunConfig
 from common.data.datasets import Dataset
 from common.durable import write_atomic
@@ -19,10 +19,10 @@ from common.models.zoo import num_parameters
 from common.release import TeacherCard
 from common.robustness.evaluate import clean_accuracy, robust_accuracy_pgd
 
-TEST_IMAGES = 1000  # of the card's own PGD figure; AutoAttack is made elsewhere
+TEST_IMAGES = 1000  # of the card's PGD accuracy; AutoAttack is run elsewhere
 
 
-def leave_teacher(
+def write_teacher(
     config: RunConfig, dataset: Dataset, run: TeacherRun, folder: Path
 ) -> TeacherCard:
     """Write the best epoch's model and its card.
@@ -32,7 +32,7 @@ def leave_teacher(
     """
     model = run.best_model().to(run.device)
     x, y = dataset.test.tensors()
-    # A trial on few images is not worth a measurement on ten thousand.
+    # A trial on few images does not need a measurement on ten thousand.
     x, y = x[: 10 * len(dataset.train)], y[: 10 * len(dataset.train)]
     robust = robust_accuracy_pgd(
         model,
@@ -67,8 +67,8 @@ def leave_teacher(
         robust=(robust,),
     )
     tree = card.model_dump(mode="json") | {
-        "recipe": recipe_digest(config),
-        "best_epoch": run.best_epoch,
+        "recipe": teacher_digest(config),
+        "best_epoch": run.best.epoch,
     }
     write_atomic(folder / CARD, json.dumps(tree, indent=1).encode())
     return card

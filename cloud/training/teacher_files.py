@@ -13,8 +13,11 @@ from common.config import RunConfig
 from common.release import TeacherCard
 
 
-def recipe_digest(config: RunConfig) -> str:
-    """Name what decides the teacher's weights; where the data lies does not."""
+def teacher_digest(config: RunConfig) -> str:
+    """Digest the part of a config that decides the teacher's weights.
+
+    Where the data lies does not.
+    """
     apart = {"max_failures", "min_workers", "use_gpu", "compile", "store"}
     if not config.teacher.all_images:  # as for the teachers that are older than it
         apart.add("all_images")
@@ -39,4 +42,4 @@ def finished_teacher(config: RunConfig, storage: StorageDir) -> TeacherCard | No
     except (OSError, ValueError, ValidationError):
         return None
     whole = hashlib.sha256(weights).hexdigest() == card.weights_sha256
-    return card if whole and recipe == recipe_digest(config) else None
+    return card if whole and recipe == teacher_digest(config) else None

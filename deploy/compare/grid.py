@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from cloud.training.teacher_files import recipe_digest
+from cloud.training.teacher_files import teacher_digest
 from common.catalog import METHODS, contents_for, needs_live_teacher
 from common.config import AttackConfig, Name, RunConfig, Section, StudentConfig
 from common.config.toml_file import parse_config
@@ -96,7 +96,7 @@ class Entry:
             parts["views"] = [own.shift, own.flip]
         if needs_live_teacher(self.method):
             parts |= {
-                "teacher": recipe_digest(self.config),
+                "teacher": teacher_digest(self.config),
                 "temperature": self.temperature,
             }
         reads = contents_for(self.method, self.recipe.boundary_weight)
@@ -105,7 +105,7 @@ class Entry:
             unread |= {"num_views", "shift", "flip"}
             knowledge = own.model_dump(mode="json", exclude=unread)
             parts |= {
-                "teacher": recipe_digest(self.config),
+                "teacher": teacher_digest(self.config),
                 "knowledge": knowledge,
                 "temperature": self.temperature,
             }

@@ -7,6 +7,7 @@ it as they would read a pulled release. Not here: the students.
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,30 +18,39 @@ from cloud.publishing.publish import draft_manifest
 from cloud.storage import StorageDir
 from cloud.training.checkpoint import load_checkpoint, save_checkpoint
 from cloud.training.images import for_teacher
-from cloud.training.teacher import TeacherRun
-from cloud.training.teacher_card import leave_teacher
-from cloud.training.teacher_files import finished_teacher, recipe_digest
+from cloud.training.teacher import EpochReport, TeacherRun, fit_teacher
+from cloud.training.teacher_card import write_teacher
+from cloud.training.teacher_files import finished_teacher, teacher_digest
 from common.config import RunConfig
 from common.data.datasets import Dataset, load_dataset
 from common.durable import write_atomic
 from common.errors import StorageError
 from common.release import (
     ShardInfo,
-    TeacherCard,
     decode_manifest,
     encode_manifest,
 )
 from deploy.compare.messages import OnProgress
 from edge.releases.sync import MANIFEST
 
+# Config, images, folder of checkpoints.
+Train = Callable[[RunConfig, Dataset, Path, OnProgress], TeacherRun]
 
-def prepare_stage(config: RunConfig, work: Path, on_progress: OnProgress) -> Path:
+
+def prepare_stage(
+    config: RunConfig,
+    work: Path,
+    on_progress: OnProgress,
+    *,
+    train: Train | None = None,
+) -> Path:
     """Train the teacher and extract its knowledge, unless they are there.
 
     Args:
         config: of the run; data set, threat, teacher, knowledge and seed decide.
         work: takes a folder for each teacher.
         on_progress: called with the step and the share of it that is done.
+        train: makes the finished run of the teacher; `train_here` unless given.
 
     Returns:
         A folder like a pulled release: manifest.json and the shards.
@@ -59,7 +69,9 @@ def prepare_stage(config: RunConfig, work: Path, on_progress: OnProgress) -> Pat
     dataset = load_dataset(config.dataset, seed=config.seed)
     card = finished_teacher(config, storage)
     if card is None:
-        card = _train(config, dataset, storage.root, on_progress)
+        images = for_teacher(config, dataset)
+        run = (train or train_here)(config, images, storage.root, on_progress)
+        card = write_teacher(config, dataset, run, storage.root)
     shards = _extract(config, dataset, storage.root, on_progress)
     manifest = draft_manifest(config, dataset, teacher=card, shards=shards)
     write_atomic(release / MANIFEST, encode_manifest(manifest))
@@ -69,31 +81,25 @@ def prepare_stage(config: RunConfig, work: Path, on_progress: OnProgress) -> Pat
 def _digest(config: RunConfig) -> str:
     """Digest what decides teacher and knowledge."""
     knowledge = config.knowledge.model_dump(mode="json", exclude={"num_actors"})
-    parts = [recipe_digest(config), knowledge]
+    parts = [teacher_digest(config), knowledge]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _train(
-    config: RunConfig, dataset: Dataset, folder: Path, on_progress: OnProgress
-) -> TeacherCard:
-    run = learn(config, for_teacher(config, dataset), folder, on_progress)
-    return leave_teacher(config, dataset, run, folder)
-
-
-def learn(
-    config: RunConfig, lessons: Dataset, folder: Path, on_progress: OnProgress
+def train_here(
+    config: RunConfig, images: Dataset, folder: Path, on_progress: OnProgress
 ) -> TeacherRun:
-    """Train a teacher to its end, from the last epoch that the folder has."""
-    run = TeacherRun(config, lessons)
+    """Train a teacher in this process, from the last checkpoint in the folder on."""
     try:
-        run.restore(load_checkpoint(folder))
-    except StorageError:  # none yet, or a damaged one: that costs time only
-        run = TeacherRun(config, lessons)
-    while not run.finished:
-        on_progress("teacher", run.epoch / config.teacher.epochs)
-        run.run_epoch()
+        state = load_checkpoint(folder)
+    except StorageError:  # none yet, or a damaged one, which costs time only
+        state = None
+    on_progress("teacher", state.epoch / config.teacher.epochs if state else 0.0)
+
+    def after_epoch(run: TeacherRun, report: EpochReport) -> None:
         save_checkpoint(folder, run.state())
-    return run
+        on_progress("teacher", report.epoch / report.epochs)
+
+    return fit_teacher(config, images, resume_from=state, after_epoch=after_epoch)
 
 
 def _extract(

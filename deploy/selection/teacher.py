@@ -15,7 +15,7 @@ from pathlib import Path
 from cloud.extraction.job import extract_knowledge
 from cloud.storage import StorageDir
 from cloud.training.job import train_teacher
-from cloud.training.teacher_files import recipe_digest
+from cloud.training.teacher_files import teacher_digest
 from common.config import CandidateConfig, ChoiceConfig, RunConfig
 from common.durable import write_atomic
 from common.release import CandidateScore, ShardInfo, TeacherCard, TeacherChoice
@@ -55,7 +55,7 @@ def make_teacher(
     num_images = 0
     for name, changes in config.choice.candidates.items():
         own = as_candidate(config, changes)
-        folder = storage.candidate(recipe_digest(own))
+        folder = storage.candidate(teacher_digest(own))
         card = train(own, folder)
         extract(own, folder)
         score, num_images = _score(own, config.choice, folder, card, name)
@@ -139,7 +139,7 @@ def _install(
     """Make a candidate the run's teacher; its card last."""
     tree = json.loads(folder.card.read_bytes())
     tree |= {
-        "recipe": recipe_digest(config),
+        "recipe": teacher_digest(config),
         "choice": choice.model_dump(mode="json"),
     }
     write_atomic(storage.weights, folder.weights.read_bytes())

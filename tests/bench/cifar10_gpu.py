@@ -27,7 +27,7 @@ from cloud.publishing.publish import draft_manifest
 from cloud.storage import StorageDir
 from cloud.training.checkpoint import load_checkpoint, save_checkpoint
 from cloud.training.teacher import TeacherRun
-from cloud.training.teacher_card import leave_teacher
+from cloud.training.teacher_card import write_teacher
 from cloud.training.teacher_files import finished_teacher
 from common.config import StudentConfig
 from common.durable import write_atomic
@@ -81,7 +81,7 @@ def teacher(site: Site) -> bool:
         "train_s": round(float(seconds.read_text()), 1),
     }
     site.write_training_summary("teacher", summary)
-    print(leave_teacher(config, dataset, run, site.work), flush=True)
+    print(write_teacher(config, dataset, run, site.work), flush=True)
     return True
 
 

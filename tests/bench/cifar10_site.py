@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cloud.storage import WEIGHTS, StorageDir
-from cloud.training.teacher_files import recipe_digest
+from cloud.training.teacher_files import teacher_digest
 from common.config import AttackConfig, RunConfig, StudentConfig
 from common.data.datasets import Dataset, Split, load_dataset
 from common.durable import write_atomic
@@ -52,7 +52,7 @@ class Site:
         self.config: RunConfig = load_run_config("cifar10", overrides)[0]
         self.options = options
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.work: Path = options.work / recipe_digest(self.config)[:12]
+        self.work: Path = options.work / teacher_digest(self.config)[:12]
         trial = self.work / "results.json"
         self.out: Path = options.out or (trial if options.limit else RESULTS)
         self.release = StorageDir(self.work).knowledge

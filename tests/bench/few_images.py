@@ -18,7 +18,6 @@ import json
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 from rows import Row, read_rows, write_rows
@@ -27,8 +26,8 @@ from wider_teacher import all_but_validation
 
 from cloud.training.teacher import TeacherRun
 from common.config import RunConfig, StudentConfig
-from common.data.datasets import Dataset, Split, load_dataset
-from deploy.compare import teacher as compare_stage
+from common.data.datasets import Split, load_dataset
+from deploy.compare.teacher import train_here
 from deploy.runtime.settings import load_run_config
 from edge.distill.fit import fit_student
 from edge.distill.knowledge import Knowledge
@@ -46,19 +45,14 @@ def wide_teacher(config: RunConfig, images: Split, folder: Path) -> TeacherRun:
     )
     dataset = replace(load_dataset(config.dataset, seed=config.seed), train=images)
     folder.mkdir(parents=True, exist_ok=True)
-    return compare_stage.learn(config, dataset, folder, lambda step, share: None)
+    return train_here(config, dataset, folder, lambda step, share: None)
 
 
 def stage_of(config: RunConfig, work: Path, taught: TeacherRun | None) -> Stage:
     """Extract a finished teacher's knowledge of a node's images; None trains one."""
     if taught is None:
         return Stage.prepare(config, work)
-
-    def finished(config: RunConfig, dataset: Dataset) -> TeacherRun:
-        return taught
-
-    with patch.object(compare_stage, "TeacherRun", finished):
-        return Stage.prepare(config, work)
+    return Stage.prepare(config, work, train=lambda *arguments: taught)
 
 
 def stretched(recipe: StudentConfig, factor: float) -> StudentConfig:

@@ -52,7 +52,7 @@ def teacher_speed(model: str, kind: str, device: torch.device) -> dict[str, obje
     names = tuple("0123456789")
     run = TeacherRun(config, Dataset("cifar10", names, part, part, part), device=device)
     if kind == "float32":
-        run._forward = run._net  # type: ignore[method-assign, assignment]
+        run.forward = run.model
     generator = torch.Generator(device).manual_seed(0)
     chosen = torch.arange(BATCH, device=device)
 
@@ -60,7 +60,7 @@ def teacher_speed(model: str, kind: str, device: torch.device) -> dict[str, obje
         torch.cuda.synchronize()
         began = time.perf_counter()
         for _ in range(count):
-            run._step(chosen, 1.0, generator)
+            run.step(chosen, 1.0, generator)
         torch.cuda.synchronize()
         return time.perf_counter() - began
 

@@ -23,7 +23,7 @@ from common.robustness.evaluate import (
     robust_accuracy_pgd,
 )
 from deploy.compare.interleave import YieldCpu
-from deploy.compare.teacher import prepare_stage
+from deploy.compare.teacher import Train, prepare_stage
 from edge.distill.batch import Images
 from edge.distill.fit import Fitted, fit_student
 from edge.distill.knowledge import Knowledge, read_knowledge, read_manifest
@@ -41,12 +41,14 @@ class Stage:
     release: Path
 
     @classmethod
-    def prepare(cls, config: RunConfig, work: Path) -> "Stage":
+    def prepare(
+        cls, config: RunConfig, work: Path, *, train: Train | None = None
+    ) -> "Stage":
         """Take up the config's teacher and knowledge in a folder, or make them."""
-        release = prepare_stage(config, work, lambda step, share: None)
+        release = prepare_stage(config, work, lambda step, share: None, train=train)
         data = load_dataset(config.dataset, seed=config.seed)
-        train, val = (Images.of(split) for split in (data.train, data.val))
-        return cls(data, train, val, read_manifest(release), release)
+        own, val = (Images.of(split) for split in (data.train, data.val))
+        return cls(data, own, val, read_manifest(release), release)
 
     def at_temperature(self, temperature: float) -> "Stage":
         """Return it with soft labels of another temperature."""

@@ -15,7 +15,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -25,7 +24,8 @@ from cloud.storage import StorageDir
 from cloud.training.teacher import TeacherRun
 from common.config import RunConfig
 from common.data.datasets import Dataset, Split, load_dataset
-from deploy.compare import teacher as compare_stage
+from deploy.compare.messages import OnProgress
+from deploy.compare.teacher import prepare_stage, train_here
 from deploy.runtime.settings import load_run_config, parse_assignments
 from deploy.selection.score import student_score, teacher_score
 from edge.distill.knowledge import read_manifest
@@ -70,11 +70,12 @@ def add_rows(
     dataset = load_dataset(config.dataset, seed=config.seed)
     images = all_but_validation(config, dataset) if wider else dataset.train
 
-    def learning(config: RunConfig, dataset: Dataset) -> TeacherRun:
-        return TeacherRun(config, replace(dataset, train=images))
+    def train(
+        config: RunConfig, own: Dataset, folder: Path, on_progress: OnProgress
+    ) -> TeacherRun:
+        return train_here(config, replace(own, train=images), folder, on_progress)
 
-    with patch.object(compare_stage, "TeacherRun", learning):
-        release = compare_stage.prepare_stage(config, work, lambda step, share: None)
+    release = prepare_stage(config, work, lambda step, share: None, train=train)
     path = StorageDir(release.parent).weights
     own = teacher_score(path, dataset, eps=config.threat.eps)
     for student in students:

@@ -50,7 +50,7 @@ def dataset() -> Dataset:
 
 @pytest.fixture(scope="module")
 def teacher(dataset: Dataset) -> nn.Module:
-    return fit_teacher(CONFIG, dataset)
+    return fit_teacher(CONFIG, dataset).best_model()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_runs import TINY_ATTACK, tiny_run
-from torch import Tensor
+from torch import Tensor, nn
 
 from cloud.training.objectives import craft_against_labels, frozen
 from cloud.training.teacher import EpochReport, TeacherRun, fit_teacher
@@ -33,9 +33,10 @@ def dataset() -> Dataset:
 def test_a_teacher_learns_on_the_gpu(is_compiled: bool, dataset: Dataset) -> None:
     config = tiny_run(compile=is_compiled, epochs=6, ema_decay=0.9, awp_gamma=0.005)
     reports: list[EpochReport] = []
-    model = fit_teacher(
+    run = fit_teacher(
         config, dataset, device=GPU, after_epoch=lambda _, r: reports.append(r)
     )
+    model = run.best_model()
     assert reports[-1].clean_accuracy > 0.6
     assert all(p.device.type == "cpu" for p in model.parameters())
 
@@ -44,13 +45,12 @@ def test_images_and_weights_are_laid_out_for_the_gpu(dataset: Dataset) -> None:
     run = TeacherRun(tiny_run(), dataset, device=GPU)
     seen: list[tuple[bool, torch.dtype]] = []
 
-    def watched(x: Tensor) -> Tensor:
-        answer: Tensor = run.model(x)
+    def watch(model: nn.Module, arguments: tuple[Tensor], answer: Tensor) -> None:
+        (x,) = arguments
         seen.append((x.is_contiguous(memory_format=torch.channels_last), answer.dtype))
-        return answer
 
-    run._net = watched
-    run._step(torch.arange(32, device=GPU), 0.0, torch.Generator(GPU).manual_seed(0))
+    run.model.register_forward_hook(watch)
+    run.step(torch.arange(32, device=GPU), 0.0, torch.Generator(GPU).manual_seed(0))
     assert set(seen) == {(True, torch.bfloat16)}
 
 

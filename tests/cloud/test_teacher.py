@@ -3,6 +3,7 @@
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ from small_runs import TINY_ATTACK, tiny_run
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from cloud.training.augment import augmented
 from cloud.training.checkpoint import load_checkpoint, save_checkpoint
-from cloud.training.images import for_teacher
+from cloud.training.images import augmented, for_teacher
+from cloud.training.kept_weights import BestEpoch, average_weights
 from cloud.training.objectives import (
     OBJECTIVES,
     divergence,
@@ -22,7 +23,7 @@ from cloud.training.objectives import (
 )
 from cloud.training.ranks import Ranks
 from cloud.training.teacher import EpochReport, TeacherRun, fit_teacher
-from cloud.training.teacher_files import recipe_digest
+from cloud.training.teacher_files import teacher_digest
 from common.config import RunConfig
 from common.data.datasets import Dataset, load_dataset
 from common.errors import StorageError
@@ -38,18 +39,23 @@ def test_a_teacher_of_all_images_learns_from_more_than_its_release_speaks_of(
     dataset: Dataset,
 ) -> None:
     assert for_teacher(tiny_run(), dataset) is dataset
-    lessons = for_teacher(tiny_run(all_images=True), dataset)
-    assert (len(dataset.train), len(lessons.train)) == (180, 1437 - 20)
-    assert lessons.val is dataset.val and lessons.test is dataset.test
+    whole = for_teacher(tiny_run(all_images=True), dataset)
+    assert (len(dataset.train), len(whole.train)) == (180, 1437 - 20)
+    assert whole.val is dataset.val and whole.test is dataset.test
 
 
 def test_a_teacher_of_all_images_is_another_one() -> None:
     few, whole = tiny_run(), tiny_run(all_images=True)
-    assert recipe_digest(few) != recipe_digest(whole)
+    assert teacher_digest(few) != teacher_digest(whole)
 
 
 def weights(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def trained(config: RunConfig, dataset: Dataset, **arguments: Any) -> nn.Module:
+    """The best epoch's model of a training."""
+    return fit_teacher(config, dataset, **arguments).best_model()
 
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
@@ -95,10 +101,10 @@ def test_an_attack_of_more_restarts_finds_more_loss(
 
 def test_the_same_seed_gives_the_same_teacher(dataset: Dataset) -> None:
     config = tiny_run(epochs=2)
-    first = fit_teacher(config, dataset)
+    first = trained(config, dataset)
     torch.rand(7)  # the global generator has no say
-    assert torch.equal(weights(first), weights(fit_teacher(config, dataset)))
-    other = fit_teacher(config.model_copy(update={"seed": 1}), dataset)
+    assert torch.equal(weights(first), weights(trained(config, dataset)))
+    other = trained(config.model_copy(update={"seed": 1}), dataset)
     assert not torch.equal(weights(first), weights(other))
 
 
@@ -113,10 +119,10 @@ def test_a_resumed_training_ends_with_the_very_same_weights(
         if report.epoch == 2:
             save_checkpoint(folder, run.state())
 
-    whole = fit_teacher(config, dataset, after_epoch=keep_the_second)
+    whole = trained(config, dataset, after_epoch=keep_the_second)
     state = load_checkpoint(folder)
     assert state.epoch == 2
-    resumed = fit_teacher(config, dataset, resume_from=state)
+    resumed = trained(config, dataset, resume_from=state)
     assert torch.equal(weights(whole), weights(resumed))
 
 
@@ -147,7 +153,7 @@ def test_of_the_epochs_that_chance_cannot_tell_apart_the_latest_is_kept(
     def note(run: TeacherRun, report: EpochReport) -> None:
         seen[report.epoch] = report.robust_accuracy, weights(run.model)
 
-    best = fit_teacher(config, dataset, after_epoch=note)
+    best = trained(config, dataset, after_epoch=note)
     highest = max(robust for robust, _ in seen.values())
     chance = (highest * (1 - highest) / len(dataset.val)) ** 0.5
     latest = max(e for e, (robust, _) in seen.items() if robust >= highest - chance)
@@ -157,10 +163,10 @@ def test_of_the_epochs_that_chance_cannot_tell_apart_the_latest_is_kept(
 def test_a_robustly_overfitted_end_is_not_kept(dataset: Dataset) -> None:
     run = TeacherRun(tiny_run(), dataset)
     early, overfitted = 0.5, 0.3
+    best = BestEpoch(run.model, num_images=len(dataset.val))
     for epoch, robust in enumerate([0.1, early, overfitted, overfitted], 1):
-        run.epoch = epoch
-        run._keep_best(robust)
-    assert run.best_epoch == 2
+        best.update(epoch, run.model, robust)
+    assert best.epoch == 2
 
 
 def test_training_leaves_torchs_global_generator_alone(dataset: Dataset) -> None:
@@ -218,14 +224,12 @@ def test_looking_uphill_leaves_batchnorms_statistics_alone() -> None:
 def test_an_attack_differentiates_by_the_images_alone(dataset: Dataset) -> None:
     run = TeacherRun(tiny_run(), dataset)
     seen: list[bool] = []
-    plain = run._net
 
-    def watched(x: Tensor) -> Tensor:
-        seen.append(any(p.requires_grad for p in run.model.parameters()))
-        return plain(x)
+    def watch(model: nn.Module, arguments: object) -> None:
+        seen.append(any(p.requires_grad for p in model.parameters()))
 
-    run._net = watched
-    run._step(torch.arange(32), 0.0, torch.Generator().manual_seed(0))
+    run.model.register_forward_pre_hook(watch)
+    run.step(torch.arange(32), 0.0, torch.Generator().manual_seed(0))
     # TRADES: the clean answer and two steps of the attack, then both of the loss.
     assert seen == [False] * 3 + [True] * 2
     assert all(p.grad is None for p in run.model.parameters())
@@ -267,18 +271,15 @@ def test_label_smoothing_asks_for_less_than_certainty() -> None:
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_the_averaged_model_follows_weights_and_statistics_alike(
-    dataset: Dataset,
-) -> None:
-    run = TeacherRun(tiny_run(ema_decay=0.75), dataset)
-    run.model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    run.averaged = copy.deepcopy(run.model)
-    before = copy.deepcopy(run.averaged.state_dict())
+def test_the_averaged_model_follows_weights_and_statistics_alike() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    averaged = copy.deepcopy(model)
+    before = copy.deepcopy(averaged.state_dict())
     with torch.no_grad():
-        for value in run.model.state_dict().values():
+        for value in model.state_dict().values():
             value.add_(4)
-    run._average_weights()
-    for name, value in run.averaged.state_dict().items():
+    average_weights(averaged, model, decay=0.75)
+    for name, value in averaged.state_dict().items():
         step = 1 if value.is_floating_point() else 4  # a count is taken over
         assert torch.allclose(value, before[name] + step), name
 
@@ -291,7 +292,7 @@ def _be_a_rank(rank: int, folder: str, config: str) -> None:
     )
     run = RunConfig.model_validate_json(config)
     data = load_dataset(run.dataset, seed=0)
-    model = fit_teacher(run, data, ranks=Ranks(rank, 2))
+    model = trained(run, data, ranks=Ranks(rank, 2))
     torch.save(model.state_dict(), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -302,7 +303,7 @@ def test_two_ranks_train_what_one_process_trains_on_the_same_batches(
     # Without chance of a rank's own: no random start, no augmentation.
     attack = TINY_ATTACK.model_copy(update={"random_start": False})
     config = tiny_run(objective="pgd_at", attack=attack, ema_decay=0.9, awp_gamma=0.01)
-    alone = fit_teacher(config, dataset).state_dict()
+    alone = trained(config, dataset).state_dict()
     arguments = (str(tmp_path), config.model_dump_json())
     spawn(_be_a_rank, arguments, nprocs=2)  # type: ignore[no-untyped-call]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))

@@ -8,8 +8,8 @@ import pytest
 from cloud.extraction.worker import Extractor
 from cloud.publishing.publish import draft_manifest
 from cloud.storage import StorageDir
-from cloud.training.teacher import TeacherRun
-from cloud.training.teacher_card import leave_teacher
+from cloud.training.teacher import fit_teacher
+from cloud.training.teacher_card import write_teacher
 from cloud.training.teacher_files import finished_teacher
 from common.config import RunConfig
 from common.config.toml_file import parse_config
@@ -68,10 +68,8 @@ class Stage:
         self.trained.append(config.teacher.epochs)
         storage.create()
         dataset = load_dataset(config.dataset, seed=config.seed)
-        run = TeacherRun(config, dataset)
-        while not run.finished:
-            run.run_epoch()
-        return leave_teacher(config, dataset, run, storage.root)
+        run = fit_teacher(config, dataset)
+        return write_teacher(config, dataset, run, storage.root)
 
     def extract(self, config: RunConfig, storage: StorageDir) -> Path:
         storage.create(storage.knowledge)

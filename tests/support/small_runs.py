@@ -20,6 +20,7 @@ TINY_ATTACK = AttackConfig(steps=2, step_size=0.1)  # of `tiny_run`
 
 def small_run(
     attack: AttackConfig,
+    /,
     *,
     limit: int | None = 400,
     knowledge: dict[str, Any] | None = None,
@@ -35,7 +36,7 @@ def small_run(
         knowledge: keys of [knowledge] besides the attack.
         students: default: one cnn_tiny of one epoch.
         evaluation: the node's attack, if it is another.
-        teacher: keys of [teacher] besides the attack.
+        teacher: keys of [teacher]; its own attack may be among them.
     """
     return RunConfig(
         channel="test",
