@@ -47,7 +47,7 @@ def live_gateway(
 
     Args:
         teacher: its safetensors file.
-        log: takes what the process has to say.
+        log: takes the process's stderr.
 
     Yields:
         How a node reaches it, and the CPU-seconds that its process has used since.

@@ -1,7 +1,7 @@
 """What `takt compare` and its worker processes exchange: jobs, updates, rows.
 
 Free of torch: compare itself needs none while its workers train. Not here: doing a
-job (worker.py), what a row says (rows.py).
+job (worker.py), the fields of a row (rows.py).
 """
 
 from collections.abc import Callable

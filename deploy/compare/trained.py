@@ -32,7 +32,7 @@ class TrainingSummary(BaseModel):
     flags: tuple[str, ...]
     trained_with: tuple[str, ...]
     live_bytes: int = 0  # exchanged with a live teacher
-    teacher_cpu_s: float | None = None  # that one's; None: not asked
+    teacher_cpu_s: float | None = None  # that one's; None: there is none
 
 
 class TrainedStudents:

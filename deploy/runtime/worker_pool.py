@@ -1,7 +1,7 @@
 """Threads that each talk to worker processes of one module.
 
 What is the same in every pool of workers: starting them, and ending all of them,
-whatever they are doing. Not here: what is said to a worker (deploy.compare.pool,
+whatever they are doing. Not here: the jobs of a worker (deploy.compare.pool,
 deploy.evaluation.pool), how a process is started and ended (processes.py).
 """
 

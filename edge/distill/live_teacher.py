@@ -89,17 +89,17 @@ class _RemoteLogits(torch.autograd.Function):
 
 
 class _StopWhen(threading.Event):
-    """An event that is set while a function says so.
+    """An event that is set while a function returns True.
 
     A signal handler must not set an event that its own thread may be waiting on.
     """
 
-    def __init__(self, asked: Callable[[], bool]) -> None:
+    def __init__(self, is_set: Callable[[], bool]) -> None:
         super().__init__()
-        self._asked = asked
+        self._is_set = is_set
 
     def is_set(self) -> bool:
-        return self._asked()
+        return self._is_set()
 
     def wait(self, timeout: float | None = None) -> bool:
         end = time.monotonic() + (float("inf") if timeout is None else timeout)

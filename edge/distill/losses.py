@@ -158,7 +158,7 @@ def bss_loss(
 
     Weights fall with progress p as in the authors' code: 1 + 3 (1 - p) for the
     soft labels, w (1 - 4 p / 3) for the boundary points with w = 2 unless the
-    recipe says otherwise, so the last quarter goes without them. Every point is
+    recipe gives another, so the last quarter goes without them. Every point is
     used; the paper keeps those where student and teacher differ most.
     """
     t = setting.temperature

@@ -64,7 +64,7 @@ def distil(
         StorageError: the work folder cannot be written.
         LinkError: the live teacher gave no answer within the deadline; the
             checkpoint is kept.
-        IdentityError: the gateway refused the node that asks its teacher.
+        IdentityError: the gateway refused the node's calls to its teacher.
         Interrupted: `should_stop` returned True.
     """
     manifest = read_manifest(job.release_dir)
