@@ -1,4 +1,4 @@
-"""A node's state folder: its layout, its lock, and its two small JSON files.
+"""A node's state folder: its layout, its lock, and its small JSON records.
 
     edge.toml  identity/  metadata/ (TUF)  cache/ (verified files, by digest)
     releases/<version>/   work/<version>/   students/<version>/   outbox/
@@ -17,13 +17,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from common.clock import utc_now
 from common.durable import locked, make_folder, storing, write_atomic
 from common.errors import StorageError
-from edge.records import Current, Promoted
-from edge.records import Status as Status
+from common.records import Cap, Evaluation, Record
 
 _RENAMED = (  # replaced through temp file, fsync and rename
     "edge.identity.key",
@@ -46,6 +45,57 @@ FAULT_POINTS = (
     "edge.release.linked",
     "edge.sent.before_unlink",
 )
+
+
+class Status(Record):
+    """What the daemon does now (status.json)."""
+
+    node: str
+    # Then idle, pulling, verifying, distilling, evaluating, promoting, backing-off or
+    # stopped.
+    state: str = "enrolled"
+    version: int = 0  # of the release being worked on, or worked on last; 0: none
+    progress: float = 0.0  # of that state's work, in [0, 1]
+    message: str = ""
+    student: str = ""  # name of the recipe
+    epoch: int = 0
+    epochs: int = 0
+    cpu_s: float = 0.0  # of the distillation
+    clean_accuracy: float | None = None  # on validation images, last measured
+    robust_accuracy: float | None = None
+    cap: Cap | None = None
+    pulled_bytes: int = 0  # payload, since the daemon started
+    peak_memory_mib: float = 0.0  # of the distillation
+    outcome: str = ""  # of the last release: promoted, kept, refused, failed
+    pid: int = 0
+    time: float = 0.0  # seconds since 1970, UTC
+
+
+class Promoted(Record):
+    """A student that was good enough to serve (students/<version>/promoted.json)."""
+
+    channel: str
+    version: int
+    student: str
+    folder: str  # in students/
+    weights_sha256: str
+    dataset: str
+    fingerprint: str
+    eps: float
+    clean_accuracy: float
+    robust: tuple[Evaluation, ...]
+
+
+class Current(Record):
+    """What was handled last and what serves (current.json)."""
+
+    channel: str = ""
+    version: int = Field(default=0, ge=0)  # handled last; 0: none
+    manifest_sha256: str = ""  # of that release
+    student: str = ""  # name of the recipe it was handled with
+    outcome: str = ""
+    message: str = ""
+    promoted: Promoted | None = None  # serves; None: no student yet
 
 
 class StateDir:

@@ -9,37 +9,19 @@ import json
 import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt, ValidationError
 
 from common.catalog import OPTIONAL, Content, contents_for
 from common.config import KnowledgeConfig, StudentConfig, count_views
 from common.errors import ConfigError, TrustError, one_line
 from common.models.card import ModelCard
+from common.records import Evaluation, Record
 
 MAX_SHARD_BYTES = 4 * 1024 * 1024
 SCHEMA = 2  # 1: deltas held adv_labels, and there were no views
 _READ = (1, SCHEMA)
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-
-
-class Record(BaseModel):
-    """One object of the manifest: frozen; fields of later takts are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-
-class Evaluation(Record):
-    """A robust accuracy with everything that gives it meaning (design, section 8)."""
-
-    attack: str
-    version: str
-    norm: str
-    eps: float
-    num_images: int
-    accuracy: float = Field(ge=0, le=1)
-    seed: int
-    flags: tuple[str, ...] = ()
 
 
 class CandidateScore(Record):

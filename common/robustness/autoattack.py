@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.release.manifest import Evaluation
+from common.records import Evaluation
 from common.robustness.attacks import pgd
 from common.robustness.sanity import batches, evaluating, predict
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config import AttackConfig
-from common.release.manifest import Evaluation
+from common.records import Evaluation
 from common.robustness.attacks import pgd
 from common.robustness.autoattack import autoattack
 from common.robustness.sanity import evaluating, gradient_flags, is_collapsed, predict

@@ -19,7 +19,7 @@ from typing import Self
 
 from common.config import DatasetConfig
 from common.errors import TaktError, error_of
-from common.release import Evaluation
+from common.records import Evaluation
 from deploy.evaluation.worker import EvaluationJob, EvaluationReply
 from deploy.report.result import Accuracies
 from deploy.runtime.processes import exchange

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from common.config import DatasetConfig
 from common.errors import TaktError
-from common.release import Evaluation
+from common.records import Evaluation
 
 
 class Message(BaseModel):

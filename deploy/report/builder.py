@@ -12,19 +12,15 @@ import psutil
 
 from common.config import NodeConfig, RunConfig
 from common.data.datasets import Dataset
-from common.pb.takt_pb2 import CurvePoint as CurvePointMessage
 from common.pb.takt_pb2 import ReportRequest
-from common.release import Evaluation, Manifest, TeacherCard
+from common.records import Cap, CpuSeconds, CurvePoint, Evaluation, Profile, from_wire
+from common.release import Manifest, TeacherCard
 from deploy.report.result import (
     Accuracies,
-    Cap,
-    CpuSeconds,
-    CurvePoint,
     DatasetFacts,
     Failure,
     Machine,
     NodeResult,
-    Profile,
     ReleaseFacts,
     RunResult,
     Student,
@@ -156,13 +152,14 @@ def node_result(
     )
     if report is None:
         return plain
+    own = tuple(from_wire(Evaluation, each) for each in report.robust)
     reported: dict[str, object] = {
         "seed": report.seed,
-        "cap": _cap(report.cap.method, report.cap.hard),
+        "cap": from_wire(Cap, report.cap) if report.cap.method else None,
         "peak_memory_mib": report.peak_memory_mib or None,
         "pulled_bytes": report.pulled_bytes,
-        "robust": _joined(accuracies, [_evaluation(e) for e in report.robust]),
-        "curve": [_point(point) for point in report.curve],
+        "robust": _joined(accuracies, own),
+        "curve": tuple(from_wire(CurvePoint, each) for each in report.curve),
     }
     if report.architecture:
         reported["student"] = Student(
@@ -171,11 +168,7 @@ def node_result(
             path=None if student is None else str(student),
         )
     if report.HasField("cpu_s"):
-        reported["cpu_s"] = CpuSeconds(
-            distil=report.cpu_s.distil,
-            attack=report.cpu_s.attack,
-            evaluate=report.cpu_s.evaluate,
-        )
+        reported["cpu_s"] = from_wire(CpuSeconds, report.cpu_s)
     if accuracies is not None:
         reported["clean_accuracy"] = accuracies.clean_accuracy
     # Validated again: a node's numbers come from outside.
@@ -194,7 +187,7 @@ def baseline_result(
     return NodeResult(
         name=node.name,
         profile=_profile(node),
-        cap=_cap(usage.cap.method, usage.cap.hard),
+        cap=usage.cap,
         student=Student(
             architecture=outcome.architecture,
             num_parameters=outcome.num_parameters,
@@ -204,18 +197,15 @@ def baseline_result(
         seed=outcome.seed,
         clean_accuracy=None if accuracies is None else accuracies.clean_accuracy,
         robust=_joined(accuracies, outcome.robust),
-        cpu_s=CpuSeconds(**outcome.cpu_s.model_dump()),
+        cpu_s=outcome.cpu_s,
         peak_memory_mib=usage.peak_memory_mib or None,
         state="trained",
-        curve=tuple(
-            CurvePoint(**point.model_dump(exclude={"epochs"}))
-            for point in outcome.curve
-        ),
+        curve=tuple(CurvePoint(**point.model_dump()) for point in outcome.curve),
     )
 
 
 def _joined(
-    accuracies: Accuracies | None, own: "tuple[Evaluation, ...] | list[Evaluation]"
+    accuracies: Accuracies | None, own: tuple[Evaluation, ...]
 ) -> tuple[Evaluation, ...]:
     """Put AutoAttack on the test split before the validation results."""
     test = () if accuracies is None else (accuracies.robust,)
@@ -226,20 +216,4 @@ def _joined(
 
 
 def _profile(node: NodeConfig) -> Profile:
-    return Profile(**node.profile.model_dump(include=set(Profile.model_fields)))
-
-
-def _cap(method: str, hard: bool) -> Cap | None:
-    return Cap(method=method, hard=hard) if method else None
-
-
-def _evaluation(message: object) -> Evaluation:
-    return Evaluation.model_validate(message, from_attributes=True)
-
-
-def _point(point: CurvePointMessage) -> Mapping[str, object]:
-    found: dict[str, object] = {"epoch": point.epoch, "cpu_s": point.cpu_s}
-    for name in ("clean_accuracy", "robust_accuracy"):
-        if point.HasField(name):
-            found[name] = getattr(point, name)
-    return found
+    return Profile.model_validate(node.profile, from_attributes=True)

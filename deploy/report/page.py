@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.durable import write_atomic
-from common.release import Evaluation
+from common.records import Evaluation
 from deploy.report import bars
 from deploy.report.charts import Series, curves, swatch
 from deploy.report.result import NodeResult, RunResult, find_autoattack, read_result

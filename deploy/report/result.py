@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from common.durable import write_atomic
 from common.errors import StorageError
-from common.release import Evaluation
+from common.records import Cap, CpuSeconds, CurvePoint, Evaluation, Profile, Record
 
 SCHEMA = 1
 RESULT_NAME = "result.json"
@@ -24,20 +24,14 @@ RESULT_NAME = "result.json"
 Fraction = float | None
 
 
-class Part(BaseModel):
-    """One object of result.json: frozen; unknown fields of later takts are kept out."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-
-class Failure(Part):
+class Failure(Record):
     """Why a run failed: takt's exit code and the line that the user saw."""
 
     code: int
     message: str
 
 
-class DatasetFacts(Part):
+class DatasetFacts(Record):
     """Which images; `num_train` is what the students learn from."""
 
     name: str
@@ -46,14 +40,14 @@ class DatasetFacts(Part):
     num_test: int
 
 
-class Threat(Part):
+class Threat(Record):
     """The threat model of the run."""
 
     norm: str
     eps: float
 
 
-class TeacherResult(Part):
+class TeacherResult(Record):
     """The teacher: clean accuracy on the test split, robust ones as flagged."""
 
     architecture: str
@@ -62,7 +56,7 @@ class TeacherResult(Part):
     robust: tuple[Evaluation, ...] = ()
 
 
-class ReleaseFacts(Part):
+class ReleaseFacts(Record):
     """The published release; `bytes` counts its shards, headers included."""
 
     channel: str
@@ -72,22 +66,7 @@ class ReleaseFacts(Part):
     bytes_per_sample: dict[str, float]
 
 
-class Profile(Part):
-    """The caps that a node was given."""
-
-    cpus: float
-    memory_mib: int
-    bandwidth_kib_s: int
-
-
-class Cap(Part):
-    """How the caps were held; `hard` is false for the watchdog's fallback."""
-
-    method: str
-    hard: bool
-
-
-class Student(Part):
+class Student(Record):
     """A promoted student; `path` is relative to the run's folder."""
 
     architecture: str
@@ -95,24 +74,11 @@ class Student(Part):
     path: str | None = None
 
 
-class CpuSeconds(Part):
-    """CPU-seconds spent at the node; `attack` is a part of `distil`."""
-
-    distil: float | None = None
-    attack: float | None = None
-    evaluate: float | None = None
+class NotMeasured(Record):
+    """An empty object: what stands in the file where nothing was measured."""
 
 
-class CurvePoint(Part):
-    """The student after an epoch, on the node's validation split."""
-
-    epoch: int
-    cpu_s: float
-    clean_accuracy: Fraction = None
-    robust_accuracy: Fraction = None
-
-
-class NodeResult(Part):
+class NodeResult(Record):
     """One node's student, or a baseline trained in the place of one.
 
     `clean_accuracy` and AutoAttack's figure are of the test split; an evaluation
@@ -128,7 +94,9 @@ class NodeResult(Part):
     seed: int
     clean_accuracy: Fraction = None
     robust: tuple[Evaluation, ...] = ()
-    cpu_s: CpuSeconds = CpuSeconds()
+    cpu_s: CpuSeconds | NotMeasured = Field(
+        default=NotMeasured(), union_mode="left_to_right"
+    )
     peak_memory_mib: float | None = None
     pulled_bytes: int | None = None
     state: str
@@ -140,7 +108,7 @@ class NodeResult(Part):
         return find_autoattack(self.robust)
 
 
-class Machine(Part):
+class Machine(Record):
     """What the run ran on; versions of parts that were not there are absent."""
 
     cores: int
@@ -159,7 +127,7 @@ class Accuracies:
     robust: Evaluation
 
 
-class RunResult(Part):
+class RunResult(Record):
     """The whole of result.json; see the design, section 8."""
 
     schema_version: int = Field(default=SCHEMA, alias="schema")
@@ -174,7 +142,7 @@ class RunResult(Part):
     release: ReleaseFacts | None = None
     nodes: tuple[NodeResult, ...] = ()
     baselines: tuple[NodeResult, ...] | None = None  # only with --compare
-    timings_s: dict[str, float] = {}
+    timings_s: dict[str, float] = Field(default_factory=dict)
     machine: Machine
 
     model_config = ConfigDict(

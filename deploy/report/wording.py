@@ -8,7 +8,8 @@ out nothing that went wrong. Not here: exit codes, tables.
 from collections.abc import Mapping, Sequence
 
 from common.config import RunConfig
-from common.release import Evaluation, TeacherCard
+from common.records import Evaluation
+from common.release import TeacherCard
 from deploy.report.result import (
     Accuracies,
     NodeResult,

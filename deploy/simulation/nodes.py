@@ -231,15 +231,7 @@ class RemoteNodes:
         from edge.state import Status
 
         row = self._rows().get(name)
-        if row is None:
-            return None
-        return Status(
-            node=name,
-            state=row.state,
-            version=row.version,
-            progress=row.progress,
-            message=row.message,
-        )
+        return None if row is None else Status.model_validate(row, from_attributes=True)
 
     def views(self) -> tuple[NodeView, ...]:
         """Describe every node for the live view."""

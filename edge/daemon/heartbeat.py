@@ -10,8 +10,9 @@ import threading
 
 from common.errors import Interrupted, TaktError
 from common.pb import takt_pb2
+from common.records import to_wire
 from edge.link.client import Link
-from edge.records import Status
+from edge.state import Status
 
 logger = logging.getLogger(__name__)
 
@@ -60,15 +61,10 @@ class Heartbeat:
                 status = self._status
             if status is None:
                 continue
+            beat = takt_pb2.HeartbeatRequest()
+            to_wire(status, beat)
             try:
-                self._link.heartbeat(
-                    takt_pb2.HeartbeatRequest(
-                        state=status.state,
-                        version=status.version,
-                        progress=status.progress,
-                        message=status.message,
-                    )
-                )
+                self._link.heartbeat(beat)
             except Interrupted:
                 return
             except TaktError as e:

@@ -32,6 +32,7 @@ from common.errors import (
     TaktError,
     TrustError,
 )
+from common.records import Cap
 from edge.config import EdgeConfig
 from edge.credentials import Certificates, Identity, load_identity
 from edge.daemon.heartbeat import Heartbeat
@@ -44,9 +45,8 @@ from edge.limits import open_executor
 from edge.link.client import Link
 from edge.link.connection import Connection, ConnectionOptions
 from edge.link.retry import full_jitter
-from edge.records import CapStatus, Current, Status
 from edge.releases.sync import ReleaseSync
-from edge.state import StateDir
+from edge.state import Current, StateDir, Status
 
 logger = logging.getLogger(__name__)
 
@@ -234,7 +234,7 @@ class NodeDaemon:
             watcher.close()
             link.close()
 
-    def _check_caps(self) -> CapStatus:
+    def _check_caps(self) -> Cap:
         """Refuse caps that are too small before anything is pulled."""
         config = self._config
         try:
@@ -243,7 +243,7 @@ class NodeDaemon:
             ) as executor:
                 for note in executor.notes:
                     logger.warning("%s, and gets no more", note)
-                return CapStatus(method=executor.method, hard=executor.hard)
+                return Cap(method=executor.method, hard=executor.hard)
         except CapError as e:  # published while the heartbeat still runs
             self._reporter.update("stopped", message=str(e))
             raise

@@ -15,8 +15,7 @@ from common.durable import fsync_folder, storing, write_atomic
 from common.errors import StorageError
 from common.release import Manifest
 from edge.jobs.job import RESULT, STUDENT, DistilResult
-from edge.records import Promoted
-from edge.state import StateDir, sha256_of
+from edge.state import Promoted, StateDir, sha256_of
 
 CARD = "promoted.json"
 

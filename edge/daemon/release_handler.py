@@ -27,12 +27,11 @@ from edge.daemon.job_setup import make_job, prepare_work_dir
 from edge.daemon.promotion import decide, prune_students, robust_accuracy, store_student
 from edge.daemon.reports import Outbox, make_report
 from edge.daemon.status import StatusReporter
-from edge.jobs.job import CurvePoint, DistilResult
+from edge.jobs.job import DistilResult, EpochPoint
 from edge.jobs.runner import JOB, ChildUsage, Distillation
 from edge.link.client import Link
-from edge.records import Current, Promoted
 from edge.releases.sync import MANIFEST, Release, ReleaseSync
-from edge.state import StateDir
+from edge.state import Current, Promoted, StateDir
 
 
 class ReleaseHandler:
@@ -174,7 +173,7 @@ class ReleaseHandler:
         )
         return result
 
-    def _report_progress(self, last: CurvePoint | None, usage: ChildUsage) -> None:
+    def _report_progress(self, last: EpochPoint | None, usage: ChildUsage) -> None:
         """Put the child's last epoch into the status."""
         self._usage = usage
         fields = {"cap": usage.cap, "peak_memory_mib": usage.peak_memory_mib}

@@ -17,12 +17,12 @@ from common import faults
 from common.config import ProfileConfig
 from common.durable import fsync_folder, storing, write_atomic
 from common.pb import takt_pb2
+from common.records import to_wire
 from edge.jobs.job import DistilResult
 from edge.jobs.runner import ChildUsage
 from edge.link.client import Link
 from edge.link.failures import RefusedError
-from edge.records import Current
-from edge.state import StateDir
+from edge.state import Current, StateDir
 
 REPORT = "report.json"
 
@@ -51,18 +51,13 @@ def make_report(
         version=current.version,
         student=current.student,
         seed=seed,
-        profile=takt_pb2.Profile(
-            cpus=profile.cpus,
-            memory_mib=profile.memory_mib,
-            bandwidth_kib_s=profile.bandwidth_kib_s,
-        ),
         pulled_bytes=pulled_bytes,
         outcome=current.outcome,
         message=current.message,
     )
+    to_wire(profile, report.profile)
     if usage is not None:
-        report.cap.method = usage.cap.method
-        report.cap.hard = usage.cap.hard
+        to_wire(usage.cap, report.cap)
         report.peak_memory_mib = usage.peak_memory_mib
     if result is not None:
         _add_result(report, result)
@@ -74,16 +69,14 @@ def _add_result(report: takt_pb2.ReportRequest, result: DistilResult) -> None:
     report.num_parameters = result.num_parameters
     report.method = result.method
     report.seed = result.seed
-    report.cpu_s.distil = result.cpu_s.distil
-    report.cpu_s.attack = result.cpu_s.attack
-    report.cpu_s.evaluate = result.cpu_s.evaluate
+    to_wire(result.cpu_s, report.cpu_s)
     report.clean_accuracy = result.clean_accuracy
     report.weights_sha256 = result.weights_sha256
     report.live_bytes = result.live_bytes
     for each in result.robust:
-        report.robust.add(**each.model_dump())
+        to_wire(each, report.robust.add())
     for point in result.curve:
-        report.curve.add(**point.model_dump(exclude={"epochs"}, exclude_none=True))
+        to_wire(point, report.curve.add())
 
 
 class Outbox:

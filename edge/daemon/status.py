@@ -11,8 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from common.errors import StorageError
-from edge.records import Status
-from edge.state import StateDir
+from edge.state import StateDir, Status
 
 logger = logging.getLogger(__name__)
 

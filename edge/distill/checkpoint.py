@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.durable import write_atomic
 from common.tensor_file import encode_tensors, read_tensors
-from edge.jobs.job import CurvePoint
+from edge.jobs.job import EpochPoint
 
 _KEY = "takt.state"
 
@@ -36,7 +36,7 @@ class FitState(BaseModel):
     best_epoch: int = 0  # 0: none yet
     best_robust: float = -1.0
     last_robust: float = -1.0
-    curve: list[CurvePoint] = []
+    curve: list[EpochPoint] = []
 
     def retry(self) -> None:
         """Begin the next attempt; the time spent so far still counts."""

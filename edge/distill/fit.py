@@ -14,10 +14,11 @@ from torch import nn
 from common.catalog import needs_live_teacher
 from common.config import StudentConfig
 from common.errors import ConfigError
+from common.records import CpuSeconds
 from edge.distill.checkpoint import CheckpointFile, FitState
 from edge.distill.task import Task
 from edge.distill.training import Training
-from edge.jobs.job import CpuSeconds, CurvePoint
+from edge.jobs.job import EpochPoint
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Fitted:
     model: nn.Module  # in eval mode
     epochs: int
     best_epoch: int  # whose weights the model has
-    curve: tuple[CurvePoint, ...]
+    curve: tuple[EpochPoint, ...]
     cpu_s: CpuSeconds
     flags: tuple[str, ...]
 
@@ -38,7 +39,7 @@ def fit_student(
     *,
     checkpoint: CheckpointFile | None = None,
     clock: Callable[[], float] = time.process_time,
-    on_epoch: Callable[[CurvePoint], None] = lambda point: None,
+    on_epoch: Callable[[EpochPoint], None] = lambda point: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Fitted:
     """Train a student.

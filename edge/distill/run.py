@@ -25,12 +25,8 @@ from common.errors import TrustError
 from common.faults import point as fault_point
 from common.models.files import save_model
 from common.models.zoo import num_parameters
-from common.release import (
-    Evaluation,
-    Manifest,
-    recipe_of,
-    student_card,
-)
+from common.records import Evaluation
+from common.release import Manifest, recipe_of, student_card
 from common.robustness.evaluate import is_collapsed, predict, robust_accuracy_pgd
 from edge.distill.batch import Images
 from edge.distill.checkpoint import CheckpointFile
@@ -42,9 +38,9 @@ from edge.jobs.job import (
     PROGRESS,
     RESULT,
     STUDENT,
-    CurvePoint,
     DistilJob,
     DistilResult,
+    EpochPoint,
 )
 
 if TYPE_CHECKING:
@@ -152,7 +148,7 @@ class _Progress:
         self._path = path
         self._mode = "w"
 
-    def __call__(self, point: CurvePoint) -> None:
+    def __call__(self, point: EpochPoint) -> None:
         line = point.model_dump_json() + "\n"
         with storing(self._path), self._path.open(self._mode, encoding="utf-8") as file:
             file.write(line)

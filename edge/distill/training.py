@@ -30,7 +30,7 @@ from edge.distill.learner import Learner, under
 from edge.distill.losses import method
 from edge.distill.overfitting import MAX_STEPS, Attacked, is_overfitted
 from edge.distill.task import Task
-from edge.jobs.job import CurvePoint
+from edge.jobs.job import EpochPoint
 
 MILESTONES = 16
 _VAL_IMAGES = 128  # measured at a milestone
@@ -116,7 +116,7 @@ class Training:
         """Count the batches; a last one of less than half the size is left out."""
         return max(1, round(len(self.train.y) / self.batch_size))
 
-    def epoch(self, should_stop: Callable[[], bool]) -> CurvePoint:
+    def epoch(self, should_stop: Callable[[], bool]) -> EpochPoint:
         """Train one epoch, or what the budget leaves of one; measure at milestones."""
         order = torch.randperm(len(self.train.y), generator=self.generator)
         attacked: Attacked | None = None
@@ -140,7 +140,7 @@ class Training:
             clean, robust, collapsed = self.validate()
             if attacked is not None and self.task.guard_overfitting:
                 self.guard_against_overfitting(attacked)
-        point = CurvePoint(
+        point = EpochPoint(
             epoch=state.epoch,
             epochs=max(state.epoch, epochs),
             cpu_s=state.distil_s,

@@ -4,7 +4,7 @@ The daemon writes a `DistilJob` and starts ``python -m edge.distill JOB.json``
 inside the caps; the child leaves, in the job's work folder:
 
     checkpoint.safetensors   at each milestone; a restarted child goes on from it
-    progress.jsonl           one `CurvePoint` a line, an epoch a line
+    progress.jsonl           one `EpochPoint` a line, an epoch a line
     student.safetensors      the student with its model card
     outcome.json             a `DistilResult`, written last
 
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.config import DatasetConfig, ProfileConfig
 from common.errors import StorageError
-from common.release import Evaluation
+from common.records import CpuSeconds, CurvePoint, Evaluation
 
 CHECKPOINT = "checkpoint.safetensors"
 PROGRESS = "progress.jsonl"
@@ -56,22 +56,10 @@ class DistilJob(Message):
     live: LiveLink | None = None  # for a method that asks the live teacher
 
 
-class CurvePoint(Message):
-    """One epoch of a distillation; CPU-seconds are of training, attack included."""
+class EpochPoint(CurvePoint):
+    """A curve's newest point, and how many epochs there will be."""
 
-    epoch: int = Field(ge=1)  # counted from 1
     epochs: int = Field(ge=1)  # an estimate while a CPU budget is running
-    cpu_s: float = Field(ge=0)
-    clean_accuracy: float | None = None  # on validation images; None: not measured
-    robust_accuracy: float | None = None
-
-
-class CpuSeconds(Message):
-    """Where a distillation's CPU time went."""
-
-    distil: float = Field(ge=0)  # training, attack included
-    attack: float = Field(ge=0)  # of which: crafting adversarial examples
-    evaluate: float = Field(ge=0)
 
 
 class DistilResult(Message):
@@ -87,7 +75,7 @@ class DistilResult(Message):
     best_epoch: int  # whose weights were kept
     clean_accuracy: float  # on the node's whole validation split
     robust: tuple[Evaluation, ...]  # PGD on the node's validation split
-    curve: tuple[CurvePoint, ...]
+    curve: tuple[EpochPoint, ...]
     cpu_s: CpuSeconds
     live_bytes: int = Field(default=0, ge=0)  # exchanged with the live teacher
     flags: tuple[str, ...] = ()  # "collapsed": one constant class, never to be promoted
@@ -120,7 +108,7 @@ def read_message(path: Path, model: type[MessageT]) -> MessageT:
         ) from e
 
 
-def read_progress(path: Path) -> list[CurvePoint]:
+def read_progress(path: Path) -> list[EpochPoint]:
     """Read the epochs so far; a missing file is none, a torn last line is left out."""
     try:
         lines = path.read_bytes().split(b"\n")
@@ -129,7 +117,7 @@ def read_progress(path: Path) -> list[CurvePoint]:
     points = []
     for line in lines[:-1]:  # what follows the last newline is still being written
         try:
-            points.append(CurvePoint.model_validate_json(line))
+            points.append(EpochPoint.model_validate_json(line))
         except ValidationError:
             break
     return points

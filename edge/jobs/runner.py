@@ -31,17 +31,17 @@ from common.errors import (
     TaktError,
     TrustError,
 )
+from common.records import Cap, Record
 from edge.jobs.job import (
     PROGRESS,
     RESULT,
-    CurvePoint,
     DistilJob,
     DistilResult,
+    EpochPoint,
     read_message,
     read_progress,
 )
 from edge.limits import Executor, child_environment, open_executor
-from edge.records import CapStatus, Record
 
 JOB, LOG, USAGE = "job.json", "child.log", "usage.json"
 MAX_CRASHES = 3  # of one distillation, each continued from its checkpoint
@@ -61,13 +61,13 @@ ERRORS: dict[int, type[TaktError]] = {
     )
 }
 
-Progress = Callable[[CurvePoint | None, "ChildUsage"], None]
+Progress = Callable[[EpochPoint | None, "ChildUsage"], None]
 
 
 class ChildUsage(Record):
     """What a distillation's children used, restarts included (usage.json)."""
 
-    cap: CapStatus
+    cap: Cap
     peak_memory_mib: float = 0.0
     halved_to: int | None = None  # batch size, when the recipe's was too much
 
@@ -219,7 +219,7 @@ class Distillation:
 
 def _usage(executor: Executor) -> ChildUsage:
     return ChildUsage(
-        cap=CapStatus(method=executor.method, hard=executor.hard),
+        cap=Cap(method=executor.method, hard=executor.hard),
         peak_memory_mib=round(executor.usage().peak_memory_mib, 1),
     )
 

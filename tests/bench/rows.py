@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.durable import write_atomic
-from common.release import Evaluation
+from common.records import Evaluation
 
 Row = dict[str, Any]
 

@@ -17,10 +17,10 @@ from release_drafts import draft
 from common.catalog import Content, contents_for
 from common.config import AttackConfig, StudentConfig
 from common.errors import TrustError
+from common.records import Evaluation
 from common.release import (
     MAX_SHARD_BYTES,
     Arrays,
-    Evaluation,
     Manifest,
     ShardInfo,
     TeacherCard,

@@ -7,7 +7,7 @@ import pytest
 
 from common.config import DatasetConfig
 from common.errors import StorageError
-from common.release import Evaluation
+from common.records import Evaluation
 from deploy.evaluation.pool import EvaluationPool, cut, merge_chunks
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 from common.errors import StorageError
-from common.release import Evaluation
+from common.records import Evaluation, Profile
 from deploy.report.result import (
     Failure,
     Machine,
     NodeResult,
-    Profile,
     RunResult,
     Threat,
     read_result,

@@ -25,12 +25,11 @@ from common.config import DatasetConfig, ProfileConfig
 from common.data.datasets import load_dataset
 from common.errors import CapError, Interrupted, LinkError, TaktError
 from common.pb.takt_pb2 import ReportRequest
-from common.release import Evaluation
+from common.records import Evaluation
 from edge.config import EdgeConfig, save_edge_config
 from edge.daemon import NodeDaemon
 from edge.jobs.job import CHECKPOINT, PROGRESS, RESULT, DistilResult, read_progress
-from edge.records import Status
-from edge.state import current_student, read_status, sha256_of
+from edge.state import Status, current_student, read_status, sha256_of
 
 DAEMON = """
 import sys

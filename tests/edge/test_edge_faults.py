@@ -22,16 +22,16 @@ from victims import armed, enroll_once, run_once
 from waiting import until
 
 from common.errors import ConfigError, StorageError, StudentError
-from common.release import Evaluation, decode_manifest
+from common.records import Cap, CpuSeconds, Evaluation
+from common.release import decode_manifest
 from edge.config import EdgeConfig
 from edge.credentials import Certificates, load_identity
 from edge.daemon import NodeDaemon
 from edge.daemon.enrolment import enroll
 from edge.daemon.job_setup import make_job, prepare_work_dir
 from edge.daemon.reports import Outbox
-from edge.jobs.job import RESULT, STUDENT, CpuSeconds, DistilResult
+from edge.jobs.job import RESULT, STUDENT, DistilResult
 from edge.jobs.runner import USAGE, ChildUsage
-from edge.records import CapStatus
 from edge.state import FAULT_POINTS, StateDir, current_student, read_status, sha256_of
 
 IDENTITY_POINTS = [p for p in FAULT_POINTS if p.startswith("edge.identity")]
@@ -120,7 +120,7 @@ def prepare(
         flags=flags,
         weights_sha256=sha256_of(work / STUDENT),
     )
-    usage = ChildUsage(cap=CapStatus(method="soft", hard=False), peak_memory_mib=300)
+    usage = ChildUsage(cap=Cap(method="soft", hard=False), peak_memory_mib=300)
     (work / USAGE).write_text(usage.model_dump_json())
     (work / RESULT).write_text(result.model_dump_json())
 
