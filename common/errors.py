@@ -94,7 +94,7 @@ class StudentError(TaktError):
     exit_code = 11
 
 
-class Interrupted(TaktError):
+class Interrupted(TaktError):  # noqa: N818 - not an error of anybody
     """The user or the system asked to stop."""
 
     exit_code = 130

@@ -20,7 +20,7 @@ from cloud.training.job import train_teacher
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 EPOCHS = 100_000  # however fast they are: Ctrl-C ends the training
-PATIENCE_S = 600
+WAIT_S = 600
 # What `ray start` does, on the loopback as takt's own cluster (cloud.cluster.local).
 MACHINE = """
 import signal, sys
@@ -69,7 +69,7 @@ def test_a_training_goes_on_with_fewer_workers_and_grows_again(tmp_path: Path) -
     ended = threading.Event()
 
     def wait_for(workers: int) -> None:
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + WAIT_S
         while not ended.is_set() and time.monotonic() < end:
             last = [epoch["num_workers"] for epoch in reports_in(progress)[-3:]]
             if last == [workers] * 3:
@@ -87,7 +87,7 @@ def test_a_training_goes_on_with_fewer_workers_and_grows_again(tmp_path: Path) -
                 wait_for(2)
                 if not ended.is_set():
                     os.kill(os.getpid(), signal.SIGINT)
-                    ended.wait(PATIENCE_S)
+                    ended.wait(WAIT_S)
 
         disturbance = threading.Thread(target=disturb)
         disturbance.start()

@@ -136,7 +136,8 @@ def test_a_file_that_is_replaced_meanwhile_arrives_as_it_was(
         messages = iter(stubs.releases.Fetch(request, timeout=DEADLINE_S))
         received = next(messages).data
         put_file(own.running.repository, "targets/g", new)
-        os.replace(tmp_path / "repository/targets/g", tmp_path / "repository/targets/f")
+        targets = tmp_path / "repository" / "targets"
+        (targets / "g").replace(targets / "f")
         received += b"".join(m.data for m in messages)
     assert received == old
 

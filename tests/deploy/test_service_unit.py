@@ -1,7 +1,7 @@
 """deploy/systemd/takt-edge.service and the config beside it: systemd's own judgement.
 
 Where systemd is installed, its tools read the unit; that it starts and restarts a
-daemon is systemd's matter, what the daemon says to it is in test_notify.py.
+daemon is systemd's matter, what the daemon says to it is in test_sd_notify.py.
 """
 
 import shutil

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from edge_site import EdgeSite, edge_site, node_environment, recipe
 from PIL import Image
-from waiting import PATIENCE_S, until
+from waiting import WAIT_S, until
 
 from common.config import DatasetConfig, ProfileConfig
 from common.data.datasets import load_dataset
@@ -200,7 +200,7 @@ def test_a_distillation_survives_a_stop_and_a_killed_child(site: EdgeSite) -> No
         resumed = pool.submit(NodeDaemon(config).once)
         until("the next one", lambda: (work / CHECKPOINT).stat().st_mtime_ns > saved)
         kill_child_of(work)
-        assert resumed.result(timeout=PATIENCE_S).outcome == "promoted"
+        assert resumed.result(timeout=WAIT_S).outcome == "promoted"
     result = DistilResult.model_validate_json((work / RESULT).read_bytes())
     # The first of three children trained it; its CPU time is measured, so unique.
     assert result.curve[0] == first_epoch

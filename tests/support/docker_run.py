@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 from docker_site import (
     NODES,
-    PATIENCE_S,
     ROOT,
+    WAIT_S,
     Project,
     compose_tools,
     docker,
@@ -124,7 +124,7 @@ def in_state(project: Project, node: str, version: int, *states: str) -> None:
         status = project.status(node)
         return status.get("version") == version and status.get("state") in states
 
-    until(f"{node} is {' or '.join(states)}", there, PATIENCE_S)
+    until(f"{node} is {' or '.join(states)}", there, WAIT_S)
 
 
 def in_volumes(project: Project, node: str, command: str) -> None:
@@ -153,7 +153,7 @@ def pulling_slowly(project: Project, node: str) -> Iterator[int]:
     version = project.publish(OPTIONS)
     assert docker("start", project.container(node)).returncode == 0
     in_state(project, node, version, "pulling")
-    until("its first files", lambda: num_pulled(project, node) > 0, PATIENCE_S)
+    until("its first files", lambda: num_pulled(project, node) > 0, WAIT_S)
     try:
         yield version
     finally:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "deploy" / "containers" / "compose.yaml"
 NODES = ("sensor", "camera", "hub")
 KILLED = 128 + 9  # exit code
-PATIENCE_S = 900.0
+WAIT_S = 900.0
 PREFIX = "takt-test-"
 
 Done = subprocess.CompletedProcess[str]

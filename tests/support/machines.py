@@ -20,7 +20,7 @@ import psutil
 PROGRAMS = ("ip", "nsenter", "setpriv", "taskset", "unshare")
 NAMESPACES = ("--net", "--mount", "--uts", "--pid", "--fork", "--mount-proc")
 TIED = ("setpriv", "--pdeathsig", "KILL")  # dies with the process that started it
-PATIENCE_S = 150.0
+WAIT_S = 150.0
 
 Done = subprocess.CompletedProcess[str]
 
@@ -66,7 +66,7 @@ class Machine:
         enter = ["nsenter", "--target", str(self.pid), "--all"]
         return [*enter, *self._cores, *command]
 
-    def run(self, *command: str, timeout_s: float = PATIENCE_S) -> str:
+    def run(self, *command: str, timeout_s: float = WAIT_S) -> str:
         """Run a command to its end; return what it wrote."""
         done = subprocess.run(
             self.command(*command), capture_output=True, text=True, timeout=timeout_s

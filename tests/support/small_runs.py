@@ -31,7 +31,7 @@ def small_run(
     """Make a config whose teacher, knowledge and student use one attack.
 
     Args:
-        attack: of all of them, and of the evaluation unless that has its own.
+        attack: of all of them, unless one has its own.
         limit: of the training images.
         knowledge: keys of [knowledge] besides the attack.
         students: default: one cnn_tiny of one epoch.

@@ -4,13 +4,13 @@ import subprocess
 import time
 from collections.abc import Callable
 
-PATIENCE_S = 200.0  # for what takes seconds on an idle machine
+WAIT_S = 200.0  # for what takes seconds on an idle machine
 
 
 def until(
     what: str | Callable[[], str],
     condition: Callable[[], bool],
-    patience_s: float = PATIENCE_S,
+    patience_s: float = WAIT_S,
     *,
     alive: subprocess.Popen[str] | None = None,
 ) -> None:

@@ -29,7 +29,7 @@ from docker_run import (
     reached_from,
     run_config,
 )
-from docker_site import CONTAINERS, NODES, PATIENCE_S, Project, docker, left_of
+from docker_site import CONTAINERS, NODES, WAIT_S, Project, docker, left_of
 from waiting import until
 
 from common.config import CutConfig
@@ -107,7 +107,7 @@ def test_a_node_reaches_the_gateway_and_nothing_else(project: Project) -> None:
         until(
             f"{node} listens",
             partial(is_reached_from, project, node, place),
-            PATIENCE_S,
+            WAIT_S,
         )
     # There is somebody at each of these.
     ray = [(project.address("head"), port) for port in (6379, 7443)]
@@ -163,7 +163,7 @@ def test_a_node_killed_while_it_distils_goes_on_and_pulls_nothing_twice(
 ) -> None:
     version = project.publish(f"{OPTIONS} --set students.medium.epochs=200")
     in_state(project, "hub", version, "distilling")
-    until("two epochs", lambda: project.status("hub").get("epoch", 0) >= 2, PATIENCE_S)
+    until("two epochs", lambda: project.status("hub").get("epoch", 0) >= 2, WAIT_S)
     before = project.inspect("hub")["RestartCount"]
     project.kill("hub", "edge run")
     all_done(project, version)
@@ -224,7 +224,7 @@ def test_a_node_with_too_little_memory_says_so_and_the_others_finish(
 ) -> None:
     again = ("up", "-d", "--no-deps", "sensor")
     assert project.compose(*again, TAKT_SENSOR_MEMORY="200m").returncode == 0
-    until("sensor's words", lambda: "too small" in project.logs("sensor"), PATIENCE_S)
+    until("sensor's words", lambda: "too small" in project.logs("sensor"), WAIT_S)
     assert "memory cap 200 MiB is too small" in project.logs("sensor")
     version = project.publish(OPTIONS)
     for node in ("camera", "hub"):
@@ -248,14 +248,14 @@ def test_a_training_whose_worker_is_killed_goes_on_from_its_last_epoch(
         lines = project.execute("head", "cat", progress).stdout.splitlines()
         return [json.loads(line)["epoch"] for line in lines]
 
-    until("two epochs", lambda: len(epochs()) >= 2, PATIENCE_S)
+    until("two epochs", lambda: len(epochs()) >= 2, WAIT_S)
     assert docker("kill", "-s", "KILL", project.container("worker")).returncode == 0
     assert docker("start", project.container("worker")).returncode == 0
     code = ("cat", "/storage/again.code")
     until(
         "its end",
         lambda: project.execute("head", *code).stdout.strip() != "",
-        PATIENCE_S,
+        WAIT_S,
     )
     log = project.execute("head", "cat", "/storage/again.log").stdout
     assert project.execute("head", *code).stdout.strip() == "0", log

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from machines import PATIENCE_S, Machine, Site, site, why_no_machines
+from machines import WAIT_S, Machine, Site, site, why_no_machines
 from waiting import until
 
 from cloud.pki.authority import Authority
@@ -143,7 +143,7 @@ class Job:
     def card(self) -> TeacherCard:
         """Wait for its teacher."""
         path = self.storage / "teacher.json"
-        until(self.said, path.exists, PATIENCE_S)
+        until(self.said, path.exists, WAIT_S)
         return TeacherCard.model_validate_json(path.read_bytes())
 
 
@@ -156,7 +156,7 @@ def trains(machine: Machine) -> bool:
 def unharmed(cluster: Cluster) -> TeacherCard:
     """Train a teacher on both machines."""
     job = cluster.submit("unharmed", "train")
-    assert job.process.wait(timeout=2 * PATIENCE_S) == 0, job.said()
+    assert job.process.wait(timeout=2 * WAIT_S) == 0, job.said()
     return job.card()
 
 
@@ -164,7 +164,7 @@ def unharmed(cluster: Cluster) -> TeacherCard:
 def harmed(cluster: Cluster, unharmed: TeacherCard) -> Job:
     """Cut one machine's power while the same teacher is trained on both."""
     job = cluster.submit("harmed", "run")
-    until(job.said, lambda: len(job.epochs()) >= 3, 2 * PATIENCE_S)
+    until(job.said, lambda: len(job.epochs()) >= 3, 2 * WAIT_S)
     assert all(trains(machine) for machine in cluster.workers)
     cluster.site.cut_power(cluster.workers[1])
     assert len(job.epochs()) < EPOCHS
@@ -183,7 +183,7 @@ def test_a_machine_lost_in_training_costs_time_and_nothing_else(
 def porch(cluster: Cluster, harmed: Job) -> Path:
     """Let a node in, on a machine of its own; return its state folder."""
     storage, head = harmed.storage, cluster.head.address
-    until(harmed.said, (storage / "gateway.json").exists, PATIENCE_S)
+    until(harmed.said, (storage / "gateway.json").exists, WAIT_S)
     config = EdgeConfig(
         node="porch",
         student="tiny",
@@ -226,12 +226,12 @@ def test_the_gateway_restarts_on_the_head_and_a_node_finds_it_again(
     cluster: Cluster, harmed: Job, porch: Path
 ) -> None:
     log = porch.with_suffix(".log")
-    until(log.read_text, lambda: has_release(porch, 1), PATIENCE_S)
+    until(log.read_text, lambda: has_release(porch, 1), WAIT_S)
     there = harmed.storage / "gateway.json"
     before = json.loads(there.read_bytes())
     cluster.head.run("kill", "-KILL", str(before["pid"]))
-    until(harmed.said, lambda: json.loads(there.read_bytes()) != before, PATIENCE_S)
+    until(harmed.said, lambda: json.loads(there.read_bytes()) != before, WAIT_S)
     assert json.loads(there.read_bytes()) | {"pid": 0} == before | {"pid": 0}
     publish = cluster.takt("publish", harmed.storage)
     cluster.head.run(*cluster.environment(), *publish, "--force")
-    until(log.read_text, lambda: has_release(porch, 2), PATIENCE_S)
+    until(log.read_text, lambda: has_release(porch, 2), WAIT_S)

@@ -23,7 +23,7 @@ from edge.config import EdgeConfig, save_edge_config
 from edge.daemon.sd_notify import Notifier
 
 PERIOD_S = 24.0  # of the watchdog; a keep-alive is due every quarter of it
-PATIENCE_S = 60.0
+WAIT_S = 60.0
 
 
 class Manager:
@@ -47,7 +47,7 @@ class Manager:
 
     def hear(self, message: str) -> None:
         """Wait until a message comes, noting all others."""
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + WAIT_S
         while self.listen(max(end - time.monotonic(), 0.01)) != message:
             assert time.monotonic() < end, (message, self.heard)
 
@@ -217,7 +217,7 @@ def test_a_loop_that_hangs_is_not_kept_alive_by_its_threads(
         manager.hear("READY=1")
         # A report that never ends: the loop hangs when it reads the outbox next.
         os.mkfifo(config.state_dir / "outbox" / "report.json")
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + WAIT_S
         while manager.listen(PERIOD_S / 4 + 2) is not None:
             assert time.monotonic() < end, "it is kept alive"
         assert process.poll() is None
