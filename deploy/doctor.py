@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 
 from cryptography import x509
 
-from cloud.gateway.addresses import why_taken
+from cloud.gateway.addresses import bind_error
 from common.config import (
     DatasetConfig,
     GatewayConfig,
@@ -223,7 +223,7 @@ def check_ports(gateway: GatewayConfig) -> Finding:
     """Check that the gateway's addresses can be bound."""
     ports = [port for port in (gateway.port, gateway.enroll_port) if port]
     for port in ports:
-        refusal = why_taken(gateway.host, port)
+        refusal = bind_error(gateway.host, port)
         if refusal is not None:
             found, _, fix = str(refusal).partition("; ")
             return Finding("fail", "ports", found, fix)

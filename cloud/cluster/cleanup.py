@@ -1,8 +1,8 @@
-"""What a local Ray has running and lying about, and how all of it goes.
+"""Ending a local Ray: its processes and its folder.
 
-A half-started or half-dead Ray is ended like a healthy one: by its processes'
-command lines and open files, not by what this process remembers of them. Not
-here: starting it (local.py).
+A Ray that is half started or half dead is ended like a healthy one: its processes are
+found by their command lines and open files, not by what this process remembers. Not
+here: starting it (`cloud.cluster.local`).
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 
 def _open_files(pid: int) -> Iterator[str]:
-    # psutil's own list leaks a file where a process ends meanwhile.
+    # psutil's own list leaks a file if the process ends meanwhile.
     for handle in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
             yield str(handle.readlink())
@@ -76,14 +76,14 @@ def end_processes(folder: Path) -> None:
             raise ClusterError(
                 f"processes {pids} of the local Ray did not end; kill them by hand"
             )
-    _tell_their_handles()
+    _poll_handles()
 
 
-def _tell_their_handles() -> None:
-    """Let every `Popen` see whether its process has ended.
+def _poll_handles() -> None:
+    """Poll every `Popen`, which sees then that its process has ended.
 
-    A Ray that failed to start forgets its own without having waited for them, and
-    Python takes each for running still, and warns of it (ResourceWarning).
+    A Ray that failed to start drops its own without having waited for them, and Python
+    warns of each as still running (ResourceWarning).
     """
     for handle in gc.get_objects():
         # Not isinstance: it asks the object, and some of them warn when asked.

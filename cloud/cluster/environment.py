@@ -1,7 +1,7 @@
-"""What must hold in this process while it starts, leaves or uses a Ray.
+"""Settings of this process while it starts, leaves or uses a Ray.
 
-Environment variables (Ray's processes inherit them), which address Ray takes, and
-no Ctrl-C while things are cleaned up. Not here: what is started.
+Environment variables (Ray's processes inherit them), the address that Ray takes, and
+Ctrl-C ignored during a clean-up. Not here: what is started.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def _assign(variables: dict[str, str | None]) -> None:
 
 
 def _reread() -> None:
-    """Let the core look again: it has read its settings when it was imported."""
+    """Let the core read its settings again; it read them when it was imported."""
     from ray import _raylet
 
     core: Any = _raylet
@@ -55,8 +55,8 @@ def _reread() -> None:
 def on_loopback() -> Iterator[None]:
     """Let Ray take 127.0.0.1 as its address, and so listen nowhere else.
 
-    On Linux it replaces a loopback address by that of an interface, unless told
-    that this machine joins no cluster (as it does on macOS and Windows).
+    On Linux it replaces a loopback address by that of an interface, unless it is set to
+    join no cluster (as on macOS and Windows).
     """
     from ray._private import ray_constants
 
@@ -69,7 +69,7 @@ def on_loopback() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def deaf_to_interrupts() -> Iterator[None]:
+def interrupts_ignored() -> Iterator[None]:
     """Ignore Ctrl-C while cleaning up: a second one must not leave processes."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,8 +1,8 @@
 """A Ray cluster of takt's own on this machine, or one that exists already.
 
 `local_cluster` starts Ray in a private short folder, on the loopback, with token
-authentication and no dashboard, and leaves no process behind, whatever happens
-in between. `connect` joins a cluster that somebody else runs. Not here: what
+authentication and no dashboard, and leaves no process behind, whatever happens in
+between. `connect` joins a cluster that runs already. Not here: what
 runs on it (cloud/training/job.py, cloud/extraction/job.py, cloud/gateway/ray_serve.py).
 """
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloud.cluster.cleanup import end_cluster, end_processes
-from cloud.cluster.environment import core_environment, deaf_to_interrupts, on_loopback
+from cloud.cluster.environment import core_environment, interrupts_ignored, on_loopback
 from common.errors import ClusterError, one_line
 
 # Ray appends up to 63 bytes of session and socket name; AF_UNIX takes 107.
@@ -76,14 +76,14 @@ def local_cluster(
         RAY_AUTH_TOKEN=None,
         RAY_ADDRESS=None,
         RAY_USAGE_STATS_ENABLED="0",
-        # Ray warns of a change to come unless told which side to take.
+        # Ray warns of a future change unless this is set.
         RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
     ):
         try:
             address = _start(folder, num_cpus, logs_dir)
             yield LocalCluster(address, folder, token_path)
         finally:
-            with deaf_to_interrupts():
+            with interrupts_ignored():
                 end_cluster(folder, logs_dir)
 
 
@@ -95,7 +95,7 @@ def connect(address: str) -> Iterator[None]:
         address: "auto" for the one of this machine or job, or host:port.
 
     Raises:
-        ClusterError: there is no cluster there, or it does not let us in.
+        ClusterError: there is no cluster there, or it refuses the connection.
     """
     import ray
 
@@ -119,7 +119,7 @@ def connect(address: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with deaf_to_interrupts():
+        with interrupts_ignored():
             ray.shutdown()
 
 

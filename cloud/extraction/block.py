@@ -1,9 +1,9 @@
 """Teacher -> knowledge of one block of samples: a pure function of both.
 
-What is stored of a view is what the node can rebuild of it, so the teacher's
-logits are taken at the *decoded* view: at clip(x + eps * sign) rather than at the
-attack's own point, and at the dequantised boundary point. Not here: which
-samples form a block, shards and Ray (job.py).
+A node trains on what it can decode, so the teacher's logits are taken at the *decoded*
+point: at clip(x + eps * sign) rather than at the attack's own x_adv, and at the
+dequantised boundary point. Not here: which samples form a block
+(`cloud.extraction.job`), shards and Ray (`cloud.extraction.worker`).
 """
 
 import functools
@@ -36,7 +36,7 @@ def extract_block(
     eps: float,
     seed: int,
 ) -> dict[Content, Arrays]:
-    """Ask the teacher everything that a release says about these samples.
+    """Compute everything that a release holds about these samples.
 
     Args:
         model: the teacher, in eval mode, on the device of x.
@@ -65,7 +65,7 @@ def extract_block(
 
 
 def view_labels(model: nn.Module, view: Tensor) -> Arrays:
-    """Ask the teacher for its soft labels of one view of some samples.
+    """Compute the teacher's soft labels of one view of some samples.
 
     Args:
         model: the teacher, in eval mode, on the device of the view.
@@ -92,7 +92,7 @@ def _delta_signs(
         restarts=attack.restarts,
         generator=_generator(x, seed),
     )
-    # A white pixel that cannot grow has delta 0; its sign is + all the same.
+    # A white pixel has delta 0, because it cannot grow; its sign is + as well.
     up = (x_adv > x) | (x_adv >= 1)
     return pack_signs(np.where(up.cpu().numpy(), np.float32(1), np.float32(-1)))
 

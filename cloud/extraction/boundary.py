@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.models.forward import Model
 
-_TINY = 1e-4  # keeps a step at the boundary itself from being none
+_TINY = 1e-4  # so that a step at the boundary itself is not zero
 
 
 def boundary_points(
@@ -23,7 +23,7 @@ def boundary_points(
     step_size: float,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Walk from each sample towards another class until the teacher's mind changes.
+    """Move each sample towards another class until the teacher's answer changes.
 
     A step is ``step_size * (f_b - f_k + 1e-4)`` along the normalised gradient of
     ``f_k - f_b``, with b the class of x and k the target: long where the gap of the

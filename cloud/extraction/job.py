@@ -1,9 +1,9 @@
 """The teacher's knowledge of the whole training split, extracted by Ray actors.
 
-Each actor takes blocks of samples and writes their shards itself; the driver only
-counts. The result does not depend on how many actors there are, or which took
-what. Not here: what is asked of the teacher (block.py), signatures and versions
-(cloud/publishing/publish.py).
+Each actor takes ranges of samples and writes their shards itself; the driver only
+counts. The result does not depend on the number of actors, or on which took what. Not
+here: what is computed of a sample (`cloud.extraction.block`), signatures and versions
+(`cloud.publishing.publish`).
 """
 
 import hashlib
@@ -100,7 +100,7 @@ def shard_ranges(
 def _run_actors(
     config: RunConfig, storage: StorageDir, ranges: list[range], total: int
 ) -> list[ShardInfo]:
-    """Hand the ranges out, one at a time to each actor, and collect the shards."""
+    """Give each actor one range at a time, and collect the shards."""
     import ray
 
     if not ray.is_initialized():
@@ -152,7 +152,7 @@ def _run_actors(
 
 
 def _recipe(config: RunConfig, storage: StorageDir, fingerprint: str) -> str:
-    """Name what decides the knowledge."""
+    """Write down everything that decides the knowledge."""
     path = storage.weights
     try:
         weights = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,8 +1,8 @@
 """One actor of the extraction: holds teacher and data set, and writes shards.
 
-A plain class, so that it runs without Ray as well; torch is imported when it is
-made, in the actor's process. Not here: who takes which samples (job.py), what
-is asked of the teacher (block.py).
+A plain class, so that it runs without Ray as well; torch is imported at the first call,
+in the actor's process. Not here: distributing the samples (`cloud.extraction.job`),
+what is computed of each (`cloud.extraction.block`).
 """
 
 import hashlib
@@ -32,9 +32,10 @@ class Extractor:
     def __init__(
         self, run: str, storage: str, dataset: "Dataset | None" = None
     ) -> None:
-        """Note where they are; the first call loads them.
+        """Keep the paths; the first call loads teacher and data.
 
-        Of an actor whose making fails Ray says only that it died.
+        Not here, because Ray reports of an actor that fails in its constructor only
+        that it died.
 
         Args:
             run: the run's config, JSON.

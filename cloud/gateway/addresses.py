@@ -1,8 +1,8 @@
-"""Where a gateway listens, and what it tells others about that.
+"""Where a gateway listens, and the addresses that nodes are given.
 
-`Addresses` lives in the storage folder as gateway.json: the ports that a restarted
-gateway takes again, and what `takt edge` is pointed at. Not here: sockets that
-serve (`cloud.gateway.server`).
+`Addresses` is kept in the storage folder as gateway.json: a restarted gateway takes its
+ports again, and the operator configures `takt edge` with them. Not here: the sockets
+(`cloud.gateway.listeners`).
 """
 
 import errno
@@ -84,8 +84,8 @@ def join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def why_taken(host: str, port: int) -> AddressError | None:
-    """Try to bind an address; return the error that says why not, or None."""
+def bind_error(host: str, port: int) -> AddressError | None:
+    """Try to bind an address; return the error if it cannot be bound."""
     try:
         info = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -55,7 +55,7 @@ def enrolment_handler(
     Args:
         authority: checks the token and signs.
         repository: its root is what the node trusts from then on.
-        channel: the one that nodes follow unless told otherwise.
+        channel: that nodes follow by default.
     """
 
     async def enroll(request: pb.EnrollRequest, context: Context) -> pb.EnrollResponse:

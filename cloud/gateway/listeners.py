@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from cloud.gateway.addresses import Addresses, advertised, join, why_taken
+from cloud.gateway.addresses import Addresses, advertised, bind_error, join
 from cloud.pki.authority import ServerCredentials
 from cloud.storage import StorageDir
 from common.config import GatewayConfig
@@ -18,7 +18,7 @@ from common.errors import AddressError
 
 logger = logging.getLogger(__name__)
 
-KEPT_PORT_WAIT_S = 5.0  # for a predecessor that is still letting go of its port
+KEPT_PORT_WAIT_S = 5.0  # for a stopping gateway that still holds the port
 MAX_CALLS = 4096  # of all nodes together
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # a batch of images is the largest
 # Of enrolling nodes, which are unknown yet: a signing request is small, and soon
@@ -31,7 +31,7 @@ _OPTIONS = (
     ("grpc.so_reuseport", 0),
     # Nodes may ping with no call open (default: they are disconnected for it).
     ("grpc.keepalive_permit_without_calls", 1),
-    # Milliseconds. Find nodes that vanished without closing (default: 2 hours).
+    # Milliseconds. Detects nodes that disappeared without closing (default: 2 hours).
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     # Calls on one connection (default: no bound); the quota of a node is lower.
@@ -150,10 +150,10 @@ def _add(
     port: int,
     credentials: grpc.ServerCredentials,
 ) -> int:
-    # Asked first, because gRPC's own refusal says little and logs a lot.
-    refusal = why_taken(host, port)
-    if refusal is not None:
-        raise refusal
+    # Tried first: gRPC's own error has few details, and it logs a lot.
+    error = bind_error(host, port)
+    if error is not None:
+        raise error
     try:
         return server.add_secure_port(join(host, port), credentials)
     except RuntimeError as e:

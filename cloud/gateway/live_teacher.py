@@ -1,8 +1,8 @@
 """The teacher that answers nodes' queries: its logits, and gradients through it.
 
-`LiveTeacher` is what the gateway asks, wherever the model runs; `FileTeacher` is the
-model. Not here: the wire (`cloud.gateway.fleet_service`), batching over nodes
-(`cloud.gateway.ray_serve`).
+`LiveTeacher` is the interface that the gateway calls, wherever the model runs;
+`FileTeacher` is the model. Not here: the messages (`cloud.gateway.teacher_service`),
+batching over nodes (`cloud.gateway.ray_serve`).
 """
 
 import asyncio
@@ -22,7 +22,7 @@ Batch = NDArray[np.float32]
 
 
 class Shapes(NamedTuple):
-    """What a teacher takes and gives, without the number of images."""
+    """Shapes of a teacher's input and output, without the number of images."""
 
     sample: tuple[int, int, int]  # (C, H, W)
     num_classes: int
@@ -33,7 +33,7 @@ class LiveTeacher:
     """The teacher behind TeacherService.
 
     Attributes:
-        shapes: says what it takes and gives.
+        shapes: the shapes of its input and output.
         query: x (N, C, H, W) -> logits (N, K).
         pull_back: x (N, C, H, W), dL/dlogits (N, K) -> dL/dx (N, C, H, W).
     """
@@ -44,12 +44,12 @@ class LiveTeacher:
 
 
 def is_wanted(config: RunConfig) -> bool:
-    """Say whether any student of a run asks the live teacher."""
+    """Tell whether a student of a run has a method that queries the live teacher."""
     return any(needs_live_teacher(s.method) for s in config.students.values())
 
 
 class FileTeacher:
-    """A teacher's safetensors file; read at the first question, and when it changes."""
+    """A teacher's safetensors file; read at the first query, and when it changes."""
 
     def __init__(self, path: Path) -> None:
         """Answer from `path`, which need not be there yet."""
@@ -59,7 +59,7 @@ class FileTeacher:
         self._shapes = Shapes((0, 0, 0), 0)
 
     def shapes(self) -> Shapes:
-        """Say what the teacher takes and gives.
+        """Return the shapes of the teacher's input and output.
 
         Raises:
             StorageError: the file is missing or damaged.
@@ -112,7 +112,7 @@ class FileTeacher:
 
 
 def in_threads(teacher: FileTeacher) -> LiveTeacher:
-    """Let a teacher of this process answer from threads."""
+    """Run a teacher of this process in threads of the event loop."""
 
     async def shapes() -> Shapes:
         return await asyncio.to_thread(teacher.shapes)

@@ -1,9 +1,9 @@
 """The gateway as a Ray Serve application, which restarts it when it dies.
 
 One `GatewayReplica` holds the gateway's own sockets (`cloud.gateway.server`): Serve's
-gRPC proxy has neither TLS nor back-pressure, so no proxy is started at all. Calls to
-the live teacher, where there is one, go from there to batched `TeacherReplica`s. Not
-here: what the gateway serves; starting Ray (`cloud.cluster.local`).
+gRPC proxy has neither TLS nor back-pressure, so no proxy is started. Calls of the live
+teacher, where there is one, go from there to `TeacherReplica`s, which batch them. Not
+here: the gateway's services; starting Ray (`cloud.cluster.local`).
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import numpy as np
 import ray
 from ray import serve
 
-from cloud.gateway.addresses import Addresses, why_taken
+from cloud.gateway.addresses import Addresses, bind_error
 from cloud.gateway.live_teacher import Batch, FileTeacher, LiveTeacher, Shapes
 from cloud.gateway.server import start_gateway_server
 from cloud.storage import StorageDir
@@ -42,7 +42,7 @@ class GatewayReplica:
         Args:
             storage: the run's storage folder.
             config_json: of the `GatewayConfig`.
-            channel: that nodes follow unless told otherwise.
+            channel: that nodes follow by default.
             teacher: handle of the teacher's deployment; None: no live teacher.
         """
         folder = StorageDir(Path(storage))
@@ -64,7 +64,7 @@ class GatewayReplica:
             raise
 
     async def check_health(self) -> None:
-        """Let Serve replace a gateway that does not do its work."""
+        """Raise when the gateway does not work; Serve replaces it then."""
         await self._gateway.check()
 
     async def __del__(self) -> None:
@@ -78,15 +78,15 @@ class TeacherReplica:
     """The teacher inside a Serve replica; queries of several nodes share a batch."""
 
     def __init__(self, path: str) -> None:
-        """Answer from a safetensors file, which may come, and change, later."""
+        """Answer from a safetensors file, which may be written, or replaced, later."""
         self._teacher = FileTeacher(Path(path))
-        # Its annotations know of a single argument only.
-        together: Any = serve.batch(max_batch_size=32, batch_wait_timeout_s=0.005)
-        self._query = together(self._answer)
-        self._pull_back = together(self._gradients)
+        # Its annotations allow for a single argument only.
+        batched: Any = serve.batch(max_batch_size=32, batch_wait_timeout_s=0.005)
+        self._query = batched(self._answer)
+        self._pull_back = batched(self._gradients)
 
     def shapes(self) -> Shapes:
-        """Say what the teacher takes and gives."""
+        """Return the shapes of the teacher's input and output."""
         return self._teacher.shapes()
 
     async def query(self, x: Batch) -> Batch:
@@ -101,7 +101,7 @@ class TeacherReplica:
 
     async def _answer(self, batches: list[Batch]) -> list[Batch]:
         logits = await asyncio.to_thread(self._teacher.query, np.concatenate(batches))
-        return _parted(logits, batches)
+        return _split(logits, batches)
 
     async def _gradients(
         self, batches: list[Batch], cotangents: list[Batch]
@@ -109,11 +109,11 @@ class TeacherReplica:
         gradients = await asyncio.to_thread(
             self._teacher.pull_back, np.concatenate(batches), np.concatenate(cotangents)
         )
-        return _parted(gradients, batches)
+        return _split(gradients, batches)
 
 
-def _parted(joined: Batch, like: list[Batch]) -> list[Batch]:
-    """Give each batch its rows of what was computed for all."""
+def _split(joined: Batch, like: list[Batch]) -> list[Batch]:
+    """Split what was computed for all batches into the rows of each."""
     return np.split(joined, np.cumsum([len(x) for x in like])[:-1])
 
 
@@ -130,7 +130,7 @@ def start_gateway(
         config: where to listen.
         storage: the run's storage folder; every machine of the cluster that may run
             the gateway sees it under this path.
-        channel: that nodes follow unless told otherwise.
+        channel: that nodes follow by default.
         live_teacher: serve `TeacherService` from storage/teacher.safetensors, now or
             when it is there; costs a process with torch in it.
 
@@ -159,13 +159,13 @@ def start_gateway(
     if live_teacher:
         deployment = serve.deployment(name="teacher", **options)(TeacherReplica)
         teacher = deployment.bind(str(storage.weights))
-    # On this machine, also after a restart: its address is what nodes know.
+    # On this machine, also after a restart: nodes are configured with its address.
     here = {_this_machine(): 0.001}
     options["ray_actor_options"] = {"num_cpus": 0, "resources": here}
     gateway = serve.deployment(name="gateway", **options)(GatewayReplica)
     app = gateway.bind(str(storage.root), config.model_dump_json(), channel, teacher)
     with ExitStack() as on_failure:
-        on_failure.callback(stop_gateway)  # the cluster may be somebody else's
+        on_failure.callback(stop_gateway)  # the cluster may not be takt's own
         try:
             serve.start(proxy_location="Disabled", logging_config=_QUIET)
             serve.run(app, name=APPLICATION, route_prefix=None, logging_config=_QUIET)
@@ -197,7 +197,7 @@ _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
 def _this_machine() -> str:
-    """Name the resource that only this machine's Ray node has."""
+    """Return the name of the resource that only this machine's Ray node has."""
     me = ray.get_runtime_context().get_node_id()
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     mine = next(node for node in nodes if node["NodeID"] == me)
@@ -206,7 +206,7 @@ def _this_machine() -> str:
 
 
 def check_ports(config: GatewayConfig) -> None:
-    """Say at once, and in our words, that a wanted port cannot be had.
+    """Check the wanted ports, before a cluster is started or a teacher trained.
 
     Raises:
         AddressError: it is taken, or the host is not this machine's.
@@ -217,13 +217,13 @@ def check_ports(config: GatewayConfig) -> None:
             "them to another port or to 0"
         )
     for port in (config.port, config.enroll_port):
-        refusal = why_taken(config.host, port) if port else None
-        if refusal is not None:
-            raise refusal
+        error = bind_error(config.host, port) if port else None
+        if error is not None:
+            raise error
 
 
 def _log_to(path: Path) -> None:
-    """Send takt's log records of this process to a file of bounded size."""
+    """Write takt's log records of this process to a file of bounded size."""
     handler = logging.handlers.RotatingFileHandler(
         path, maxBytes=_LOG_BYTES, backupCount=1
     )

@@ -115,7 +115,7 @@ class _Servers:
     health: Health
 
     async def stop(self, grace_s: float) -> None:
-        """Drain; the enrolment port last, which tells probes so meanwhile."""
+        """Drain; the enrolment port last, which answers probes until then."""
         await self.health.drain()
         await self.feed.close()
         await self.nodes.stop(grace_s)
@@ -135,12 +135,12 @@ async def start_gateway_server(
 
     Makes the authority and an empty repository where there are none. With port 0 a
     free port is taken once and kept in ``gateway.json``, so that a restarted gateway
-    comes back where its nodes look for it.
+    has the addresses that its nodes are configured with.
 
     Args:
         storage: has the authority, the repository, its keys and the fleet's database.
         config: where to listen.
-        channel: what nodes are told at enrolment to follow.
+        channel: that nodes follow by default.
         teacher: the live teacher; None: `Query` is not served.
         clock: the wall clock, UTC.
         ping_interval_s: see `make_server`.

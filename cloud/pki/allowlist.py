@@ -42,7 +42,7 @@ def check_node_name(node: str) -> str:
 
 
 class Entry(BaseModel):
-    """What the list knows of one node; times are UTC."""
+    """The entry of one node; times are UTC."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -93,7 +93,7 @@ class AllowList:
             ) from e
         return self._entries
 
-    def invite(self, node: str, *, lifetime: timedelta = TOKEN_LIFETIME) -> str:
+    def issue_token(self, node: str, *, lifetime: timedelta = TOKEN_LIFETIME) -> str:
         """Let a node enrol once and return the token for it.
 
         A node that is allowed stays so with its present certificate until it
@@ -118,7 +118,7 @@ class AllowList:
             )
         return token
 
-    def admit(
+    def bind(
         self, node: str, certificate_sha256: str, serial: int, *, token: str | None
     ) -> None:
         """Bind a node to a new certificate; older ones of it stop being accepted.
@@ -146,7 +146,7 @@ class AllowList:
             )
 
     def check_token(self, node: str, token: str) -> None:
-        """Check a token without using it up; see `admit` for what it raises."""
+        """Check a token without using it up; see `bind` for what it raises."""
         self._check_token(node, self.entries().get(node), token)
 
     def revoke(self, node: str) -> None:
@@ -172,7 +172,7 @@ class AllowList:
             )
 
     def check(self, node: str, certificate_sha256: str) -> None:
-        """Accept a node that presents this certificate, or say why not.
+        """Accept a node that presents this certificate, or raise.
 
         Raises:
             IdentityError: unknown, revoked, or not its latest certificate.
@@ -192,7 +192,7 @@ class AllowList:
             )
 
     def _check_token(self, node: str, entry: Entry | None, token: str) -> None:
-        # An unknown node gets the same words as a wrong token: no probing for names.
+        # The same message for an unknown node and a wrong token: no probing for names.
         refused = IdentityError(
             f"the token for node '{node}' is wrong or was used already; get a new one "
             f"with `takt pki allow {node}`"

@@ -1,10 +1,10 @@
-"""The project's own certificate authority, and who it vouches for.
+"""The project's own certificate authority, and the certificates that it signs.
 
 A folder with ca.key and ca.crt (EC P-256), server.key and server.crt for the gateway,
-and allow.json. Nodes make their own keys; the authority only ever sees signing
-requests. Not here: the allow-list's rules (`cloud.pki.allowlist`), release signing keys
-(`cloud.publishing.repository`), revocation lists: a certificate counts only while it is
-the one that the allow-list names.
+and allow.json. Nodes make their own keys; the authority only sees signing requests. Not
+here: the rules of the allow-list (`cloud.pki.allowlist`), the keys that sign releases
+(`cloud.publishing.signing_keys`), revocation lists: a certificate counts only while the
+allow-list names it.
 """
 
 from collections.abc import Sequence
@@ -81,7 +81,7 @@ class Authority:
             if (self.folder / "ca.crt").exists():
                 return
             issuer = make_issuer(now=self._clock(), lifetime=self._lifetimes.authority)
-            # The certificate last: its presence says that the key is there.
+            # The certificate last: where it is, the key is as well.
             write_atomic(self.folder / "ca.key", key_pem(issuer.key), mode=0o600)
             write_atomic(self.folder / "ca.crt", pem(issuer.certificate))
 
@@ -123,8 +123,8 @@ class Authority:
             )
 
     def allow(self, node: str) -> str:
-        """Let a node enrol once; return its token. See `AllowList.invite`."""
-        return self.allow_list.invite(node)
+        """Let a node enrol once; return its token. See `AllowList.issue_token`."""
+        return self.allow_list.issue_token(node)
 
     def revoke(self, node: str) -> None:
         """Refuse a node from now on. See `AllowList.revoke`."""
@@ -189,13 +189,13 @@ class Authority:
             now=self._clock(),
             lifetime=self._lifetimes.node,
         )
-        self.allow_list.admit(
+        self.allow_list.bind(
             node, fingerprint_of(certificate), certificate.serial_number, token=token
         )
         return pem(certificate)
 
     def _server_certificate_serves(self, hosts: Sequence[str], issuer: Issuer) -> bool:
-        """Say whether the present server certificate will do."""
+        """Tell whether the present server certificate can still be used."""
         try:
             certificate = x509.load_pem_x509_certificate(self._read("server.crt"))
             key = serialization.load_pem_private_key(self._read("server.key"), None)

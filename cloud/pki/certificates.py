@@ -1,7 +1,7 @@
-"""How takt's certificates look: pure functions from keys and dates to X.509.
+"""The form of takt's certificates: pure functions from keys and dates to X.509.
 
-The authority's own certificate, the leaves it signs (gateway and nodes), and what
-a signing request must be like. Not here: files, the allow-list, TLS.
+The authority's own certificate, those it signs (gateway and nodes), and the checks of a
+signing request. Not here: files, the allow-list, TLS.
 """
 
 import ipaddress

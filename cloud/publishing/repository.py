@@ -5,8 +5,8 @@
                 <channel>/<sha256>.channel.json, the pointer {"version": N}
 
 Files first, signatures after them: a publish that dies leaves its release invisible or
-whole. Not here: what a manifest says (`cloud.publishing.publish`) and how files reach a
-node (`cloud.gateway.server`).
+whole. Not here: making a manifest (`cloud.publishing.publish`), sending files to nodes
+(`cloud.gateway.release_service`).
 """
 
 import hashlib
@@ -105,7 +105,7 @@ class ReleaseRepository:
 
         Raises:
             ConfigError: the channel's name is not one.
-            StorageError: a shard is not what the draft says, the disk is full, or
+            StorageError: a shard differs from the draft, the disk is full, or
                 a key is missing; the channel's newest release stays.
             TrustError: a node would refuse the manifest: its shards have holes.
         """
@@ -123,7 +123,7 @@ class ReleaseRepository:
                     return present
             manifest = _placed(draft, newest + 1)
             prefix = f"{manifest.channel}/{manifest.version}"
-            # What a publish that died left behind; nothing signed names it.
+            # Files of a publish that was killed; no signed metadata names them.
             shutil.rmtree(self.targets / prefix, ignore_errors=True)
             for source, shard in zip(draft.shards, manifest.shards, strict=True):
                 data = _read_shard(folder / source.path, shard.num_bytes, shard.sha256)
@@ -142,7 +142,7 @@ class ReleaseRepository:
             return manifest
 
     def refresh(self, *, force: bool = False) -> bool:
-        """Sign again what is past half its life, so that clients go on trusting it.
+        """Sign again what is past half its life, so that clients continue to trust it.
 
         Args:
             force: sign the timestamp again in any case.

@@ -1,7 +1,7 @@
 """The keys that sign releases: one Ed25519 key a role, in a folder of their own.
 
 A key's file is named after its role and key id, so that the trusted root, which
-lists key ids, says which file is current and a rotation never overwrites one. Not
+lists key ids, determines which file is current and a rotation never overwrites one. Not
 here: what gets signed (`cloud.publishing.repository`), and any network identity
 (`cloud.pki.authority`).
 """

@@ -2,7 +2,7 @@
 
 Holds N.root.json, N.targets.json, N.snapshot.json and timestamp.json. The timestamp is
 written last and by rename, and every change starts from what it refers to: a change
-that dies is invisible or whole. Not here: target files and releases
+that is killed is either invisible or complete. Not here: target files and releases
 (`cloud.publishing.repository`), locking (the caller's), and the client's checks, which
 are python-tuf's own. See https://theupdateframework.github.io/specification/latest/.
 """
@@ -64,7 +64,7 @@ class SignedMetadata:
         Raises:
             StorageError: the folder cannot be written.
         """
-        # Nobody can have seen metadata without a timestamp: else start afresh.
+        # Without a timestamp no client has read the rest: it is made again.
         if (self.folder / "timestamp.json").exists():
             return
         root = Root(version=1, expires=self._expiry("root"), consistent_snapshot=True)
@@ -184,7 +184,7 @@ class SignedMetadata:
         root.add_key(self._keys.make(role).public_key, role)
         root.version += 1
         name = f"{root.version}.root.json"
-        # The old root key vouches for the new root.
+        # The old root key signs the new root, too.
         self._write(state, state.root, name, "rotate.root", also=old_root)
         self.commit(state, "rotate")
 
@@ -222,7 +222,7 @@ class SignedMetadata:
             root = state.root.signed
             root.verify_delegate(name, role.signed_bytes, role.signatures)
         except RepositoryError:
-            return True  # a rotation died before this role was signed again
+            return True  # a rotation was killed before this role was signed again
         return False
 
     def _expiry(self, role: str) -> datetime:

@@ -57,7 +57,7 @@ def save_checkpoint(folder: Path, state: TrainingState) -> None:
         "best_score": state.best_score,
         "cpu_s": state.cpu_s,
     }
-    # Copies: parts of the state may be the same tensors, which a file cannot say.
+    # Copies: parts of the state may share tensors, which a file cannot express.
     tensors = {
         name: value.detach().cpu().clone() for name, value in state.tensors.items()
     }

@@ -3,8 +3,8 @@
 A folder that all machines see, or, by its URL, an object store that all of them
 reach: ``s3://BUCKET/FOLDER``, ``gs://...``, ``hdfs://...``, ``file:///FOLDER``, with
 the options that pyarrow reads from it (``?region=...&endpoint_override=...``).
-Credentials are the environment's affair, as the filesystem's own tools have it. Not
-here: what is kept (job.py, worker.py).
+Credentials come from the environment, as for the filesystem's own tools. Not here: what
+is kept (`cloud.training.job`, `cloud.training.worker`).
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pyarrow import fs
 from common.durable import write_atomic
 from common.errors import ConfigError, StorageError, one_line
 
-_PROBE = ".takt-may-write"
+_TEST_FILE = ".takt-may-write"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Store:
     Attributes:
         filesystem: that holds it.
         folder: its path there, without the URL's scheme.
-        url: how the user knows it, for messages.
+        url: its name in messages.
     """
 
     filesystem: fs.FileSystem
@@ -49,7 +49,7 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as e:
-            raise self._refused("read from", e) from e
+            raise self._error("read from", e) from e
 
     def write(self, name: str, data: bytes) -> None:
         """Replace a file in one step.
@@ -60,11 +60,11 @@ class Store:
         if isinstance(self.filesystem, fs.LocalFileSystem):
             write_atomic(Path(self.folder, name), data)
             return
-        try:  # an object is there once it is whole
+        try:  # an object appears only when it is complete
             with self.filesystem.open_output_stream(f"{self.folder}/{name}") as file:
                 file.write(data)
         except OSError as e:
-            raise self._refused("write to", e) from e
+            raise self._error("write to", e) from e
 
     def prepare(self) -> None:
         """Make the folder, and make sure that it can be written.
@@ -74,17 +74,17 @@ class Store:
         """
         try:
             self.filesystem.create_dir(self.folder, recursive=True)
-            path = f"{self.folder}/{_PROBE}"
+            path = f"{self.folder}/{_TEST_FILE}"
             self.filesystem.open_output_stream(path).close()
             self.filesystem.delete_file(path)
         except OSError as e:
-            raise self._refused("write to", e) from e
+            raise self._error("write to", e) from e
 
-    def _refused(self, deed: str, error: OSError) -> StorageError:
+    def _error(self, action: str, error: OSError) -> StorageError:
         reason = " ".join((error.strerror or str(error)).split())[:200]
         return StorageError(
-            f"cannot {deed} {self.url}: {reason}; make the bucket or folder, and give "
-            "this machine and the workers credentials that may write there"
+            f"cannot {action} {self.url}: {reason}; make the bucket or folder, and "
+            "give this machine and the workers credentials that may write there"
         )
 
 

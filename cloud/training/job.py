@@ -21,7 +21,7 @@ from common.release import TeacherCard
 
 # Read by the trainer, which hands them on to its controller and workers.
 _SETTINGS: dict[str, str | None] = {
-    # Reports wait for the controller's next look at its workers (default: 2 s).
+    # Reports wait for the controller's next poll of its workers (default: 2 s).
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
 }
@@ -33,8 +33,8 @@ _log = logging.getLogger(__name__)
 def train_teacher(config: RunConfig, storage: StorageDir) -> TeacherCard:
     """Train the teacher on the Ray cluster that this process is connected to.
 
-    An unfinished training of the same config goes on; what a finished one left is
-    returned at once.
+    An unfinished training of the same config is resumed; the teacher of a finished one
+    is returned at once.
 
     Args:
         config: of the run; [dataset], [threat], [teacher] and seed decide.
@@ -60,26 +60,26 @@ def train_teacher(config: RunConfig, storage: StorageDir) -> TeacherCard:
         )
     storage.create(storage.checkpoints)
     storage = storage.resolve()
-    config = placed(_with_absolute_paths(config))
+    config = adapted_to_cluster(_with_absolute_paths(config))
     name = f"teacher-{teacher_digest(config)}"
     url = config.teacher.store
     store = open_store(url) if url else local_store(storage.checkpoints)
     progress = store.within(name) if url else local_store(storage.root)
     if (card := finished_teacher(config, storage)) is not None:
         return card
-    # Here, not in the workers: a download happens once, and errors come at once.
+    # Here, not in the workers: one download, and errors before the job starts.
     store.prepare()
     load_dataset(config.dataset, seed=config.seed)
     found = _fit(config, store, progress, name)
     if url:
-        write_atomic(storage.progress, _whole(progress, PROGRESS))
-    write_atomic(storage.weights, _whole(found, WEIGHTS))
-    write_atomic(storage.card, _whole(found, CARD))
+        write_atomic(storage.progress, _read_required(progress, PROGRESS))
+    write_atomic(storage.weights, _read_required(found, WEIGHTS))
+    write_atomic(storage.card, _read_required(found, CARD))
     return TeacherCard.model_validate_json(storage.card.read_bytes())
 
 
-def _whole(source: Store, file: str) -> bytes:
-    """Read a file that a finished training must have left."""
+def _read_required(source: Store, file: str) -> bytes:
+    """Read a file that a finished training must have written."""
     data = source.read(file)
     if data is None:
         raise StorageError(
@@ -129,10 +129,10 @@ def _fit(config: RunConfig, store: Store, progress: Store, name: str) -> Store:
             raise ours from e
         raise ClusterError(
             f"training the teacher failed for good: {_last_line(e)}; the logs of the "
-            "cluster say more, and the same command resumes it"
+            "cluster have details, and the same command resumes it"
         ) from e
-    except BaseException:  # Ctrl-C: or the job would go on for as long as we do
-        trainer.abandon()
+    except BaseException:  # Ctrl-C: the job would run on as long as this process
+        trainer.abort()
         raise
     if result.checkpoint is None:
         raise ClusterError(
@@ -150,18 +150,18 @@ def _train_as_worker(job: dict[str, Any]) -> None:
 
 
 def as_trial(config: RunConfig) -> RunConfig:
-    """Make of a GPU-sized config one of two epochs on CPUs."""
+    """Turn a GPU-sized config into one of two epochs on CPUs."""
     epochs = min(config.teacher.epochs, _TRIAL_EPOCHS)
     trial = {"use_gpu": False, "epochs": epochs}
     teacher = config.teacher.model_copy(update=trial)
     return config.model_copy(update={"teacher": teacher})
 
 
-def placed(config: RunConfig) -> RunConfig:
-    """Fit a config to the connected cluster, or refuse it.
+def adapted_to_cluster(config: RunConfig) -> RunConfig:
+    """Adapt a config to the connected cluster, or refuse it.
 
     A GPU-sized config with a small `dataset.limit` is a trial: where there is no
-    GPU it runs two epochs on CPUs, and says so in the log.
+    GPU it runs two epochs on CPUs, with a warning in the log.
 
     Raises:
         ClusterError: the machine has fewer CPUs or GPUs than the job's workers.
@@ -191,7 +191,7 @@ def placed(config: RunConfig) -> RunConfig:
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Workers run in folders of their own."""
+    """Make paths absolute: workers run in folders of their own."""
     if config.dataset.data_dir is None:
         return config
     data_dir = config.dataset.data_dir.resolve()

@@ -142,8 +142,8 @@ OBJECTIVES = {
 def frozen(weights: Sequence[Tensor]) -> Iterator[None]:
     """Let an attack differentiate with respect to x alone for the body.
 
-    Without it torch.compile's backward pass, which is one graph, works out the
-    gradients of all weights at every step of the attack, to be thrown away.
+    Without it torch.compile's backward pass, which is one graph, computes the gradients
+    of all weights at every step of the attack, and discards them.
     """
     for weight in weights:
         weight.requires_grad_(False)

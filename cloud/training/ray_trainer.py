@@ -5,7 +5,7 @@ join a process group. Left out, because each is an extra process of 7 CPU-second
 or blocks the start: the data set manager (workers load their own data), the
 placement group cleaner (it needs the dashboard; takt's driver ends with its job,
 and its groups with it), the autoscaling coordinator and the metrics. Everything
-is a choice of callbacks and policies; if a later Ray renames its hooks, it
+is a choice of callbacks and policies; if a later Ray renames its hooks, the training
 starts slower and nothing else changes. Not here: the training (job.py), how many
 workers there are (scaling_policy.py).
 """
@@ -29,7 +29,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from cloud.training.scaling_policy import Elastic, FixedSize
 from common.errors import TaktError
 
-_LEFT_OUT = {
+_UNUSED_CALLBACKS = {
     "DatasetsCallback",
     "PlacementGroupCleanerCallback",
     "ControllerMetricsCallback",
@@ -47,7 +47,7 @@ class ProcessGroupConfig(BackendConfig):
 
     @property
     def backend_cls(self) -> type[Backend]:
-        """Name the class that sets it up."""
+        """Return the class that sets it up."""
         return ProcessGroup
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Trainer(DataParallelTrainer):
             # It copies Ray Data's settings, the deprecated ones included.
             warnings.simplefilter("ignore", DeprecationWarning)
             callbacks = super()._create_default_callbacks()
-        return [c for c in callbacks if type(c).__name__ not in _LEFT_OUT]
+        return [c for c in callbacks if type(c).__name__ not in _UNUSED_CALLBACKS]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         # Ray annotates these two with the classes of its first version.
@@ -102,26 +102,26 @@ class Trainer(DataParallelTrainer):
         failure: Any = self.run_config.failure_config
         elastic = scaling.min_workers < scaling.max_workers
         parts["scaling_policy"] = (Elastic if elastic else FixedSize)(scaling)
-        parts["failure_policy"] = GiveUpOnOurs(failure)
+        parts["failure_policy"] = FailOnTaktError(failure)
         return super()._initialize_and_run_controller(**parts)
 
     def _register_sigint_handler(self, controller: Any) -> None:
-        # Ray's handler would outlive the training; Ctrl-C is the program's matter.
+        # Ray's handler would stay after the training; the program has its own.
         self._controller = controller
 
-    def abandon(self) -> None:
-        """End the job now: workers, their resources, controller; checkpoints stay."""
+    def abort(self) -> None:
+        """End workers and controller now and free their resources; checkpoints stay."""
         controller = getattr(self, "_controller", None)
         if controller is None:
             return
-        # It ends itself in the midst of the call, so the answer is an error.
+        # It ends itself during the call, so the answer is an error.
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(controller.abort.remote(), timeout=_LEAVE_S)
         ray.kill(controller)
 
 
-class GiveUpOnOurs(DefaultFailurePolicy):
-    """Restart after lost workers, but not after an error that will come again."""
+class FailOnTaktError(DefaultFailurePolicy):
+    """Restart after lost workers, but not after an error that a restart repeats."""
 
     def make_decision(self, training_failed_error: Any) -> FailureDecision:
         """Retry or raise; asked by the controller after each failure."""
@@ -131,7 +131,7 @@ class GiveUpOnOurs(DefaultFailurePolicy):
 
 
 def first_takt_error(error: Any) -> TaktError | None:
-    """Find the error of takt's own that made a training fail, if one did."""
+    """Return the error of takt's own that made a training fail, if one did."""
     for failure in getattr(error, "worker_failures", {}).values():
         cause = getattr(failure, "_base_exc", failure)
         if isinstance(cause, TaktError):
@@ -142,8 +142,8 @@ def first_takt_error(error: Any) -> TaktError | None:
 def _join(backend: str, where: tuple[str, int], who: tuple[int, int]) -> None:
     """Join the process group as (rank, world size); runs in a worker."""
     (address, port), (rank, world_size) = where, who
-    # Left alone, gloo takes whatever this machine's own name stands for: on Debian
-    # that is a loopback address, where no other machine finds it.
+    # By default gloo takes the address of this machine's host name: on Debian that is
+    # a loopback address, which no other machine can reach.
     util: Any = ray.util  # without annotations
     interface = interface_of(util.get_node_ip_address())
     if interface is not None:
@@ -160,7 +160,7 @@ def _join(backend: str, where: tuple[str, int], who: tuple[int, int]) -> None:
 
 
 def interface_of(address: str) -> str | None:
-    """Name the network interface of this machine that has an address, if one has."""
+    """Return the network interface of this machine that has an address, if any."""
     for name, held in psutil.net_if_addrs().items():
         if address in (entry.address for entry in held):
             return name

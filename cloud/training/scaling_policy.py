@@ -1,9 +1,9 @@
-"""How many workers a training has: always so many, or as many as there is room for.
+"""How many workers a training has: a fixed number, or as many as there is room for.
 
-Policies of Ray Train's controller that ask no autoscaler: a worker group's own
-resources do. An elastic training whose machine is gone goes on with fewer workers,
-from its last checkpoint, and grows again when there is room; the batch is over all
-workers, so it stays what it was. Not here: the trainer (ray_trainer.py).
+Policies of Ray Train's controller that need no autoscaler. An elastic training that has
+lost a machine continues with fewer workers, from its last checkpoint, and grows again
+when there is room; a batch is divided among all workers, so its size stays the same.
+Not here: the trainer (ray_trainer.py).
 """
 
 import time
@@ -19,7 +19,7 @@ from ray.train.v2._internal.execution.scaling_policy import (
 )
 
 SETTLE_S = 3.0  # after a loss, until the cluster has noticed which machines are gone
-LOOK_S = 30.0  # between two looks for room to grow; growing costs a restart
+GROW_CHECK_S = 30.0  # between two checks for room to grow; growing costs a restart
 
 Resources = dict[str, float]
 
@@ -35,13 +35,13 @@ class FixedSize(FixedScalingPolicy):
 
 
 def _machines() -> list[Resources]:
-    """List what each living machine of the cluster has."""
+    """List the resources of each machine of the cluster that is up."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["Resources"] for node in nodes if node["Alive"]]
 
 
 def _free() -> Resources:
-    """Say what nobody uses, over all machines."""
+    """Return the unused resources of all machines."""
     found: Resources = ray.available_resources()  # type: ignore[no-untyped-call]
     return found
 
@@ -57,20 +57,20 @@ class Elastic(FixedSize):
         free: Callable[[], Resources] = _free,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Look at the cluster through functions, and at a monotonic clock."""
+        """Read the cluster through these functions, and a monotonic clock."""
         super().__init__(scaling_config)
         self._machines = machines
         self._free = free
         self._clock = clock
         self._down_since: float | None = None
-        self._looked = clock()
-        self._starts = 0  # in a row that did not come to run
+        self._checked = clock()
+        self._starts = 0  # in a row after which no group ran
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        """Start what fits; one worker less after each start that came to nothing.
+        """Start what fits; one worker less after each start that failed.
 
-        What other jobs hold cannot be told from what the lost group still holds, so
-        the machines are counted as if they were ours alone, and trying tells.
+        Resources that other jobs hold cannot be distinguished from those that the lost
+        group still holds, so the machines are counted as if no other job used them.
         """
         now = self._clock()
         if self._down_since is None:
@@ -88,13 +88,13 @@ class Elastic(FixedSize):
     def make_decision_for_running_worker_group(
         self, worker_group_state: Any, worker_group_status: Any
     ) -> ScalingDecision:
-        """Grow into room that came free."""
+        """Grow when resources became free."""
         # A loss is then waited for, as any start but the first is.
         self._starts, self._down_since = 1, None
         now = self._clock()
-        if now - self._looked < LOOK_S:
+        if now - self._checked < GROW_CHECK_S:
             return NoopDecision()
-        self._looked = now
+        self._checked = now
         present = worker_group_state.num_workers
         count = min(
             present + self._count(self._free()), self.scaling_config.max_workers
@@ -102,7 +102,7 @@ class Elastic(FixedSize):
         return self._resized(count) if count > present else NoopDecision()
 
     def _count(self, resources: Resources) -> int:
-        """Say for how many workers some resources are enough."""
+        """Return for how many workers some resources are enough."""
         each = self.scaling_config._resources_per_worker_not_none
         return int(min(resources.get(name, 0) // need for name, need in each.items()))
 

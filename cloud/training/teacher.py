@@ -114,7 +114,7 @@ class TeacherRun:
         shared, own = self._generators()
         size = min(self.config.batch_size, len(self._labels))
         order = torch.randperm(len(self._labels), generator=shared)
-        # A ragged last batch is dropped: its images come back in other epochs.
+        # An incomplete last batch is dropped: its images are used in other epochs.
         batches = torch.split(order[: len(order) // size * size], size)
         total = torch.zeros(2, device=self.device)
         for i, batch in enumerate(batches):
@@ -197,7 +197,7 @@ class TeacherRun:
         x = x.contiguous(memory_format=torch.channels_last)
         warmup = min(config.eps_warmup_epochs, config.epochs // 2)
         eps = self.eps * min(1.0, (done + 1) / (warmup + 1))
-        self.model.eval()  # BatchNorm statistics must not see half-made examples
+        self.model.eval()  # unfinished examples must not enter BatchNorm's statistics
         with frozen(self._parameters):
             x_adv = objective.craft(
                 self.forward, x, y, eps=eps, attack=config.attack, generator=own
@@ -268,9 +268,9 @@ def fit_teacher(
     Args:
         config: of the run; [teacher], [threat] and seed are used.
         dataset: train and validation images.
-        device: CPU unless told otherwise.
+        device: where to train; the CPU by default.
         ranks: this process among several whose torch.distributed group is up.
-        resume_from: an earlier `TeacherRun.state`; None starts afresh.
+        resume_from: an earlier `TeacherRun.state`; None: start from the first epoch.
         after_epoch: called after every epoch, for checkpoints and progress.
 
     Returns:

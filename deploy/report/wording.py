@@ -75,7 +75,7 @@ def describe_progress(
         return ""
     epochs, wanted = epoch.get("epochs", "?"), config.teacher.epochs
     text = f"epoch {epoch['epoch']}/{epochs}"
-    if isinstance(epochs, int) and epochs < wanted:  # cloud.training.job.placed
+    if isinstance(epochs, int) and epochs < wanted:  # see cloud.training.job
         text += f" (a trial on CPUs; a GPU would train {wanted})"
     clean, robust = epoch.get("clean_accuracy"), epoch.get("robust_accuracy")
     if isinstance(clean, float):

@@ -8,7 +8,7 @@ from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from cloud.training.ray_trainer import (
-    GiveUpOnOurs,
+    FailOnTaktError,
     ProcessGroupConfig,
     Trainer,
     first_takt_error,
@@ -39,7 +39,7 @@ def test_an_error_of_the_users_is_found_among_the_workers_failures() -> None:
 def test_only_what_may_pass_is_tried_again(
     error: Exception, decision: FailureDecision
 ) -> None:
-    policy = GiveUpOnOurs(FailureConfig(max_failures=1))
+    policy = FailOnTaktError(FailureConfig(max_failures=1))
     assert policy.make_decision(failure(error)) is decision
 
 

@@ -7,7 +7,7 @@ import pytest
 from ray.train import ScalingConfig
 from ray.train.v2._internal.execution.scaling_policy import ResizeDecision
 
-from cloud.training.scaling_policy import LOOK_S, SETTLE_S, Elastic
+from cloud.training.scaling_policy import GROW_CHECK_S, SETTLE_S, Elastic
 from common.config import TeacherConfig
 from common.config.toml_file import parse_config
 from common.errors import ConfigError
@@ -78,12 +78,12 @@ def test_it_grows_when_there_is_room_and_not_by_more_than_allowed() -> None:
     cluster.start()
     cluster.free = 9.0
     assert cluster.run(1) is None  # looked a moment ago
-    cluster.now += LOOK_S
+    cluster.now += GROW_CHECK_S
     assert cluster.run(1) == 4
-    cluster.now += LOOK_S
+    cluster.now += GROW_CHECK_S
     assert cluster.run(4) is None
     cluster.free = 0.0
-    cluster.now += LOOK_S
+    cluster.now += GROW_CHECK_S
     assert cluster.run(3) is None
 
 

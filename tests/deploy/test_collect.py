@@ -158,7 +158,7 @@ def test_a_node_that_has_joined_is_not_invited_again(tmp_path: Path) -> None:
     invited(tmp_path, tmp_path / "join")
     authority = Authority(tmp_path / "pki")
     token = (tmp_path / "join" / "camera" / "token").read_text().strip()
-    authority.allow_list.admit("camera", "0" * 64, 1, token=token)
+    authority.allow_list.bind("camera", "0" * 64, 1, token=token)
     assert invited(tmp_path, tmp_path / "join") == ["sensor", "hub"]
 
 
