@@ -9,11 +9,25 @@ A backend enforces the caps of one executor. It starts and watches no process: t
 executor (`edge/limits/executor.py`) does, and calls its backend at the right moments.
 """
 
+import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from common.errors import CapError
 from edge.limits import procfs
+
+_FINAL = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class UnavailableError(CapError):
+    """A method cannot work in this process, with other caps or later either."""
+
+
+def cannot(what: str, error: OSError) -> CapError:
+    """Turn a method's failed system call into the error to raise."""
+    kind = UnavailableError if error.errno in _FINAL else CapError
+    return kind(f"cannot {what}: {error}")
 
 
 @dataclass(frozen=True)

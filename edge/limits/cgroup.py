@@ -12,6 +12,7 @@ edge/limits/cgroup_v2.py).
 """
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -128,16 +129,16 @@ def remove_group(folder: Path) -> None:
     A group that stays is stale once the daemon has ended, and is removed then.
     """
     for _ in range(100):
-        for pid in group_members(folder):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
         try:
+            for pid in group_members(folder):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             folder.rmdir()
             return
-        except FileNotFoundError:
-            return
-        except OSError:  # busy until the kernel has removed the last process
-            time.sleep(0.01)
+        except OSError as e:
+            if e.errno != errno.EBUSY:  # not there, or not ours: no wait changes that
+                return
+            time.sleep(0.01)  # until the kernel has removed the last process
 
 
 def remove_stale(parent: Path) -> None:

@@ -8,9 +8,8 @@ import contextlib
 from collections.abc import Mapping
 from typing import ClassVar
 
-from common.errors import CapError
 from edge.limits import procfs
-from edge.limits.backend import Backend, Caps, Launch
+from edge.limits.backend import Backend, Caps, Launch, UnavailableError, cannot
 from edge.limits.cgroup import (
     MAX_PROCESSES,
     group_members,
@@ -39,7 +38,7 @@ class CgroupV1(Backend):
         parents = {c: own_group(c) for c in ("memory", "cpu", "cpuacct", "pids")}
         missing = [c for c in ("memory", "cpu", "cpuacct") if parents[c] is None]
         if missing:
-            raise CapError(f"no cgroup v1 hierarchy for {', '.join(missing)}")
+            raise UnavailableError(f"no cgroup v1 hierarchy for {', '.join(missing)}")
         self._kills_before = 0
         self._folders = {c: p / name for c, p in parents.items() if p is not None}
         try:
@@ -49,7 +48,7 @@ class CgroupV1(Backend):
             self._set(caps)
         except OSError as e:
             self.remove()
-            raise CapError(f"cannot make a cgroup v1 group: {e}") from e
+            raise cannot("make a cgroup v1 group", e) from e
 
     def _set(self, caps: Caps) -> None:
         memory, cpu = self._folders["memory"], self._folders["cpu"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from common.errors import CapError
-from edge.limits.backend import Backend, Caps, Launch
+from edge.limits.backend import Backend, Caps, Launch, UnavailableError, cannot
 from edge.limits.cgroup import (
     MAX_PROCESSES,
     group_members,
@@ -56,7 +56,7 @@ class CgroupV2(Backend):
             self._set(caps)
         except OSError as e:
             remove_group(self._folder)
-            raise CapError(f"cannot make a cgroup v2 leaf: {e}") from e
+            raise cannot("make a cgroup v2 leaf", e) from e
 
     def _set(self, caps: Caps) -> None:
         limit = int(caps.memory_mib * _MIB)
@@ -110,7 +110,7 @@ def _delegated() -> Path:
     """
     own = own_group("")
     if own is None:
-        raise CapError("no cgroup v2 hierarchy is mounted")
+        raise UnavailableError("no cgroup v2 hierarchy is mounted")
     return own.parent if own.name == _DAEMON_LEAF else own
 
 

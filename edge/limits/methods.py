@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from common.config import ProfileConfig
 from common.errors import CapError
 from edge.limits import procfs
-from edge.limits.backend import Backend, Caps
+from edge.limits.backend import Backend, Caps, UnavailableError
 from edge.limits.cgroup_v1 import CgroupV1
 from edge.limits.cgroup_v2 import CgroupV2
 from edge.limits.effective import EffectiveLimits, effective_limits
@@ -52,6 +52,7 @@ from edge.limits.watchdog import Watchdog
 MINIMUM_MIB = 340
 
 _numbers = itertools.count()
+_unavailable: dict[str, str] = {}  # methods that are not tried again: why
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,14 @@ def _open_verified(
         CapError: the method does not work here.
     """
     group = f"takt.{name}.{procfs.owner_tag()}.{next(_numbers)}"
-    executor = Executor(METHODS[method](group, caps), caps, name=group, notes=notes)
+    if method in _unavailable:
+        raise CapError(_unavailable[method])
+    try:
+        backend = METHODS[method](group, caps)
+    except UnavailableError as e:
+        _unavailable[method] = str(e)
+        raise
+    executor = Executor(backend, caps, name=group, notes=notes)
     try:
         if (status := executor.spawn(["true"]).wait(timeout=20)) != 0:
             raise CapError(f"`true` ended with status {status}")

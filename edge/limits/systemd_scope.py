@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from common.errors import CapError
-from edge.limits.backend import Caps, Launch
+from edge.limits.backend import Caps, Launch, UnavailableError
 from edge.limits.cgroup import own_group
 from edge.limits.cgroup_v2 import CgroupV2
 from edge.limits.process import start
@@ -33,9 +33,9 @@ class SystemdScope(CgroupV2):
             CapError: systemd is not there, or refuses, or delegates no controllers.
         """
         if not Path("/run/systemd/system").exists() or not shutil.which("systemd-run"):
-            raise CapError("systemd does not run here")
+            raise UnavailableError("systemd does not run here")
         if own_group("") is None:
-            raise CapError("no cgroup v2 hierarchy is mounted")
+            raise UnavailableError("no cgroup v2 hierarchy is mounted")
         # Delegated: else systemd ends the whole scope when one process runs out of
         # memory, the anchor with it.
         scope = (*_systemd_run(), f"--unit={name}", "--property=Delegate=yes", "--")
