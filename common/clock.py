@@ -1,4 +1,4 @@
-"""The wall clock that certificates, metadata, leases and rows are dated with.
+"""The wall clock that certificates, metadata, heartbeats and reports are dated with.
 
 Whoever dates something takes a `Clock` as an argument, so that a test can set the
 time. Not here: durations, which come from `time.monotonic`.

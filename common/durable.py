@@ -3,8 +3,8 @@
 `write_atomic` is the one way in which takt replaces a file that another process,
 or its own next start, will read. The temp file's name is fixed, so that kills
 leave at most one behind: one writer a path at a time, which `locked` can hold.
-`make_folder` and `storing` say in one wording what a disk refused. Not here:
-appending to logs, and what lies where.
+`make_folder` and `storing` raise one `StorageError` for what a disk refuses. Not here:
+appending to logs, and the layout of folders.
 """
 
 import contextlib
@@ -120,8 +120,8 @@ def locked(path: Path, *, busy: Callable[[str], str] | None = None) -> Iterator[
         StorageError: the lock file cannot be made or opened, or another process
             holds it and `busy` is given.
     """
-    # A file system without flock is an error: the library's substitute for it would
-    # stay behind when a process is killed.
+    # A file system without flock is an error: the library's substitute, a marker file,
+    # would stay behind when a process is killed.
     lock = filelock.FileLock(
         path, mode=0o600, poll_interval=_POLL_S, fallback_to_soft=False
     )

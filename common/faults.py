@@ -1,4 +1,4 @@
-"""Named points where a test may make this process die or its disk fail.
+"""Named points where a test may kill this process or make its disk fail.
 
 The environment variable ``TAKT_FAULT="<point>:<kind>"`` arms one point, for
 instance ``child.checkpoint.before_rename:kill``. Kinds: ``kill`` (SIGKILL to

@@ -4,13 +4,13 @@ Torch-free, so that the daemon and the reports can read cards. It does not
 hold weights, and it carries no accuracy: those belong to an `Evaluation`.
 """
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from common.records import Record
 
 
-class ModelCard(BaseModel):
+class ModelCard(Record):
     """Everything needed to rebuild a model and the split it was trained on."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
     architecture: str
     in_channels: int = Field(ge=1)
