@@ -177,7 +177,7 @@ def node_result(
 
 def baseline_result(
     node: NodeConfig,
-    outcome: DistilResult,
+    result: DistilResult,
     usage: ChildUsage,
     *,
     student: Path,
@@ -189,18 +189,18 @@ def baseline_result(
         profile=_profile(node),
         cap=usage.cap,
         student=Student(
-            architecture=outcome.architecture,
-            num_parameters=outcome.num_parameters,
+            architecture=result.architecture,
+            num_parameters=result.num_parameters,
             path=str(student),
         ),
-        method=outcome.method,
-        seed=outcome.seed,
+        method=result.method,
+        seed=result.seed,
         clean_accuracy=None if accuracies is None else accuracies.clean_accuracy,
-        robust=_joined(accuracies, outcome.robust),
-        cpu_s=outcome.cpu_s,
+        robust=_joined(accuracies, result.robust),
+        cpu_s=result.cpu_s,
         peak_memory_mib=usage.peak_memory_mib or None,
         state="trained",
-        curve=tuple(CurvePoint(**point.model_dump()) for point in outcome.curve),
+        curve=tuple(CurvePoint(**point.model_dump()) for point in result.curve),
     )
 
 

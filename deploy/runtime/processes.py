@@ -27,32 +27,53 @@ def single_threaded(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 @cache
-def _death_shim() -> tuple[str, ...]:
+def _death_signal() -> tuple[str, ...]:
     """Find the program that ties a child's life to its parent's (util-linux)."""
     path = shutil.which("setpriv")
     return (path, "--pdeathsig", "TERM", "--") if path else ()
 
 
-def die_with_me(argv: Sequence[str]) -> list[str]:
+def tied_to_parent(argv: Sequence[str]) -> list[str]:
     """Wrap a command so that it gets SIGTERM when this thread is gone.
 
-    For the one end that no clean-up code sees: SIGKILL of the simulation. Where
-    util-linux is missing the command stays as it is.
+    For the one end that no clean-up code sees: SIGKILL of the parent. Where util-linux
+    is missing the command stays as it is.
     """
-    return [*_death_shim(), *argv]
+    return [*_death_signal(), *argv]
 
 
 def start_worker(module: str, log: Path) -> "subprocess.Popen[str]":
     """Start ``python -m module`` on one thread: lines in and out, stderr to a log."""
     with log.open("ab") as stderr:
         return subprocess.Popen(
-            die_with_me([sys.executable, "-m", module]),
+            tied_to_parent([sys.executable, "-m", module]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
             start_new_session=True,
             env=single_threaded(os.environ),
+        )
+
+
+def start_daemon(
+    argv: Sequence[str], log: Path, **variables: str
+) -> "subprocess.Popen[bytes]":
+    """Start a command on one thread: no input, all output to a log.
+
+    Args:
+        argv: the command.
+        log: is appended to.
+        variables: of its environment, on top of this process's.
+    """
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            tied_to_parent(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env={**single_threaded(os.environ), **variables},
         )
 
 
@@ -76,9 +97,9 @@ def close_pipes(worker: "subprocess.Popen[str]") -> None:
 
 
 def end_tree(process: "subprocess.Popen[Any]", *, grace_s: float) -> None:
-    """End a child and all that descends from it: SIGTERM, after `grace_s` SIGKILL.
+    """End a child and all its descendants: SIGTERM, after `grace_s` SIGKILL.
 
-    Descendants are noted before the child goes, because afterwards they have
+    Descendants are noted before the child ends, because afterwards they have
     another parent; psutil tells them from later processes with the same id.
     """
     end_trees([process], grace_s=grace_s)

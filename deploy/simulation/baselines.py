@@ -6,11 +6,9 @@ et al. (ICLR 2018): 7 steps of a quarter eps. Not here: measuring the students.
 """
 
 import threading
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from common.config import AttackConfig, DatasetConfig, NodeConfig
@@ -25,10 +23,10 @@ STEPS = 7
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedBaseline:
     """A baseline and the file of its student."""
 
-    outcome: DistilResult
+    result: DistilResult
     usage: ChildUsage
     student: Path
 
@@ -57,21 +55,18 @@ class Baselines:
         """Return the baselines themselves."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """End what is still training."""
         self._stop.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def submit(self, node: NodeConfig, cpu_budget_s: float) -> "Future[Trained]":
+    def submit(
+        self, node: NodeConfig, cpu_budget_s: float
+    ) -> "Future[TrainedBaseline]":
         """Train a node's baseline for so many CPU-seconds, in the node's caps."""
         return self._threads.submit(self._train, node, cpu_budget_s)
 
-    def _train(self, node: NodeConfig, cpu_budget_s: float) -> Trained:
+    def _train(self, node: NodeConfig, cpu_budget_s: float) -> TrainedBaseline:
         recipe = self._manifest.students[node.student].model_copy(
             update={
                 "method": "pgd_at",
@@ -83,7 +78,10 @@ class Baselines:
         manifest = self._manifest.model_copy(
             update={"students": {node.student: recipe}}
         )
-        release, work = _make_folders(self._folder / node.name, ("release", "work"))
+        release = self._folder / node.name / "release"
+        work = self._folder / node.name / "work"
+        make_folder(release)
+        make_folder(work)
         write_atomic(release / MANIFEST, encode_manifest(manifest))
         job = DistilJob(
             release_dir=release,
@@ -103,12 +101,5 @@ class Baselines:
             stop=self._stop,
             on_progress=lambda point, usage: None,
         )
-        outcome, usage = distillation.run(job, default_batch_size=recipe.batch_size)
-        return Trained(outcome, usage, work / STUDENT)
-
-
-def _make_folders(parent: Path, names: Sequence[str]) -> list[Path]:
-    folders = [parent / name for name in names]
-    for folder in folders:
-        make_folder(folder)
-    return folders
+        result, usage = distillation.run(job, default_batch_size=recipe.batch_size)
+        return TrainedBaseline(result, usage, work / STUDENT)

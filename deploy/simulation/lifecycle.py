@@ -89,7 +89,7 @@ def record_of(state: RunState) -> RunResult:
         baselines = tuple(
             baseline_result(
                 each.node,
-                each.outcome,
+                each.result,
                 each.usage,
                 student=each.student,
                 accuracies=_accuracies(each.measurement),

@@ -90,7 +90,7 @@ def train_baselines(state: RunState, pool: EvaluationPool) -> None:
             state.baselines.append(
                 FinishedBaseline(
                     node,
-                    trained.outcome,
+                    trained.result,
                     trained.usage,
                     student,
                     pool.submit(run.path / student, images),

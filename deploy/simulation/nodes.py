@@ -8,21 +8,19 @@ known, and a mounted folder with its students. Not here: the daemon
 (edge/daemon/node.py) and its caps (edge/limits/methods.py).
 """
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from common.clock import Clock, utc_now
 from common.config import NodeConfig
 from common.durable import make_folder
 from common.errors import StorageError
-from deploy.runtime.processes import die_with_me, end_trees, single_threaded
+from deploy.runtime.processes import end_trees, start_daemon
 
 if TYPE_CHECKING:
     from cloud.fleet.database import Fleet, NodeRow
@@ -86,12 +84,7 @@ class SimulatedNodes:
         """Return the nodes themselves."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """End every daemon, with its child."""
         self.stop()
 
@@ -123,7 +116,12 @@ class SimulatedNodes:
             )
             save_edge_config(config, state_dir / "edge.toml")
             token = new_token(node.name)
-            self._processes[node.name] = self._start_daemon(node.name, token)
+            argv = [sys.executable, "-m", "deploy.cli.main", "edge", "run"]
+            self._processes[node.name] = start_daemon(
+                [*argv, "--config", str(state_dir / "edge.toml")],
+                self._log(node.name),
+                TAKT_TOKEN=token,
+            )
 
     def stop(self) -> None:
         """Stop every daemon: SIGTERM, after `GRACE_S` seconds SIGKILL."""
@@ -158,7 +156,7 @@ class SimulatedNodes:
     def last_log_line(self, name: str) -> str:
         """Read the last line of a node's log."""
         try:
-            lines = (self._logs / f"{name}.log").read_bytes().splitlines()
+            lines = self._log(name).read_bytes().splitlines()
         except OSError:
             return ""
         return lines[-1].decode(errors="replace")[:300] if lines else ""
@@ -169,6 +167,9 @@ class SimulatedNodes:
             return ()
         started = [node.name for node in self._nodes if node.name in self._processes]
         return tuple(self._view(name) for name in started)
+
+    def _log(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
 
     def _view(self, name: str) -> NodeView:
         code = self.exit_code(name)
@@ -181,19 +182,6 @@ class SimulatedNodes:
         if status.state == "distilling" and status.epochs:
             detail = f"epoch {status.epoch}/{status.epochs}, {status.cpu_s:.0f} CPU-s"
         return NodeView(name, status.state, status.progress, detail)
-
-    def _start_daemon(self, name: str, token: str) -> "subprocess.Popen[bytes]":
-        config = self.state_dir(name) / "edge.toml"
-        argv = [sys.executable, "-m", "deploy.cli.main", "edge", "run"]
-        with (self._logs / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(
-                die_with_me([*argv, "--config", str(config)]),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env={**single_threaded(os.environ), "TAKT_TOKEN": token},
-            )
 
 
 class RemoteNodes:

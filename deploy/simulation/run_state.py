@@ -36,7 +36,7 @@ class FinishedBaseline:
     """What became of one baseline."""
 
     node: NodeConfig
-    outcome: DistilResult
+    result: DistilResult
     usage: ChildUsage
     student: Path
     measurement: Measurement
