@@ -1,6 +1,6 @@
 """`takt cloud`: stage 1 and the gateway, as a cluster job or on this machine.
 
-`run` is train, extract, publish and serve after each other; each verb also works
+`run` is train, extract, publish and serve, one after the other; each verb also works
 alone on the same storage folder and does not repeat what is there. This module adds
 what the user reads; not here: the steps (deploy/cloud_side.py).
 """

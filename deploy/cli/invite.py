@@ -2,8 +2,8 @@
 
     <folder>/<node>/edge.toml  ca.crt  token
 
-What is in it is public, but for the one-time token, which is spent when the node
-has enrolled; its private key is made by the node, elsewhere, and stays there. A
+To invite a node is to give it a one-time token; the other files are public. The token
+is used up when the node enrols. The node makes its private key itself and keeps it. A
 node that has enrolled, or was revoked, is not invited again. Not here: the rules
 (cloud/pki/allowlist.py), the enrolment itself (edge/daemon/enrolment.py).
 """
@@ -34,7 +34,7 @@ def invite_nodes(
         common: further keys of every edge.toml: gateway, enroll, ca, state_dir.
 
     Raises:
-        ConfigError: an address is none.
+        ConfigError: an address is malformed.
         StorageError: a folder cannot be written.
     """
     entries = authority.allow_list.entries()

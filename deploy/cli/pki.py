@@ -48,7 +48,7 @@ def allow(node: Node, storage: Storage = DEFAULT_STORAGE) -> None:
     from cloud.pki.allowlist import TOKEN_LIFETIME
 
     authority = _authority(storage)
-    authority.ca_pem()  # a token is of no use without an authority
+    authority.ca_pem()  # without an authority a token cannot be used
     token = authority.allow(node)
     typer.echo(token)
     typer.echo(f"valid once, for {TOKEN_LIFETIME.days} days", err=True)
@@ -149,7 +149,9 @@ def rotate(
 
     folder = StorageDir(storage)
     ReleaseRepository(folder.repository, folder.keys).rotate(role)
-    typer.echo(f"role {role} signs with a new key, and the old one counts no more")
+    typer.echo(
+        f"role {role} signs with a new key, and the old one is no longer accepted"
+    )
 
 
 def _authority(storage: Path) -> "Authority":

@@ -40,11 +40,11 @@ class Measurement:
 
     @property
     def progress(self) -> float:
-        """Say which fraction of the chunks is done."""
+        """Return the fraction of the chunks that is done."""
         return sum(chunk.done() for chunk in self.chunks) / len(self.chunks)
 
     def done(self) -> bool:
-        """Say whether `result` would not wait."""
+        """Return whether `result` would return at once."""
         return self.clean.done() and all(chunk.done() for chunk in self.chunks)
 
     def result(self, timeout: float | None = None) -> Accuracies:

@@ -61,7 +61,9 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, object]:
             read = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             read = value.strip()
-        if isinstance(read, date | time):  # no key has such values, a name may look so
+        if isinstance(
+            read, date | time
+        ):  # no key has such values, but a name may look like one
             read = value.strip()
         found[key.strip()] = read
     return found

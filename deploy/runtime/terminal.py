@@ -1,6 +1,6 @@
 """The user's terminal, kept clean while libraries run.
 
-Ray, torch and gRPC write to stdout and stderr as they please, some from C++. For
+Ray, torch and gRPC write to stdout and stderr at any time, some from C++. For
 the time of a run both go to the run's log, at the level of file descriptors, and
 the returned console alone reaches the user. Not here: what is shown on it.
 """

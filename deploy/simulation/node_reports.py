@@ -131,7 +131,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _stalled(name: str, nodes: Nodes, seen: dict[str, tuple[object, float]]) -> bool:
-    """Say whether a node's status has not changed for too long."""
+    """Return whether a node's status has not changed for too long."""
     status = nodes.status(name)
     key = status.model_copy(update={"time": 0.0}) if status is not None else None
     now = time.monotonic()

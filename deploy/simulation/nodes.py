@@ -47,7 +47,7 @@ class Nodes(Protocol):
         """Name the folder in which a node's students are found."""
 
     def ended(self, name: str) -> str | None:
-        """Say how a node ended for good; None: it did not."""
+        """Describe how a node ended for good; None: it did not."""
 
     def status(self, name: str) -> "Status | None":
         """Return a node's last status; None: there is none yet."""
@@ -133,12 +133,12 @@ class SimulatedNodes:
         return self._folder / name
 
     def exit_code(self, name: str) -> int | None:
-        """Say how a node's daemon ended; None: it runs."""
+        """Return the exit code of a node's daemon; None: it runs."""
         process = self._processes.get(name)
         return None if process is None else process.poll()
 
     def ended(self, name: str) -> str | None:
-        """Say how a daemon ended, with the last line of its log; None: it runs."""
+        """Describe how a daemon ended, with the last line of its log; None: it runs."""
         code = self.exit_code(name)
         if code is None:
             return None
@@ -206,7 +206,7 @@ class RemoteNodes:
         return self._folder / name
 
     def ended(self, name: str) -> str | None:
-        """Say how a node ended for good; None: no sign of it."""
+        """Describe how a node ended for good; None: no sign of it."""
         row = self._rows().get(name)
         if row is None or row.state != "stopped":
             return None

@@ -1,7 +1,7 @@
 """The phases of a run: their order, their times, and the one under way.
 
-Phases follow each other, so their seconds add up to the total; what runs beside
-them (nodes that wait, evaluations) counts in the phase that waits for it. Not
+Phases follow each other, so their seconds add up to the total; what runs in
+the background (waiting nodes, evaluations) counts in the phase that waits for it. Not
 here: what the phases do, and how they are shown.
 """
 
