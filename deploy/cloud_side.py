@@ -82,10 +82,13 @@ def extract(config: RunConfig, storage: StorageDir) -> Path:
     """Extract the teacher's knowledge; return the folder of its shards.
 
     Raises:
+        ConfigError: the teacher was trained with other options.
         TaktError: as `cloud.extraction.job.extract_knowledge`.
     """
     from cloud.extraction.job import extract_knowledge
+    from cloud.training.teacher_files import check_teacher_options
 
+    check_teacher_options(config, storage)
     return extract_knowledge(config, storage)
 
 
@@ -105,13 +108,19 @@ def publish(
         force: publish a new version even if nothing is new.
 
     Raises:
+        ConfigError: the teacher was trained, or the knowledge extracted, with other
+            options.
         TaktError: as `cloud.publishing.publish.publish_release`.
     """
+    from cloud.extraction.recipe import check_knowledge
     from cloud.publishing.publish import publish_release
+    from cloud.training.teacher_files import check_teacher_options
     from common.data.datasets import load_dataset
 
+    check_teacher_options(config, storage)
     if dataset is None:
         dataset = load_dataset(config.dataset, seed=config.seed)
+    check_knowledge(config, storage, dataset.train.fingerprint())
     return publish_release(config, storage, dataset, force=force)
 
 

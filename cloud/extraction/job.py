@@ -6,20 +6,20 @@ here: what is computed of a sample (`cloud.extraction.block`), signatures and ve
 (`cloud.publishing.publish`).
 """
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+from cloud.extraction.recipe import recipe_of
 from cloud.extraction.worker import BLOCK_SAMPLES, Extractor
 from cloud.storage import StorageDir
 from common.catalog import Content
 from common.config import RunConfig
 from common.data.datasets import load_dataset
 from common.durable import write_atomic
-from common.errors import ClusterError, StorageError, TaktError
-from common.release import SCHEMA, ShardInfo, samples_per_shard
+from common.errors import ClusterError, TaktError
+from common.release import ShardInfo, samples_per_shard
 
 
 def extract_knowledge(config: RunConfig, storage: StorageDir) -> Path:
@@ -43,7 +43,7 @@ def extract_knowledge(config: RunConfig, storage: StorageDir) -> Path:
     storage = storage.resolve()
     folder = storage.knowledge
     dataset = load_dataset(config.dataset, seed=config.seed)
-    recipe = _recipe(config, storage, dataset.train.fingerprint())
+    recipe = recipe_of(config, storage, dataset.train.fingerprint())
     if storage.knowledge_index.exists() and _read(storage.knowledge_recipe) == recipe:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -149,29 +149,6 @@ def _run_actors(
         for worker in pool:
             ray.kill(worker)
     return shards
-
-
-def _recipe(config: RunConfig, storage: StorageDir, fingerprint: str) -> str:
-    """Write down everything that decides the knowledge."""
-    path = storage.weights
-    try:
-        weights = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as e:
-        raise StorageError(
-            f"cannot read {path}: {e.strerror}; train the teacher first"
-        ) from e
-    tree = {
-        "schema": SCHEMA,
-        "teacher": weights,
-        "split": fingerprint,
-        "eps": config.threat.eps,
-        "knowledge": config.knowledge.model_dump(
-            mode="json",
-            exclude={"num_actors", "temperature"},  # logits are shipped as they are
-        ),
-        "seed": config.seed,
-    }
-    return json.dumps(tree, sort_keys=True)
 
 
 def _read(path: Path) -> str | None:

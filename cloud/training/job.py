@@ -12,7 +12,7 @@ from typing import Any
 from cloud.cluster.environment import environment
 from cloud.storage import CARD, PROGRESS, WEIGHTS, StorageDir
 from cloud.training.checkpoint_store import Store, local_store, open_store
-from cloud.training.teacher_files import finished_teacher, teacher_digest
+from cloud.training.teacher_files import as_trial, finished_teacher, teacher_digest
 from common.config import RunConfig
 from common.data.datasets import load_dataset
 from common.durable import write_atomic
@@ -25,7 +25,6 @@ _SETTINGS: dict[str, str | None] = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
 }
-_TRIAL_EPOCHS = 2
 
 _log = logging.getLogger(__name__)
 
@@ -147,14 +146,6 @@ def _train_as_worker(job: dict[str, Any]) -> None:
     from cloud.training.worker import train_as_worker
 
     train_as_worker(RunConfig.model_validate_json(job["run"]), job["progress"])
-
-
-def as_trial(config: RunConfig) -> RunConfig:
-    """Turn a GPU-sized config into one of two epochs on CPUs."""
-    epochs = min(config.teacher.epochs, _TRIAL_EPOCHS)
-    trial = {"use_gpu": False, "epochs": epochs}
-    teacher = config.teacher.model_copy(update=trial)
-    return config.model_copy(update={"teacher": teacher})
 
 
 def adapted_to_cluster(config: RunConfig) -> RunConfig:

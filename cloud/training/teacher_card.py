@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cloud.storage import CARD, WEIGHTS
 from cloud.training.teacher import TeacherRun
-from cloud.training.teacher_files import teacher_digest
+from cloud.training.teacher_files import teacher_digest, teacher_options
 from common.config import RunConfig
 from common.data.datasets import Dataset
 from common.durable import write_atomic
@@ -68,6 +68,7 @@ def write_teacher(
     )
     tree = card.model_dump(mode="json") | {
         "recipe": teacher_digest(config),
+        "options": teacher_options(config),
         "best_epoch": run.best.epoch,
     }
     write_atomic(folder / CARD, json.dumps(tree, indent=1).encode())

@@ -15,7 +15,7 @@ from pathlib import Path
 from cloud.extraction.job import extract_knowledge
 from cloud.storage import StorageDir
 from cloud.training.job import train_teacher
-from cloud.training.teacher_files import teacher_digest
+from cloud.training.teacher_files import teacher_digest, teacher_options
 from common.config import CandidateConfig, ChoiceConfig, RunConfig
 from common.durable import write_atomic
 from common.release import CandidateScore, ShardInfo, TeacherCard, TeacherChoice
@@ -140,6 +140,7 @@ def _install(
     tree = json.loads(folder.card.read_bytes())
     tree |= {
         "recipe": teacher_digest(config),
+        "options": teacher_options(config),
         "choice": choice.model_dump(mode="json"),
     }
     write_atomic(storage.weights, folder.weights.read_bytes())

@@ -18,8 +18,7 @@ from cloud.fleet.database import Fleet, sqlite_url
 from cloud.gateway.addresses import Addresses
 from cloud.publishing.repository import ReleaseRepository
 from cloud.storage import StorageDir
-from cloud.training.job import as_trial
-from cloud.training.teacher_files import finished_teacher
+from cloud.training.teacher_files import as_trial, finished_teacher
 from common.config import RunConfig
 from common.data.datasets import load_dataset
 from common.errors import ClusterError

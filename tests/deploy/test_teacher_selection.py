@@ -10,7 +10,11 @@ from cloud.publishing.publish import draft_manifest
 from cloud.storage import StorageDir
 from cloud.training.teacher import fit_teacher
 from cloud.training.teacher_card import write_teacher
-from cloud.training.teacher_files import finished_teacher
+from cloud.training.teacher_files import (
+    check_teacher_options,
+    finished_teacher,
+    teacher_options,
+)
 from common.config import RunConfig
 from common.config.toml_file import parse_config
 from common.data.datasets import load_dataset
@@ -101,6 +105,8 @@ def test_the_best_students_teacher_is_taken_with_all_scores_on_its_card(
     assert by_name["patient"] > by_name["blunt"]
     # It is the run's own teacher now, for extraction and all that follows.
     assert finished_teacher(config, storage) == card
+    check_teacher_options(config, storage)
+    assert json.loads(storage.card.read_bytes())["options"] == teacher_options(config)
     load_model(tmp_path / "teacher.safetensors")
     dataset = load_dataset(config.dataset, seed=0)
     manifest = draft_manifest(config, dataset, teacher=card, shards=())
