@@ -59,13 +59,7 @@ def local_cluster(
     Raises:
         ClusterError: Ray did not start, or this process is connected already.
     """
-    import ray
-
-    if ray.is_initialized():
-        raise ClusterError(
-            "this process is connected to a Ray cluster already, expected none; "
-            "leave that one first"
-        )
+    _require_no_cluster()
     folder = _short_folder()
     token_path = folder / "token"
     token_path.touch(mode=0o600)
@@ -99,11 +93,7 @@ def connect(address: str) -> Iterator[None]:
     """
     import ray
 
-    if ray.is_initialized():
-        raise ClusterError(
-            "this process is connected to a Ray cluster already, expected none; "
-            "leave that one first"
-        )
+    _require_no_cluster()
     advice = "start one with 'ray start --head', or give no address for a local one"
     host, _, port = address.rpartition(":")
     loopback = host in ("localhost", "127.0.0.1")
@@ -121,6 +111,16 @@ def connect(address: str) -> Iterator[None]:
     finally:
         with interrupts_ignored():
             ray.shutdown()
+
+
+def _require_no_cluster() -> None:
+    import ray
+
+    if ray.is_initialized():
+        raise ClusterError(
+            "this process is connected to a Ray cluster already, expected none; "
+            "leave that one first"
+        )
 
 
 def _start(folder: Path, num_cpus: int, logs_dir: Path | None) -> str:

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from cloud.cluster.driver import last_line, require_cluster, with_absolute_paths
 from cloud.extraction.recipe import recipe_of
 from cloud.extraction.worker import BLOCK_SAMPLES, Extractor
 from cloud.storage import StorageDir
@@ -56,11 +57,7 @@ def extract_knowledge(config: RunConfig, storage: StorageDir) -> Path:
         dataset.num_classes,
         parts=actors,
     )
-    if config.dataset.data_dir is not None:
-        data = config.dataset.model_copy(
-            update={"data_dir": config.dataset.data_dir.resolve()}
-        )
-        config = config.model_copy(update={"dataset": data})
+    config = with_absolute_paths(config)
     shards = _run_actors(config, storage, ranges, len(dataset.train))
     shards.sort(key=lambda s: (s.content, s.first))
     index = [shard.model_dump(mode="json") for shard in shards]
@@ -103,10 +100,7 @@ def _run_actors(
     """Give each actor one range at a time, and collect the shards."""
     import ray
 
-    if not ray.is_initialized():
-        raise ClusterError(
-            "no Ray cluster is connected; enter local_cluster() or connect() first"
-        )
+    require_cluster()
     num_actors = min(config.knowledge.num_actors, len(ranges))
     cluster: Any = ray
     gpus = 0.0
@@ -140,10 +134,10 @@ def _run_actors(
     except ray.exceptions.RayTaskError as e:
         if isinstance(e.cause, TaktError):
             raise e.cause from e
-        raise ClusterError(f"extraction failed: {_last_line(e)}") from e
+        raise ClusterError(f"extraction failed: {last_line(e)}") from e
     except ray.exceptions.RayError as e:
         raise ClusterError(
-            f"extraction failed for good: {_last_line(e)}; run it again"
+            f"extraction failed for good: {last_line(e)}; run it again"
         ) from e
     finally:
         for worker in pool:
@@ -153,8 +147,3 @@ def _run_actors(
 
 def _read(path: Path) -> str | None:
     return path.read_text() if path.exists() else None
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:200]

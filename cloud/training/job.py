@@ -9,6 +9,7 @@ loop (`teacher`), what is left out of Ray's trainer (`ray_trainer`).
 import logging
 from typing import Any
 
+from cloud.cluster.driver import last_line, require_cluster, with_absolute_paths
 from cloud.cluster.environment import environment
 from cloud.storage import CARD, PROGRESS, WEIGHTS, StorageDir
 from cloud.training.checkpoint_store import Store, local_store, open_store
@@ -16,7 +17,7 @@ from cloud.training.teacher_files import as_trial, finished_teacher, teacher_dig
 from common.config import RunConfig
 from common.data.datasets import load_dataset
 from common.durable import write_atomic
-from common.errors import ClusterError, StorageError, TaktError
+from common.errors import ClusterError, StorageError
 from common.release import TeacherCard
 
 # Read by the trainer, which hands them on to its controller and workers.
@@ -51,15 +52,10 @@ def train_teacher(config: RunConfig, storage: StorageDir) -> TeacherCard:
         ConfigError: `teacher.store` is not the URL of a folder.
         StorageError: the folder or the store cannot be written.
     """
-    import ray
-
-    if not ray.is_initialized():
-        raise ClusterError(
-            "no Ray cluster is connected; enter local_cluster() or connect() first"
-        )
+    require_cluster()
     storage.create(storage.checkpoints)
     storage = storage.resolve()
-    config = adapted_to_cluster(_with_absolute_paths(config))
+    config = adapted_to_cluster(with_absolute_paths(config))
     name = f"teacher-{teacher_digest(config)}"
     url = config.teacher.store
     store = open_store(url) if url else local_store(storage.checkpoints)
@@ -127,7 +123,7 @@ def _fit(config: RunConfig, store: Store, progress: Store, name: str) -> Store:
         if ours is not None:
             raise ours from e
         raise ClusterError(
-            f"training the teacher failed for good: {_last_line(e)}; the logs of the "
+            f"training the teacher failed for good: {last_line(e)}; the logs of the "
             "cluster have details, and the same command resumes it"
         ) from e
     except BaseException:  # Ctrl-C: the job would run on as long as this process
@@ -179,19 +175,3 @@ def adapted_to_cluster(config: RunConfig) -> RunConfig:
                 f"this cluster has {have.get(kind, 0):g}; {advice}"
             )
     return config
-
-
-def _with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Make paths absolute: workers run in folders of their own."""
-    if config.dataset.data_dir is None:
-        return config
-    data_dir = config.dataset.data_dir.resolve()
-    dataset = config.dataset.model_copy(update={"data_dir": data_dir})
-    return config.model_copy(update={"dataset": dataset})
-
-
-def _last_line(error: Exception) -> str:
-    if isinstance(error, TaktError):
-        return str(error)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:200]

@@ -1,4 +1,4 @@
-"""The project's authority: who gets a certificate, and who is let in with it."""
+"""The project's authority: who gets a certificate, and who may connect with it."""
 
 import base64
 import stat
@@ -193,7 +193,7 @@ def test_an_invited_node_keeps_its_certificate_until_it_enrols_again(
     assert authority.check(certificate) == "sensor"
 
 
-def test_a_node_that_never_enrolled_is_told_what_to_do(
+def test_a_node_that_never_enrolled_is_refused_with_the_fix(
     authority: Authority, tmp_path: Path, clock: Clock
 ) -> None:
     other = Authority(tmp_path / "other", clock=clock)

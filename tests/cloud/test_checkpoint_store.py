@@ -77,7 +77,7 @@ def test_preparing_a_store_leaves_nothing_but_the_folder(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.rglob("*")] == ["store"]
 
 
-def test_a_bucket_that_is_not_there_is_said_in_one_line_with_the_fix(s3: str) -> None:
+def test_a_missing_bucket_is_reported_in_one_line_with_the_fix(s3: str) -> None:
     with pytest.raises(
         StorageError, match=r"s3://nowhere/x: .*'nowhere' not found"
     ) as e:
@@ -86,7 +86,7 @@ def test_a_bucket_that_is_not_there_is_said_in_one_line_with_the_fix(s3: str) ->
     assert "\n" not in str(e.value)
 
 
-def test_credentials_that_open_nothing_are_said_in_one_line_with_the_fix(
+def test_credentials_that_open_nothing_are_reported_in_one_line_with_the_fix(
     s3: str,
 ) -> None:
     refuse = set_initial_no_auth_action_count(0)  # the server checks from now on
@@ -96,7 +96,7 @@ def test_credentials_that_open_nothing_are_said_in_one_line_with_the_fix(
     assert "\n" not in str(e.value)
 
 
-def test_a_folder_that_may_not_be_written_is_said_in_one_line() -> None:
+def test_a_folder_that_may_not_be_written_is_reported_in_one_line() -> None:
     with pytest.raises(StorageError, match="cannot write to file:///proc/x") as e:
         open_store("file:///proc/x").prepare()
     assert "\n" not in str(e.value)

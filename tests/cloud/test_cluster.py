@@ -85,7 +85,7 @@ def short_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_an_address_where_nobody_answers_is_said_at_once_and_in_one_line() -> None:
+def test_an_address_where_nobody_answers_is_refused_at_once_in_one_line() -> None:
     with (
         pytest.raises(ClusterError, match=r"127\.0\.0\.1:1'") as e,
         connect("127.0.0.1:1"),

@@ -127,7 +127,7 @@ def test_a_white_pixel_is_never_pushed_down_for_want_of_room(
     assert (signs == 1).all()
 
 
-def test_most_boundary_points_change_the_teachers_mind_and_lie_near_the_boundary(
+def test_most_boundary_points_change_the_teachers_answer_and_are_near_the_boundary(
     knowledge: Knowledge, teacher: nn.Module, data: tuple[Tensor, Tensor]
 ) -> None:
     arrays, (x, _) = knowledge["boundary_points"], data
@@ -168,7 +168,7 @@ def test_a_boundary_search_stops_where_the_class_has_changed(
     assert moved[~stopped].any()
 
 
-def test_margins_say_how_far_the_teacher_is_from_the_nearest_other_class(
+def test_margins_measure_how_far_the_teacher_is_from_the_nearest_other_class(
     knowledge: Knowledge, teacher: nn.Module, data: tuple[Tensor, Tensor]
 ) -> None:
     x, y = data

@@ -1,4 +1,4 @@
-"""The fleet's database: what nodes say is kept, bounded, and not believed blindly."""
+"""The fleet's database: values from nodes are validated, bounded and kept."""
 
 import contextlib
 from collections.abc import Iterator
@@ -140,7 +140,7 @@ def test_progress_beyond_its_range_is_clipped(fleet: Fleet) -> None:
 
 
 NAN, INF = float("nan"), float("inf")
-LIES = [
+IMPOSSIBLE = [
     *(ReportRequest(clean_accuracy=value) for value in (NAN, -0.1, 1.1, INF)),
     *(ReportRequest(peak_memory_mib=value) for value in (NAN, -1, 1e30)),
     *(ReportRequest(cpu_s=CpuSeconds(distil=value)) for value in (NAN, -1, 1e12)),
@@ -152,12 +152,12 @@ LIES = [
 ]
 
 
-@pytest.mark.parametrize("lie", LIES, ids=lambda lie: " ".join(str(lie).split()))
-def test_a_number_that_cannot_be_true_is_refused(
-    fleet: Fleet, lie: ReportRequest
-) -> None:
+@pytest.mark.parametrize(
+    "wrong", IMPOSSIBLE, ids=lambda wrong: " ".join(str(wrong).split())
+)
+def test_an_impossible_number_is_refused(fleet: Fleet, wrong: ReportRequest) -> None:
     request = report()
-    request.MergeFrom(lie)
+    request.MergeFrom(wrong)
     with pytest.raises(BadRequestError, match=r" is .*, expected 0 to "):
         fleet.report("sensor", request)
     assert fleet.reports() == []

@@ -160,7 +160,7 @@ def test_a_slow_reader_does_not_make_the_gateway_read_ahead(
     assert received < size / 4
 
 
-def test_a_watcher_hears_of_a_version_it_does_not_know_at_once(
+def test_a_watcher_gets_a_version_it_does_not_have_at_once(
     own: GatewayThread, tmp_path: Path
 ) -> None:
     version = publish(own, tmp_path / "knowledge")
@@ -171,9 +171,7 @@ def test_a_watcher_hears_of_a_version_it_does_not_know_at_once(
             assert next(news).version == version
 
 
-def test_a_watcher_hears_of_each_release_soon(
-    own: GatewayThread, tmp_path: Path
-) -> None:
+def test_a_watcher_gets_each_release_soon(own: GatewayThread, tmp_path: Path) -> None:
     with member(own).open(own.address) as stubs:
         request = pb.WatchRequest(channel="digits")
         news = iter(stubs.releases.Watch(request, timeout=DEADLINE_S))
@@ -186,7 +184,7 @@ def test_a_watcher_hears_of_each_release_soon(
             assert time.monotonic() - start < 3  # a quarter on an idle machine
 
 
-def test_a_watcher_that_is_up_to_date_hears_nothing(
+def test_a_watcher_that_is_up_to_date_gets_nothing(
     own: GatewayThread, tmp_path: Path
 ) -> None:
     version = publish(own, tmp_path / "knowledge")
@@ -219,7 +217,7 @@ def test_a_report_is_kept_under_the_certificates_name(own: GatewayThread) -> Non
     assert (row.node, row.report) == ("camera", report)
 
 
-def test_a_lie_in_a_report_is_an_invalid_argument(stubs: Stubs) -> None:
+def test_an_impossible_number_in_a_report_is_an_invalid_argument(stubs: Stubs) -> None:
     report = pb.ReportRequest(peak_memory_mib=float("nan"))
     code, message = status_of(lambda: stubs.fleet.Report(report, timeout=DEADLINE_S))
     assert (code, message) == (INVALID, "peak_memory_mib is nan, expected 0 to 1e+08")

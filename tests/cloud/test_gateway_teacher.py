@@ -137,7 +137,7 @@ def test_a_batch_that_is_no_images_is_refused(
     assert status_of(lambda: query(stubs, batch))[0] is INVALID
 
 
-def test_a_bug_leaves_without_a_word_of_detail(stubs: Stubs) -> None:
+def test_a_bug_becomes_internal_without_any_detail(stubs: Stubs) -> None:
     batch = np.zeros((1, 1, 8, 8), np.float32)
     code, message = status_of(lambda: query(stubs, batch))
     assert (code, message) == (grpc.StatusCode.INTERNAL, "internal error")

@@ -100,7 +100,7 @@ def test_the_node_port_answers_no_probe_without_a_certificate_of_the_project(
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_nobody_holds_a_place_by_watching_the_health(gateway: GatewayThread) -> None:
+def test_nobody_occupies_a_place_by_watching_the_health(gateway: GatewayThread) -> None:
     ca_pem = gateway.running.authority.ca_pem()
     with health_of(gateway.enroll_address, ca_pem) as stub:
         watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=DEADLINE_S)
@@ -109,7 +109,7 @@ def test_nobody_holds_a_place_by_watching_the_health(gateway: GatewayThread) -> 
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_a_gateway_that_drains_says_that_it_does_not_serve(
+def test_a_draining_gateway_answers_not_serving(
     gateway: GatewayThread, storage: StorageDir
 ) -> None:
     (storage.repository / "targets" / "large").write_bytes(bytes(LARGE))
@@ -118,7 +118,7 @@ def test_a_gateway_that_drains_says_that_it_does_not_serve(
         identity.open(gateway.address) as stubs,
         health_of(gateway.enroll_address, identity.ca_pem) as stub,
     ):
-        # A download that is not read holds the gateway up.
+        # A download that nobody reads delays the end of the gateway.
         request = pb.FetchRequest(path="targets/large")
         download = stubs.releases.Fetch(request, timeout=DEADLINE_S)
         next(iter(download))
@@ -152,7 +152,7 @@ def test_the_check_does_not_trust_another_authority(
         check_gateway(storage)
 
 
-def test_the_check_says_what_it_cannot_read(
+def test_the_check_names_the_file_it_cannot_read(
     gateway: GatewayThread, storage: StorageDir
 ) -> None:
     storage.ca.unlink()

@@ -1,4 +1,4 @@
-"""From stage 1's files to a signed release, or to one line that says what is wrong."""
+"""From stage 1's files to a signed release, or to one line with the error."""
 
 import hashlib
 import json
@@ -62,7 +62,7 @@ def storage(tmp_path: Path, digits: Dataset) -> Path:
     return tmp_path
 
 
-def test_a_manifest_says_what_a_node_must_know(storage: Path, digits: Dataset) -> None:
+def test_a_manifest_holds_what_a_node_needs(storage: Path, digits: Dataset) -> None:
     manifest = publish_release(CONFIG, StorageDir(storage), digits)
     assert (manifest.channel, manifest.version) == ("test", 1)
     assert manifest.fingerprint == digits.train.fingerprint()

@@ -108,7 +108,7 @@ def test_a_killed_gateway_comes_back_at_the_same_address(
     assert Addresses.load(StorageDir(storage)) == addresses
 
 
-def test_a_taken_port_is_said_before_anything_starts(
+def test_a_taken_port_is_reported_before_anything_starts(
     addresses: Addresses, tmp_path: Path
 ) -> None:
     from cloud.gateway.ray_serve import start_gateway
@@ -121,7 +121,7 @@ def test_a_taken_port_is_said_before_anything_starts(
             )
 
 
-def test_a_storage_that_cannot_be_made_is_said_before_anything_starts() -> None:
+def test_a_storage_that_cannot_be_made_is_reported_before_anything_starts() -> None:
     from cloud.gateway.ray_serve import start_gateway
 
     with pytest.raises(StorageError, match="cannot make folder /proc/takt"):

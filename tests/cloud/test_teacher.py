@@ -102,7 +102,7 @@ def test_an_attack_of_more_restarts_finds_more_loss(
 def test_the_same_seed_gives_the_same_teacher(dataset: Dataset) -> None:
     config = tiny_run(epochs=2)
     first = trained(config, dataset)
-    torch.rand(7)  # the global generator has no say
+    torch.rand(7)  # the global generator has no influence
     assert torch.equal(weights(first), weights(trained(config, dataset)))
     other = trained(config.model_copy(update={"seed": 1}), dataset)
     assert not torch.equal(weights(first), weights(other))
@@ -144,7 +144,7 @@ def test_the_checkpoint_of_another_teacher_is_refused(dataset: Dataset) -> None:
         TeacherRun(tiny_run(), dataset).restore(state)
 
 
-def test_of_the_epochs_that_chance_cannot_tell_apart_the_latest_is_kept(
+def test_of_the_epochs_within_chance_of_each_other_the_latest_is_kept(
     dataset: Dataset,
 ) -> None:
     config = tiny_run(epochs=6, learning_rate=0.2)
@@ -211,7 +211,7 @@ def test_weight_perturbation_follows_the_loss_as_far_as_each_weights_own_length(
             assert torch.allclose(weight - old, expected, atol=1e-6)
 
 
-def test_looking_uphill_leaves_batchnorms_statistics_alone() -> None:
+def test_the_uphill_loss_leaves_batchnorms_statistics_alone() -> None:
     norm = nn.BatchNorm2d(3)
     assert norm.running_mean is not None
     with still_statistics(nn.Sequential(norm)):

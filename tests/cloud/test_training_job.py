@@ -41,7 +41,7 @@ def storage(
     return folder, train_teacher(CONFIG, folder)
 
 
-def test_two_workers_train_a_teacher_and_say_so_epoch_by_epoch(
+def test_two_workers_train_a_teacher_and_report_each_epoch(
     storage: tuple[StorageDir, TeacherCard],
 ) -> None:
     folder, card = storage

@@ -1,4 +1,4 @@
-"""Who gets past the gateway's door: certificates, the allow-list, quotas."""
+"""Who may call the gateway: certificates, the allow-list, quotas."""
 
 import contextlib
 import socket
@@ -81,7 +81,7 @@ def test_an_enrolled_node_may_call(gateway: GatewayThread) -> None:
     assert [row.node for row in gateway.running.fleet.nodes()] == ["sensor"]
 
 
-def test_an_unknown_node_is_named_and_told_what_to_do(
+def test_an_unknown_node_is_named_with_the_fix(
     gateway: GatewayThread, tmp_path: Path
 ) -> None:
     identity = member(gateway)
@@ -357,7 +357,7 @@ def test_the_node_port_enrols_nobody(gateway: GatewayThread) -> None:
         stubs.fleet.Enroll(pb.EnrollRequest(node="sensor"), timeout=DEADLINE_S)
 
 
-def test_a_node_that_was_invited_meanwhile_is_let_in_without_a_restart(
+def test_a_node_that_was_allowed_meanwhile_may_call_without_a_restart(
     gateway: GatewayThread, tmp_path: Path
 ) -> None:
     with member(gateway).open(gateway.address) as stubs:

@@ -1,0 +1,39 @@
+"""What the driver of each Ray job does before it starts one, and when one fails.
+
+Not here: the jobs (`cloud.training.job`, `cloud.extraction.job`), the cluster
+(`cloud.cluster.local`).
+"""
+
+from common.config import RunConfig
+from common.errors import ClusterError, TaktError
+
+
+def require_cluster() -> None:
+    """Check that this process is connected to a Ray cluster.
+
+    Raises:
+        ClusterError: it is not.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        raise ClusterError(
+            "no Ray cluster is connected; enter local_cluster() or connect() first"
+        )
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Make the paths of a config absolute: workers run in folders of their own."""
+    if config.dataset.data_dir is None:
+        return config
+    data_dir = config.dataset.data_dir.resolve()
+    dataset = config.dataset.model_copy(update={"data_dir": data_dir})
+    return config.model_copy(update={"dataset": dataset})
+
+
+def last_line(error: Exception) -> str:
+    """Return the last line of an error of Ray, which names the cause; at most 200."""
+    if isinstance(error, TaktError):
+        return str(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:200]
