@@ -10,12 +10,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from common.config import Name, ProfileConfig, Section
+from common.config import Address, Name, ProfileConfig, Section
 from common.config.toml_file import load_config, to_toml
 from common.durable import write_atomic
 from common.logs import LogFormat
 
-Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s/]+):[0-9]{1,5}$")]
 Seconds = Annotated[float, Field(gt=0, le=1_000_000)]
 
 

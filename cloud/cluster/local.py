@@ -20,7 +20,8 @@ from pathlib import Path
 
 from cloud.cluster.cleanup import end_cluster, end_processes
 from cloud.cluster.environment import core_environment, interrupts_ignored, on_loopback
-from common.errors import ClusterError, one_line
+from common.address import Address, is_loopback, parse_address
+from common.errors import ClusterError, ConfigError, one_line
 
 # Ray appends up to 63 bytes of session and socket name; AF_UNIX takes 107.
 _MAX_FOLDER_BYTES = 107 - 67
@@ -90,17 +91,18 @@ def connect(address: str) -> Iterator[None]:
 
     Raises:
         ClusterError: there is no cluster there, or it refuses the connection.
+        ConfigError: that is no address.
     """
+    target = None if address == "auto" else _target(address)
     import ray
 
     _require_no_cluster()
     advice = "start one with 'ray start --head', or give no address for a local one"
-    host, _, port = address.rpartition(":")
-    loopback = host in ("localhost", "127.0.0.1")
     try:
-        if port.isdigit():  # Ray itself would try for minutes
-            socket.create_connection((host, int(port)), _ANSWER_S).close()
-        with on_loopback() if loopback else contextlib.nullcontext():
+        if target:  # Ray itself would try for minutes
+            socket.create_connection(target, _ANSWER_S).close()
+        local = target is not None and is_loopback(target.host)
+        with on_loopback() if local else contextlib.nullcontext():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as e:  # Ray raises plain and private classes alike
         raise ClusterError(
@@ -121,6 +123,13 @@ def _require_no_cluster() -> None:
             "this process is connected to a Ray cluster already, expected none; "
             "leave that one first"
         )
+
+
+def _target(address: str) -> Address:
+    try:
+        return parse_address(address)
+    except ValueError as e:
+        raise ConfigError(f"Ray address {address!r}: {e}, or auto") from e
 
 
 def _start(folder: Path, num_cpus: int, logs_dir: Path | None) -> str:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Self
 
 from cloud.storage import StorageDir
+from common.address import join
 from common.config import GatewayConfig
 from common.durable import write_atomic
 from common.errors import AddressError
@@ -77,11 +78,6 @@ def certificate_names(config: GatewayConfig) -> tuple[str, ...]:
     if config.host in _WILDCARDS:
         return (socket.gethostname(),)
     return (config.host,)
-
-
-def join(host: str, port: int) -> str:
-    """Write host:port, with brackets around an IPv6 address."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def bind_error(host: str, port: int) -> AddressError | None:

@@ -10,9 +10,10 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from cloud.gateway.addresses import Addresses, advertised, bind_error, join
+from cloud.gateway.addresses import Addresses, advertised, bind_error
 from cloud.pki.authority import ServerCredentials
 from cloud.storage import StorageDir
+from common.address import join
 from common.config import GatewayConfig
 from common.errors import AddressError
 

@@ -11,8 +11,9 @@ import ssl
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cloud.gateway.addresses import Addresses, join
+from cloud.gateway.addresses import Addresses
 from cloud.storage import StorageDir
+from common.address import join
 from common.errors import LinkError, StorageError
 
 _ANSWER_S = 5.0

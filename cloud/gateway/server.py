@@ -21,7 +21,7 @@ from typing import Any, NoReturn, Self
 import grpc.aio
 
 from cloud.fleet.database import Fleet, sqlite_url
-from cloud.gateway.addresses import certificate_names, join
+from cloud.gateway.addresses import certificate_names
 from cloud.gateway.authorization import Authorization
 from cloud.gateway.fleet_service import FleetServicer, enrolment_handler
 from cloud.gateway.health import Health
@@ -43,6 +43,7 @@ from cloud.gateway.teacher_service import TeacherServicer
 from cloud.pki.authority import Authority
 from cloud.publishing.repository import ReleaseRepository
 from cloud.storage import StorageDir
+from common.address import join
 from common.clock import Clock, utc_now
 from common.config import GatewayConfig
 from common.errors import AddressError, TaktError

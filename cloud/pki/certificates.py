@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
+from common.address import parse_certificate_host
 from common.errors import ConfigError, one_line
 
 MAX_CSR_BYTES = 16 * 1024
@@ -151,15 +152,15 @@ def general_name(host: str) -> x509.GeneralName:
         ConfigError: it is neither.
     """
     try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    try:
-        return x509.DNSName(host)
+        known = parse_certificate_host(host)
     except ValueError as e:
         raise ConfigError(
-            f"host {host!r} is neither an IP address nor an ASCII name"
+            f"host {host!r} is neither an IP address nor a name: {e}"
         ) from e
+    try:
+        return x509.IPAddress(ipaddress.ip_address(known))
+    except ValueError:
+        return x509.DNSName(known)
 
 
 def _name(common_name: str) -> x509.Name:

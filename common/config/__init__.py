@@ -23,9 +23,10 @@ from common.config.run import (
     ThreatConfig,
     count_views,
 )
-from common.config.sections import Name, Pixels, Section
+from common.config.sections import Address, Name, Pixels, Section
 
 __all__ = [
+    "Address",
     "AttackConfig",
     "CandidateConfig",
     "ChoiceConfig",

@@ -14,6 +14,8 @@ from common.catalog import Content
 from common.config.sections import (
     AnyArchitecture,
     Architecture,
+    BoundHost,
+    CertificateHost,
     Method,
     Name,
     Pixels,
@@ -250,8 +252,8 @@ class NodeConfig(Section):
 class GatewayConfig(Section):
     """Where the gateway listens; port 0 takes a free one."""
 
-    host: str = "127.0.0.1"
-    names: tuple[str, ...] = ()
+    host: BoundHost = "127.0.0.1"
+    names: tuple[CertificateHost, ...] = ()
     """host names by which nodes reach it; they are given the first"""
     port: int = Field(default=0, ge=0, le=65535)
     enroll_port: int = Field(default=0, ge=0, le=65535)

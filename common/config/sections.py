@@ -8,7 +8,9 @@ from fractions import Fraction
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
+from common.address import parse_address, parse_certificate_host, parse_host
 from common.catalog import ARCHITECTURES, METHODS, check_name
 from common.errors import ConfigError
 
@@ -35,6 +37,18 @@ def _one_of(kind: str, known: Collection[str]) -> Callable[[str], str]:
     return checked
 
 
+def _written_as(parse: Callable[[str], object]) -> AfterValidator:
+    """Make a validator that puts an address or host into its one written form."""
+
+    def checked(text: str) -> str:
+        try:
+            return str(parse(text))
+        except ValueError as e:  # this kind of error is shown with the value
+            raise PydanticCustomError("address", "{why}", {"why": str(e)}) from e
+
+    return AfterValidator(checked)
+
+
 check_architecture = _one_of("model", ARCHITECTURES)
 
 # Not checked: a node reads the recipes of releases that a later takt has made.
@@ -50,6 +64,11 @@ Pixels = Annotated[
     BeforeValidator(_fraction),
     Field(gt=0, le=1, json_schema_extra={"unit": "pixel scale"}),
 ]
+Address = Annotated[
+    str, _written_as(parse_address), Field(json_schema_extra={"unit": "host:port"})
+]
+BoundHost = Annotated[str, _written_as(lambda text: text and parse_host(text))]
+CertificateHost = Annotated[str, _written_as(parse_certificate_host)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 

@@ -68,6 +68,5 @@ def _edge_config(
     except ValidationError as e:
         first = e.errors(include_url=False)[0]
         raise ConfigError(
-            f"{first['loc'][0]} = {first['input']!r}: {first['msg']}; expected "
-            "HOST:PORT of the gateway as nodes reach it"
+            f"{first['loc'][0]} = {first['input']!r}: {first['msg']}, as nodes reach it"
         ) from e

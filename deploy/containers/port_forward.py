@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
+from common.address import MAX_PORT, parse_address
 from common.errors import AddressError, ConfigError, TaktError
 
 _CHUNK_BYTES = 64 * 1024
@@ -38,10 +39,14 @@ def parse_forward(text: str) -> Forward:
         ConfigError: it is not of that form.
     """
     port, equals, target = text.partition("=")
-    host, colon, target_port = target.rpartition(":")
-    if not (equals and colon and host and port.isdecimal() and target_port.isdecimal()):
-        raise ConfigError(f"port forward {text!r}: expected PORT=HOST:PORT")
-    return Forward(int(port), host, int(target_port))
+    try:
+        if not (equals and port.isdecimal() and int(port) <= MAX_PORT):
+            raise ValueError("the port here is missing or wrong")
+        return Forward(int(port), *parse_address(target))
+    except ValueError as e:
+        raise ConfigError(
+            f"port forward {text!r}: {e}; the whole is PORT=HOST:PORT"
+        ) from e
 
 
 async def listen(forward: Forward, host: str = "0.0.0.0") -> asyncio.Server:

@@ -13,6 +13,10 @@ from typing import Any
 from common.config import RunConfig, Section
 from edge.config import EdgeConfig
 
+_UNITS = {
+    "pixel scale": 'above 0, at most 1: `0.15`, `"8/255"`',
+    "host:port": "host:port",
+}
 BOUNDS = {
     "exclusiveMinimum": ">",
     "minimum": ">=",
@@ -104,12 +108,12 @@ def _value(entry: dict[str, Any]) -> str:
     if entry.get("type") == "object":
         (values,) = entry.get("patternProperties", {}).values()
         return f"by name, {_value(values)}"
-    if entry.get("unit") == "pixel scale":
-        return 'above 0, at most 1: `0.15`, `"8/255"`'
+    if unit := entry.get("unit"):
+        return _UNITS[unit]
     words = {"integer": "whole number", "number": "number", "boolean": "true, false"}
     kind = words.get(entry["type"], "a path" if entry.get("format") else "text")
-    if pattern := entry.get("pattern"):
-        kind = "host:port" if ":" in pattern else "a name"
+    if "pattern" in entry:
+        kind = "a name"
     bounds = [f"{sign} {entry[b]}" for b, sign in BOUNDS.items() if b in entry]
     return " ".join([kind, *bounds])
 

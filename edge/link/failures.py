@@ -14,14 +14,19 @@ from pathlib import Path
 
 import grpc
 
+from common.address import parse_address
 from common.errors import IdentityError, LinkError, TaktError
 from edge.credentials import ENROLL_HINT, Certificates
 
 _REASONS = (  # texts of gRPC, and what they mean
     ("connection refused", "connection refused: nothing listens there"),
     ("name resolution", "the name cannot be resolved"),
+    ("errors resolving", "the name cannot be resolved"),
+    ("address lookup failed", "the name cannot be resolved"),
     ("dns", "the name cannot be resolved"),
     ("socket closed", "the connection was closed"),
+    ("network is unreachable", "no network leads there"),
+    ("no route to host", "no network leads there"),
     ("connection reset", "the connection was reset"),
     ("timed out", "no answer"),
     ("timeout", "no answer"),
@@ -148,11 +153,10 @@ def _closes_after_handshake(
     Raises:
         OSError: no connection or no handshake (ssl.SSLError is one).
     """
-    host = _host_of(address)
-    port = int(address.rpartition(":")[2])
+    target = parse_address(address)
     with (
-        contextlib.closing(socket.create_connection((host, port), timeout_s)) as raw,
-        context.wrap_socket(raw, server_hostname=host) as tls,
+        contextlib.closing(socket.create_connection(target, timeout_s)) as raw,
+        context.wrap_socket(raw, server_hostname=target.host) as tls,
     ):
         try:
             tls.sendall(_HTTP2_PREFACE)
@@ -165,7 +169,7 @@ def _explain_verification(
     error: ssl.SSLCertVerificationError, address: str, ca_file: Path
 ) -> str:
     """Explain why this node does not accept the gateway's certificate."""
-    host = _host_of(address)
+    host = parse_address(address).host
     who = f"gateway {address}: its certificate"
     if error.verify_code == _EXPIRED:
         return (
@@ -206,11 +210,6 @@ def _refusal(address: str, certificate_file: Path, found: str) -> IdentityError:
         f"gateway {address} does not accept this node's certificate {certificate_file} "
         f"({found}); it is perhaps of another project: enrol again with a fresh token"
     )
-
-
-def _host_of(address: str) -> str:
-    """Take the host from ``host:port``, without the brackets of an IPv6 address."""
-    return address.rpartition(":")[0].strip("[]")
 
 
 def reason(details: str) -> str:
