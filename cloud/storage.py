@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.durable import make_folder, write_atomic
-from common.errors import TaktError, error_of
+from common.errors import StorageError, TaktError, error_of
 
 # Also the names in a checkpoint and in an object store, which are no storage folders.
 WEIGHTS = "teacher.safetensors"
@@ -77,6 +77,41 @@ class StorageDir:
         for folder in (self.root, *folders):
             make_folder(folder)
 
+    def check_project(self) -> None:
+        """Check that this is a project's folder, as the gateway and its nodes need it.
+
+        Raises:
+            StorageError: it has no authority; the folder may be mistyped.
+        """
+        if not _is_there(self.ca):
+            raise StorageError(
+                f"{self.root} has no project (no {self.ca.relative_to(self.root)}); "
+                "give the project's folder with --storage, or make one with `takt pki "
+                "init`"
+            )
+
+    def check_published(self) -> None:
+        """Check that a release was published here.
+
+        Raises:
+            StorageError: none was; the folder may be mistyped.
+        """
+        if not _is_there(self.repository):
+            raise StorageError(
+                f"{self.root} has no release yet (no {self.repository.name}/); give "
+                "the project's folder with --storage, or publish with `takt cloud "
+                "publish`"
+            )
+
+    def check_servable(self) -> None:
+        """Check that there is a project, or a release, for nodes to be served.
+
+        Raises:
+            StorageError: there is neither; the folder may be mistyped.
+        """
+        if not _is_there(self.ca):
+            self.check_published()
+
     def training_has_begun(self) -> bool:
         """Tell whether a teacher was trained for an epoch, be it a candidate."""
         candidates = (StorageDir(path) for path in self.candidates.glob("*"))
@@ -121,3 +156,14 @@ class StorageDir:
         except (OSError, ValueError, KeyError, TypeError):
             return
         raise error_of(code)(f"the cloud job failed: {message}")
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether a path exists; one that may not be read counts as existing."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # who reads it says what is wrong
+    return True

@@ -124,6 +124,20 @@ def publish(
     return publish_release(config, storage, dataset, force=force)
 
 
+def has_release(config: RunConfig, storage: StorageDir) -> bool:
+    """Tell whether the config's channel has a release.
+
+    Raises:
+        StorageError: the repository is damaged.
+    """
+    from cloud.publishing.repository import ReleaseRepository
+
+    repository = ReleaseRepository(storage.repository, storage.keys)
+    if not storage.repository.exists():
+        return False
+    return config.channel in repository.versions()
+
+
 def start_gateway(config: RunConfig, storage: StorageDir) -> "Addresses":
     """Start the gateway on the connected Ray, with a live teacher where one is used.
 

@@ -126,7 +126,9 @@ def serve(
     """Serve the repository to nodes until stopped."""
     settings, _ = settings_of(config, assign=assign)
     folder = StorageDir(storage)
+    folder.check_servable()
     with _cluster(address, folder, settings), _gateway(settings, folder):
+        _say_if_unpublished(settings, folder)
         _wait()
 
 
@@ -212,6 +214,17 @@ def _gateway(settings: "RunConfig", storage: StorageDir) -> Iterator[None]:
             f"at {addresses.enroll_address}; nodes trust {storage.ca}"
         )
         yield
+
+
+def _say_if_unpublished(settings: "RunConfig", storage: StorageDir) -> None:
+    """Tell the user when the channel has nothing for its nodes."""
+    from deploy import cloud_side
+
+    if not cloud_side.has_release(settings, storage):
+        typer.echo(
+            f"channel '{settings.channel}' has no release yet: its nodes wait; make "
+            f"one with `takt cloud run` or `takt cloud publish` on {storage.root}"
+        )
 
 
 def _wait() -> None:

@@ -34,7 +34,10 @@ def init(
     ] = None,
 ) -> None:
     """Make the authority and the gateway's certificate, unless they are there."""
-    authority = _authority(storage)
+    from cloud.pki.authority import Authority
+    from cloud.storage import StorageDir
+
+    authority = Authority(StorageDir(storage).pki)
     authority.init()
     authority.server_credentials(tuple(host or ()))
     typer.echo(
@@ -74,7 +77,6 @@ def invite(
 
     settings, _ = settings_of(config, assign=assign)
     authority = _authority(storage)
-    authority.init()
     invited = invite_nodes(
         settings,
         authority,
@@ -148,6 +150,7 @@ def rotate(
     from cloud.storage import StorageDir
 
     folder = StorageDir(storage)
+    folder.check_published()
     ReleaseRepository(folder.repository, folder.keys).rotate(role)
     typer.echo(
         f"role {role} signs with a new key, and the old one is no longer accepted"
@@ -155,7 +158,10 @@ def rotate(
 
 
 def _authority(storage: Path) -> "Authority":
+    """Return the authority of a folder that has one."""
     from cloud.pki.authority import Authority
     from cloud.storage import StorageDir
 
-    return Authority(StorageDir(storage).pki)
+    folder = StorageDir(storage)
+    folder.check_project()
+    return Authority(folder.pki)

@@ -319,3 +319,12 @@ def test_a_role_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
         2,
         True,
     )
+
+
+def test_serve_refuses_a_folder_without_a_project_before_it_makes_one(
+    tmp_path: Path,
+) -> None:
+    done = takt("cloud", "serve", "-c", "digits", "--storage", tmp_path / "typo")
+    assert done.returncode == 8
+    assert "typo has no release yet" in one_line(done.stderr)
+    assert not (tmp_path / "typo").exists()

@@ -9,12 +9,13 @@ import pytest
 from small_runs import small_run
 
 from cloud.extraction.recipe import recipe_of
+from cloud.publishing.repository import ReleaseRepository
 from cloud.storage import StorageDir
 from cloud.training.teacher_files import as_trial, teacher_digest, teacher_options
 from common.config import AttackConfig, RunConfig
 from common.data.datasets import Dataset, load_dataset
 from common.errors import ConfigError, DataError, StorageError, TaktError
-from deploy.cloud_side import extract, publish
+from deploy.cloud_side import extract, has_release, publish
 
 CONFIG = small_run(AttackConfig(steps=4, step_size=0.06), model="cnn_tiny", epochs=1)
 SAME = "give each step the same, or"
@@ -139,3 +140,11 @@ def test_the_teacher_of_a_trial_without_a_gpu_is_the_configs(
     assert "teacher.json is damaged" in str(refusal(publish, big, storage))
     longer = changed("teacher", epochs=30)
     assert "teacher.epochs = 30" in str(refusal(publish, longer, storage))
+
+
+def test_a_folder_has_a_release_when_its_channel_has_one(tmp_path: Path) -> None:
+    storage = StorageDir(tmp_path)
+    assert not has_release(CONFIG, storage)
+    repository = ReleaseRepository(storage.repository, storage.keys)
+    repository.create()
+    assert not has_release(CONFIG, storage)

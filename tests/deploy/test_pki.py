@@ -93,3 +93,40 @@ def test_the_verbs_load_neither_ray_nor_torch(storage: Path) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["list"],
+        ["allow", "sensor"],
+        ["revoke", "sensor"],
+        ["sign", "sensor", "sensor.csr"],
+        ["rotate", "targets"],
+        ["rotate", "mirrors"],
+        [
+            "invite",
+            "-c",
+            "digits",
+            "--out",
+            "join",
+            "--gateway",
+            "a:1",
+            "--enroll",
+            "a:2",
+        ],
+    ],
+)
+def test_a_mistyped_storage_folder_is_refused_and_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sensor.csr").write_bytes(request_for("sensor", make_key()))
+    for made in (False, True):
+        if made:
+            (tmp_path / "typo").mkdir()
+        with pytest.raises(StorageError, match=r"^typo has no .* with --storage, or "):
+            takt_pki(*verb, "--storage", "typo")
+        assert (tmp_path / "typo").exists() == made
+    assert [*(tmp_path / "typo").iterdir()] == []
+    assert not (tmp_path / "join").exists()
