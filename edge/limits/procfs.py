@@ -94,12 +94,6 @@ def is_alive(pid: int) -> bool:
     return stat is not None and stat[0] not in (b"Z", b"X")
 
 
-def is_stopped(pid: int) -> bool:
-    """Check whether a process is stopped by a signal."""
-    stat = _stat(pid)
-    return stat is not None and stat[0] == b"T"
-
-
 def tree(root: int) -> list[int]:
     """List a process and its descendants, the root first."""
     if not _LISTS_CHILDREN:  # a kernel without CONFIG_PROC_CHILDREN

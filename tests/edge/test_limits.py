@@ -333,7 +333,8 @@ def test_nothing_stays_stopped_when_a_watchdog_closes() -> None:
     tiny = ProfileConfig(cpus=0.02, memory_mib=100, bandwidth_kib_s=1)
     executor = open_executor(tiny, name="test", method="soft", minimum_mib=1)
     child = executor.spawn(python(SPIN, "2"))
-    until("its stop", lambda: procfs.is_stopped(child.pid))
+    process = psutil.Process(child.pid)
+    until("its stop", lambda: process.status() == psutil.STATUS_STOPPED)
     executor.close()
     assert members_of(executor) == []
 
