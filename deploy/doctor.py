@@ -298,6 +298,10 @@ def check_data(dataset: DatasetConfig) -> Finding:
         what, _, fix = str(e).rpartition("; ")
         return Finding("warn" if absent else "fail", "data", what, fix)
     classes = len(sources.class_names)
+    if sources.notes:
+        found = f"{name}, {classes} classes; {'; '.join(sources.notes)}"
+        fix = "check that this is meant: deploy/README.md, Your own images"
+        return Finding("warn", "data", found, fix)
     return Finding("ok", "data", f"{name}, {classes} classes, files are whole")
 
 

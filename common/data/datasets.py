@@ -96,14 +96,9 @@ def load_dataset(
     """
     source = open_sources(config, download)
     train, test = source.train, source.test
-    notes: tuple[str, ...] = ()
     cut = _cut(source, config, seed)
     if test is None:
         test = train.subset(cut.test)
-        notes = (
-            f"no separate test images: {len(cut.test)} of {len(train.labels)}, "
-            "stratified, were set aside as the test split",
-        )
     counts = len(cut.val), len(test.labels)
     for split, num_images in zip(("validation", "test"), counts, strict=True):
         if num_images == 0:
@@ -117,7 +112,32 @@ def load_dataset(
         train=_read(train, cut.train),
         val=_read(train, cut.val),
         test=_read(test, np.arange(len(test.labels))),
-        notes=notes,
+        notes=_notes(source, config, cut),
+    )
+
+
+def dataset_notes(config: DatasetConfig, *, seed: int) -> tuple[str, ...]:
+    """Say what `load_dataset` would note of a user's own images; reads no pixels.
+
+    None of other data sets, and none where the files are missing or damaged.
+    """
+    if config.name != "folder":
+        return ()
+    try:
+        source = open_sources(config, None)
+        return _notes(source, config, _cut(source, config, seed))
+    except DataError:
+        return ()
+
+
+def _notes(source: Sources, config: DatasetConfig, cut: "_Cut") -> tuple[str, ...]:
+    """State what a user should know of a data set."""
+    if source.test is not None or config.name == "digits":
+        return source.notes
+    return (
+        *source.notes,
+        f"no separate test images: {len(cut.test)} of {len(source.train.labels)}, "
+        "stratified, were set aside as the test split",
     )
 
 

@@ -1,13 +1,17 @@
 """Read class-folder trees of image files: ``<root>/<class>/<image>``.
 
 Classes are the sorted folder names. Images are decoded with PIL one by one, to
-grey when all of them are grey, otherwise to RGB. Builds of PIL may decode a JPEG
-differently in the last bit: the split's fingerprint then differs too, and a node
-says so. Not here: augmentation, video, 16-bit images (refused).
+grey when all of them are grey, otherwise to RGB. They are turned as their EXIF tag
+says, what is transparent becomes white, and of an animation the first frame counts.
+Builds of PIL may decode a JPEG differently in the last bit: the split's fingerprint
+then differs too, and a node says so. Not here: augmentation, video, images of 16-bit
+grey (refused).
 """
 
+import struct
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +24,19 @@ from common.errors import DataError, one_line
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
+BACKGROUND = (255, 255, 255)  # behind transparent pixels
+_ANIMATED = frozenset({".gif", ".tif", ".tiff", ".webp"})
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_MOST_KINDS = 4  # of passed-over files that a note lists
 _GREY = frozenset({"1", "L", "LA"})
 _DEEP = ("I", "F")  # modes of 16 and 32 bits a pixel
 
@@ -31,6 +48,7 @@ class Tree:
     class_names: tuple[str, ...]
     paths: tuple[Path, ...]
     labels: NDArray[np.int64]  # (N,)
+    passed_over: tuple[Path, ...] = ()  # files in class folders that are not read
 
 
 @dataclass(frozen=True)
@@ -47,7 +65,9 @@ class Form:
 
 
 def scan_tree(root: Path, class_names: Sequence[str] | None = None) -> Tree:
-    """List the images under `root`; hidden and other files are passed over.
+    """List the images under `root`; other files are passed over and listed too.
+
+    Hidden ones are not. Only what lies right in a class folder is an image of it.
 
     Args:
         root: the folder that holds one folder per class.
@@ -66,21 +86,100 @@ def scan_tree(root: Path, class_names: Sequence[str] | None = None) -> Tree:
         )
     paths: list[Path] = []
     labels: list[int] = []
+    passed_over: list[Path] = []
     for folder in folders:
         if folder.name not in names:
             raise DataError(
                 f"{folder} is not a class of the training images; expected one of "
                 f"{', '.join(names)}"
             )
-        found = [p for p in _visible(folder) if p.suffix.lower() in SUFFIXES]
+        inside = _visible(folder)
+        found = [p for p in inside if _is_image(p)]
+        others = _files_below(p for p in inside if not _is_image(p))
         if not found:
+            instead = f"but {_count_by_kind(others, root)} " if others else ""
             raise DataError(
-                f"class folder {folder} holds no image "
+                f"class folder {folder} holds no image {instead}"
                 f"({', '.join(sorted(SUFFIXES))}); add some or remove the folder"
             )
         paths += found
+        passed_over += others
         labels += [names.index(folder.name)] * len(found)
-    return Tree(names, tuple(paths), np.array(labels, np.int64))
+    return Tree(names, tuple(paths), np.array(labels, np.int64), tuple(passed_over))
+
+
+def describe_oddities(tree: Tree, root: Path) -> tuple[str, ...]:
+    """Say what a user may not expect of a tree, one line each.
+
+    Files passed over are counted by folder and suffix, animations in all.
+
+    Raises:
+        DataError: an image that may be an animation is unreadable.
+    """
+    notes = []
+    if tree.passed_over:
+        kinds = _count_by_kind(tree.passed_over, root)
+        notes.append(
+            f"passed over in {root}: {kinds}; images are CLASS/IMAGE, as "
+            f"{', '.join(sorted(SUFFIXES))}"
+        )
+    animations = [p for p in tree.paths if _is_animation(p)]
+    if animations:
+        notes.append(
+            f"{len(animations)} of {len(tree.paths)} images in {root} have several "
+            f"frames or pages ({animations[0].name}): the first of each counts"
+        )
+    return tuple(notes)
+
+
+def describe_unused(root: Path, class_names: Sequence[str]) -> tuple[str, ...]:
+    """Name the folders beside ``train`` and ``test`` that hold these classes too."""
+    unused = []
+    for folder in _visible(root):
+        if folder.name in ("train", "test") or not folder.is_dir():
+            continue
+        classes = [folder / c for c in class_names if (folder / c).is_dir()]
+        if classes:
+            unused.append(f"{folder.name}/ ({len(_files_below(classes))} files)")
+    if not unused:
+        return ()
+    return (
+        f"not read in {root}: {', '.join(unused)}; images come from train/ and test/ "
+        "only, validation images are cut from train/",
+    )
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.is_dir()
+
+
+def _is_animation(path: Path) -> bool:
+    if path.suffix.lower() not in _ANIMATED:
+        return False
+    with _opened(path) as image:
+        return bool(getattr(image, "is_animated", False))
+
+
+def _files_below(paths: Iterable[Path]) -> list[Path]:
+    """List the visible files among `paths` and in folders of theirs."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            files += _files_below(_visible(path))
+        elif not path.is_dir():
+            files.append(path)
+    return files
+
+
+def _count_by_kind(paths: Sequence[Path], root: Path) -> str:
+    """Count files by folder and suffix, the most frequent first."""
+    kinds = Counter(
+        f"{p.suffix or 'without suffix'} in {p.parent.relative_to(root)}/"
+        for p in paths
+    ).most_common()
+    listed = [f"{count} {kind}" for kind, count in kinds[:_MOST_KINDS]]
+    rest = sum(count for _, count in kinds[_MOST_KINDS:])
+    return ", ".join(listed + ([f"{rest} others"] if rest else []))
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -132,9 +231,7 @@ def read_images(paths: Sequence[Path], form: Form) -> NDArray[np.uint8]:
     for index, path in enumerate(paths):
         with _opened(path) as image:
             try:
-                if image.mode == "P":  # a palette may hold transparency
-                    image = image.convert("RGBA")
-                image = image.convert(form.mode)
+                image = _opaque(_upright(image)).convert(form.mode)
                 if image.size != (form.size, form.size):
                     image = image.resize((form.size, form.size), Image.Resampling.BOX)
                 pixels = np.asarray(image, np.uint8)
@@ -142,6 +239,29 @@ def read_images(paths: Sequence[Path], form: Form) -> NDArray[np.uint8]:
                 raise _unreadable(path, e) from e
         out[index] = pixels.reshape(form.size, form.size, -1).transpose(2, 0, 1)
     return out
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn and mirror an image as its EXIF orientation says."""
+    image.load()  # turns a TIFF and drops its tag
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return image  # damaged EXIF data beside whole pixels
+    return image if turn is None else image.transpose(turn)
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Put an image with transparent pixels onto `BACKGROUND`."""
+    if image.mode != "P" and not image.has_transparency_data:
+        return image
+    layered = image.convert("RGBA")
+    if layered.getchannel("A").getextrema() == (255, 255):
+        return image if image.mode != "P" else layered
+    below = Image.new("RGBA", layered.size, (*BACKGROUND, 255))
+    return Image.alpha_composite(below, layered)
 
 
 def _opened(path: Path) -> Image.Image:

@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 
 from common.config import DatasetConfig
 from common.data.idx import read_digits, read_idx
-from common.data.image_folder import Form, Tree, common_form, read_images, scan_tree
+from common.data.image_folder import (
+    Form,
+    Tree,
+    common_form,
+    describe_oddities,
+    describe_unused,
+    read_images,
+    scan_tree,
+)
 from common.errors import DataError, one_line
 
 Download = Callable[[str, Path], None]
@@ -55,6 +63,7 @@ class Sources:
     train: Source
     test: Source | None  # None: a part of the training images becomes it
     test_fraction: float = 0.0  # how large that part is
+    notes: tuple[str, ...] = ()  # what a user should know, one line each
 
 
 def default_data_dir() -> Path:
@@ -209,10 +218,13 @@ def _folder(
     if not isinstance(form, Form):
         form = common_form(tree.paths, form)
     train = _files(tree, form)
+    notes = describe_unused(root, tree.class_names)
+    notes += describe_oddities(tree, root / "train")
     if not _is_dir(root / "test"):
-        return Sources(tree.class_names, train, None, 0.2)
+        return Sources(tree.class_names, train, None, 0.2, notes)
     test = scan_tree(root / "test", tree.class_names)
-    return Sources(tree.class_names, train, _files(test, form))
+    notes += describe_oddities(test, root / "test")
+    return Sources(tree.class_names, train, _files(test, form), notes=notes)
 
 
 def _files(tree: Tree, form: Form) -> Source:

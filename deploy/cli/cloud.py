@@ -175,9 +175,12 @@ def _cluster(
 
 
 def _train(settings: "RunConfig", storage: StorageDir) -> None:
+    from common.data.datasets import dataset_notes
     from deploy import cloud_side
     from deploy.report.wording import describe, percent
 
+    for note in dataset_notes(settings.dataset, seed=settings.seed):
+        typer.echo(f"note: {note}")
     card = cloud_side.train(settings, storage, typer.echo)
     typer.echo(
         f"teacher {card.architecture}: clean {percent(card.clean_accuracy)} %, "

@@ -97,6 +97,7 @@ def dataset_facts(dataset: Dataset) -> DatasetFacts:
         fingerprint=dataset.train.fingerprint(),
         num_train=len(dataset.train),
         num_test=len(dataset.test),
+        notes=dataset.notes or None,
     )
 
 

@@ -38,6 +38,7 @@ class DatasetFacts(Record):
     fingerprint: str
     num_train: int
     num_test: int
+    notes: tuple[str, ...] | None = None  # on the user's own images; absent: none
 
 
 class Threat(Record):

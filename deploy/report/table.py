@@ -48,6 +48,12 @@ def print_result(result: RunResult, console: Console, run_dir: Path) -> None:
         else:
             _print_blocks(rows, console)
         console.print(f"[dim]{escape(caption(result))}[/dim]", highlight=False)
+        for note in (result.dataset and result.dataset.notes) or ():
+            console.print(
+                f"[yellow]note[/yellow]: {escape(note)}",
+                highlight=False,
+                soft_wrap=True,
+            )
         console.print()
         style = "bold" if result.status == "ok" else "bold red"
         console.print(escape(result.verdict), style=style, highlight=False)

@@ -31,7 +31,7 @@ from deploy.report.wording import (
     describe_teacher,
 )
 from deploy.simulation.lifecycle import run_in_folder
-from deploy.simulation.live_view import open_view, take_snapshot
+from deploy.simulation.live_view import open_view, print_notes, take_snapshot
 from deploy.simulation.node_reports import STALL_S, collect_reports, train_baselines
 from deploy.simulation.nodes import RemoteNodes
 from deploy.simulation.phases import Phases
@@ -95,6 +95,7 @@ def _collect(
             state.dataset = dataset_facts(dataset)
             state.num_val = len(dataset.val)
             phase.summary = f"{dataset.name}: {len(dataset.test):,} images to test"
+        print_notes(console, dataset)
         with phases.phase("teacher", "wait for the cloud job") as phase:
             card = _awaited(run, lambda: _teacher(config, run.cloud))
             state.teacher = card

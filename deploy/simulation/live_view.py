@@ -22,6 +22,7 @@ from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 
+from common.data.datasets import Dataset
 from deploy.report.wording import describe_progress
 from deploy.simulation.nodes import NodeView
 from deploy.simulation.phases import PhaseView
@@ -105,6 +106,14 @@ def _lines(console: Console, refresh: Refresh) -> Iterator[PhaseView]:
     finally:
         stop.set()
         thread.join()
+
+
+def print_notes(console: Console, dataset: Dataset) -> None:
+    """Print what a user should know of a data set, a line each."""
+    for note in dataset.notes:
+        console.print(
+            f"[yellow]note[/yellow]: {escape(note)}", highlight=False, soft_wrap=True
+        )
 
 
 def phase_line(name: str, seconds: float, summary: str, ok: bool) -> str:

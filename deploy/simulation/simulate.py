@@ -29,7 +29,7 @@ from deploy.report.wording import (
 )
 from deploy.runtime.machine import num_cores
 from deploy.simulation.lifecycle import run_in_folder
-from deploy.simulation.live_view import open_view, take_snapshot
+from deploy.simulation.live_view import open_view, print_notes, take_snapshot
 from deploy.simulation.node_reports import collect_reports, train_baselines
 from deploy.simulation.nodes import NodeSite, SimulatedNodes
 from deploy.simulation.phases import Phases
@@ -76,6 +76,7 @@ def _simulate(state: RunState, console: Console, *, compare: bool) -> None:
                 f"{dataset.name}: {len(dataset.train):,} images to learn from, "
                 f"{len(dataset.val):,} to validate, {len(dataset.test):,} to test"
             )
+        print_notes(console, dataset)
         check_ports(config.gateway)  # rather than after the teacher's training
         # One thread for the run's whole length: its children end when it does.
         background = stack.enter_context(ThreadPoolExecutor(1, "gateway"))

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from common.config import DatasetConfig
-from common.data.datasets import Dataset, load_dataset
+from common.data.datasets import Dataset, dataset_notes, load_dataset
+from common.data.image_folder import Form, common_form, read_images
 from common.data.sources import CLASS_NAMES
 from common.errors import DataError
 
@@ -226,3 +228,122 @@ def test_the_real_cifar10_is_read_from_class_folders(
     config = DatasetConfig(name="cifar10", data_dir=data_dir("cifar10"), limit=500)
     dataset = load_dataset(config, seed=0)
     assert (len(dataset.train), len(dataset.test)) == (450, 10_000)
+
+
+def _save(path: Path, image: Image.Image, **how: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **how)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_read_as_viewers_show_it_turned_by_its_exif_tag(
+    tmp_path: Path, suffix: str, orientation: int
+) -> None:
+    stored = Image.new("RGB", (16, 16))
+    stored.paste((255, 255, 255), (0, 0, 8, 8))  # white in the upper left
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = _save(tmp_path / f"photo.{suffix}", stored, exif=exif)
+    pixels = read_images([path], Form("L", 16))[0, 0]
+    corners = pixels[[2, 2, 13, 13], [2, 13, 2, 13]] > 127
+    white = {1: 0, 5: 0, 2: 1, 6: 1, 3: 3, 7: 3, 4: 2, 8: 2}[orientation]
+    assert corners.tolist() == [k == white for k in range(4)]
+
+
+def test_damaged_exif_data_do_not_keep_an_image_from_being_read(
+    tmp_path: Path,
+) -> None:
+    image = Image.new("L", (8, 8), 77)
+    path = _save(tmp_path / "a.png", image, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert (read_images([path], Form("L", 8)) == 77).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P", "RGB", "L"])
+def test_transparent_pixels_become_white_whatever_the_mode(
+    tmp_path: Path, mode: str
+) -> None:
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    image.paste((90, 90, 90, 255), (0, 0, 4, 8))
+    if mode in ("RGBA", "LA"):
+        path = _save(tmp_path / "a.png", image.convert(mode))
+    elif mode == "PA":
+        path = _save(tmp_path / "a.webp", image, lossless=True)
+    elif mode == "P":
+        path = _save(tmp_path / "a.gif", image)
+    else:  # one colour stands for transparency
+        clear = 0 if mode == "L" else (0, 0, 0)
+        path = _save(tmp_path / "a.png", image.convert(mode), transparency=clear)
+    for form in (Form("RGB", 8), Form("L", 8)):
+        pixels = read_images([path], form)[0]
+        assert (pixels[..., :4] == 90).all() and (pixels[..., 4:] == 255).all()
+
+
+def test_an_opaque_alpha_channel_changes_no_pixel(tmp_path: Path) -> None:
+    colours = np.random.RandomState(0).randint(0, 256, (8, 8, 3)).astype(np.uint8)
+    plain = _save(tmp_path / "a.png", Image.fromarray(colours))
+    alpha = _save(tmp_path / "b.png", Image.fromarray(colours).convert("RGBA"))
+    both = read_images([plain, alpha], Form("RGB", 8))
+    assert (both[0] == both[1]).all() and (both[0] == colours.transpose(2, 0, 1)).all()
+
+
+def test_cmyk_photos_are_read_in_colour(tmp_path: Path) -> None:
+    red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    path = _save(tmp_path / "a.jpg", red, quality=100)
+    mean = read_images([path], Form("RGB", 8))[0].mean((1, 2))
+    assert mean[0] > 200 > 50 > mean[1]
+    assert common_form([path], None) == Form("RGB", 8)
+
+
+def test_files_passed_over_are_counted_by_suffix_and_folder(tmp_path: Path) -> None:
+    _write_tree(tmp_path / "train", {"cat": 12, "dog": 12})
+    _write_tree(tmp_path / "test", {"cat": 4, "dog": 4})
+    cat = tmp_path / "train" / "cat"
+    for k in range(6):
+        (cat / f"{k}.png").rename(cat / f"{k}.HEIC")
+    (cat / "more").mkdir()
+    for k in (6, 7):
+        (cat / f"{k}.png").rename(cat / "more" / f"{k}.png")
+    (tmp_path / "test" / "dog" / "list").write_text("")
+    notes = _folder(tmp_path).notes
+    assert len(notes) == 2
+    assert "6 .HEIC in cat/, 2 .png in cat/more/" in notes[0]
+    assert "test" in notes[1] and "1 without suffix in dog/" in notes[1]
+
+
+def test_a_class_of_unread_files_only_says_which_those_are(tmp_path: Path) -> None:
+    _write_tree(tmp_path / "train", {"a": 3, "b": 3})
+    for path in sorted((tmp_path / "train" / "b").iterdir()):
+        path.rename(path.with_suffix(".heic"))
+    with pytest.raises(DataError, match=r"holds no image but 3 \.heic in b/"):
+        _folder(tmp_path)
+
+
+def test_a_val_folder_beside_train_is_said_to_be_unused(tmp_path: Path) -> None:
+    for part in ("train", "test", "val"):
+        _write_tree(tmp_path / part, {"a": 20, "b": 20})
+    (tmp_path / "runs").mkdir()
+    (note,) = _folder(tmp_path).notes
+    assert "val/ (40 files)" in note and "cut from train/" in note
+
+
+def test_the_first_frame_of_an_animation_counts_and_that_is_said(
+    tmp_path: Path,
+) -> None:
+    _write_tree(tmp_path / "train", {"a": 20, "b": 20})
+    _write_tree(tmp_path / "test", {"a": 4, "b": 4})
+    frames = [Image.new("L", (8, 8), value) for value in (10, 200)]
+    path = tmp_path / "train" / "a" / "moving.gif"
+    _save(path, frames[0], save_all=True, append_images=frames[1:])
+    (note,) = _folder(tmp_path).notes
+    assert "1 of 41 images" in note and "moving.gif" in note
+    assert (read_images([path], Form("L", 8)) == 10).all()
+
+
+def test_a_folder_in_good_order_needs_no_note(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        _write_tree(tmp_path / part, {"a": 20, "b": 20})
+    assert _folder(tmp_path).notes == ()
+    config = DatasetConfig(name="folder", data_dir=tmp_path)
+    assert dataset_notes(config, seed=0) == ()

@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from PIL import Image
 
 from common.config import (
     DatasetConfig,
@@ -159,3 +160,17 @@ def test_a_truncated_data_file_fails_while_a_missing_one_only_warns(
     finding = doctor.check_data(config)
     assert finding.level == "fail"
     assert str(raw) in finding.found
+
+
+def test_files_that_a_run_would_pass_over_are_counted_with_what_to_do(
+    tmp_path: Path,
+) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "train" / name / "0.png")
+    config = DatasetConfig(name="folder", data_dir=tmp_path)
+    assert doctor.check_data(config).level == "ok"
+    (tmp_path / "train" / "cat" / "1.HEIC").write_bytes(b"")
+    finding = doctor.check_data(config)
+    assert finding.level == "warn"
+    assert "1 .HEIC in cat/" in finding.found and "Your own images" in finding.fix
