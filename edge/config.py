@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from common.config import Address, Name, ProfileConfig, Section
+from common.config import Address, Name, ProfileConfig, ProxyAddress, Section
 from common.config.toml_file import load_config, to_toml
 from common.durable import write_atomic
 from common.logs import LogFormat
@@ -29,6 +29,8 @@ class EdgeConfig(Section):
     """host:port; the host must be in the gateway's certificate"""
     enroll: Address | None = None
     """host:port, needed for `takt edge enroll` only"""
+    proxy: ProxyAddress | None = None
+    """HTTP proxy to the gateway; None: that of https_proxy; no_proxy holds for both"""
     ca: Path | None = None
     """project CA (PEM), needed for enrolment only"""
     channel: Name | None = None

@@ -70,6 +70,7 @@ def local_cluster(
         RAY_AUTH_TOKEN_PATH=str(token_path),
         RAY_AUTH_TOKEN=None,
         RAY_ADDRESS=None,
+        RAY_grpc_enable_http_proxy="0",  # it is all on the loopback
         RAY_USAGE_STATS_ENABLED="0",
         # Ray warns of a future change unless this is set.
         RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",

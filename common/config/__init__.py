@@ -23,7 +23,7 @@ from common.config.run import (
     ThreatConfig,
     count_views,
 )
-from common.config.sections import Address, Name, Pixels, Section
+from common.config.sections import Address, Name, Pixels, ProxyAddress, Section
 
 __all__ = [
     "Address",
@@ -39,6 +39,7 @@ __all__ = [
     "NodeConfig",
     "Pixels",
     "ProfileConfig",
+    "ProxyAddress",
     "RunConfig",
     "Section",
     "StudentConfig",

@@ -67,6 +67,11 @@ Pixels = Annotated[
 Address = Annotated[
     str, _written_as(parse_address), Field(json_schema_extra={"unit": "host:port"})
 ]
+ProxyAddress = Annotated[
+    str,
+    _written_as(lambda text: text if text == "none" else parse_address(text)),
+    Field(json_schema_extra={"unit": "proxy"}),
+]
 BoundHost = Annotated[str, _written_as(lambda text: text and parse_host(text))]
 CertificateHost = Annotated[str, _written_as(parse_certificate_host)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]

@@ -46,7 +46,9 @@ def enroll(
             'no enrolment address; set `enroll = "host:port"` in edge.toml'
         )
     request = make_request(folder, config.node)
-    options = ConnectionOptions(deadline_s=config.deadline_s, stall_s=config.stall_s)
+    options = ConnectionOptions(
+        deadline_s=config.deadline_s, stall_s=config.stall_s, proxy=config.proxy
+    )
     connection = Connection(config.enroll, Certificates(ca_file), options, stop=stop)
     link = Link(connection)
     with contextlib.closing(link):

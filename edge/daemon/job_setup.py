@@ -62,6 +62,7 @@ def _live_link(config: EdgeConfig, manifest: Manifest) -> LiveLink | None:
         profile=config.profile,
         deadline_s=config.deadline_s,
         stall_s=config.stall_s,
+        proxy=config.proxy,
     )
 
 

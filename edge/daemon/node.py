@@ -199,7 +199,9 @@ class NodeDaemon:
         connection = Connection(
             config.gateway,
             Certificates.of(state.identity),
-            ConnectionOptions(config.profile, config.deadline_s, config.stall_s),
+            ConnectionOptions(
+                config.profile, config.deadline_s, config.stall_s, config.proxy
+            ),
             stop=self._stop,
             rng=self._rng,
             on_wait=self._report_wait,

@@ -61,7 +61,7 @@ def live_teacher(
     connection = Connection(
         where.gateway,
         Certificates.of(where.identity_dir),
-        ConnectionOptions(where.profile, where.deadline_s, where.stall_s),
+        ConnectionOptions(where.profile, where.deadline_s, where.stall_s, where.proxy),
         stop=_StopWhen(should_stop),
     )
     stream = TeacherStream(connection)

@@ -40,6 +40,7 @@ class LiveLink(Message):
     profile: ProfileConfig | None  # its bandwidth and delay; None: no limits
     deadline_s: float = Field(gt=0)
     stall_s: float = Field(gt=0)
+    proxy: str | None = None  # the key of edge.toml
 
 
 class DistilJob(Message):

@@ -8,12 +8,17 @@ import grpc
 
 from common.errors import IdentityError
 from edge.credentials import ENROLL_HINT, Certificates
+from edge.link.proxy import Proxy
 
 _MAX_MESSAGE_BYTES = 1024 * 1024
 
 
 def open_channel(
-    address: str, certificates: Certificates, *, stall_s: float
+    address: str,
+    certificates: Certificates,
+    *,
+    stall_s: float,
+    proxy: Proxy | None = None,
 ) -> grpc.Channel:
     """Make a channel; nothing is sent before the first call.
 
@@ -38,6 +43,8 @@ def open_channel(
         address,
         tls,
         options=[
+            ("grpc.enable_http_proxy", int(proxy is not None)),  # default: 1
+            *([("grpc.http_proxy", proxy.url)] if proxy else []),
             ("grpc.http2.bdp_probe", 0),  # a growing window would defeat the cap
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", min(20_000, stall_ms)),

@@ -127,7 +127,9 @@ class Link:
         except grpc.RpcError as e:
             self.connection.check_stop()
             what = f"watching channel {channel}"
-            raise translate(e, what, self.connection.address) from e
+            raise translate(
+                e, what, self.connection.address, self.connection.proxy
+            ) from e
 
     def heartbeat(self, request: takt_pb2.HeartbeatRequest) -> None:
         """Send one heartbeat; a single try, within the stall time.
@@ -141,7 +143,9 @@ class Link:
             self.connection.call(lambda: self._fleet().Heartbeat, request)
         except grpc.RpcError as e:
             address = self.connection.address
-            raise translate(e, "sending a heartbeat", address) from e
+            raise translate(
+                e, "sending a heartbeat", address, self.connection.proxy
+            ) from e
 
     def report(self, request: takt_pb2.ReportRequest) -> None:
         """Deliver a report, with retries.

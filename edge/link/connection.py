@@ -21,6 +21,7 @@ from common.errors import Interrupted, LinkError, TaktError
 from edge.credentials import Certificates
 from edge.link.channel import open_channel
 from edge.link.failures import identity_problem, translate
+from edge.link.proxy import proxy_to
 from edge.link.retry import Retry
 from edge.link.throttle import CutError, Outages, TokenBucket
 
@@ -52,11 +53,13 @@ class ConnectionOptions:
         deadline_s: how long one operation goes on without progress.
         stall_s: a stream that is silent for so long is cut and resumed; a message
             (64 KiB) must fit into it.
+        proxy: the key of edge.toml; see edge/link/proxy.py.
     """
 
     profile: ProfileConfig | None = None
     deadline_s: float = 600.0
     stall_s: float = 30.0
+    proxy: str | None = None
 
 
 class Connection:
@@ -110,7 +113,8 @@ class Connection:
             )
             self._floor_bytes_s = min(_FLOOR_BYTES_S, rate / 4)
         self._lock = threading.Lock()
-        self.grpc_channel = open_channel(address, certificates, stall_s=self.stall_s)
+        self.proxy = proxy_to(address, options.proxy)
+        self.grpc_channel = self._open_channel()
 
     def close(self) -> None:
         """Close the channel; calls under way end with an error."""
@@ -123,10 +127,15 @@ class Connection:
         Raises:
             IdentityError: a certificate file cannot be read.
         """
-        fresh = open_channel(self.address, self._certificates, stall_s=self.stall_s)
+        fresh = self._open_channel()
         with self._lock:
             stale, self.grpc_channel = self.grpc_channel, fresh
         stale.close()
+
+    def _open_channel(self) -> grpc.Channel:
+        return open_channel(
+            self.address, self._certificates, stall_s=self.stall_s, proxy=self.proxy
+        )
 
     def retrying(self, method: Callable[[], Any], request: Any, what: str) -> Any:
         """Make a unary call until it succeeds; see `call` and `wait_or_raise`."""
@@ -202,7 +211,7 @@ class Connection:
             Interrupted: `stop` was set.
         """
         self.check_stop()
-        meaning = translate(error, what, self.address)
+        meaning = translate(error, what, self.address, self.proxy)
         doubtful = error.code() in _DOUBTFUL and retry.failures >= _MAX_DOUBTFUL
         if error.code() not in _RETRIED or doubtful:
             raise meaning from error

@@ -17,8 +17,10 @@ import grpc
 from common.address import parse_address
 from common.errors import IdentityError, LinkError, TaktError
 from edge.credentials import ENROLL_HINT, Certificates
+from edge.link.proxy import Proxy
 
 _REASONS = (  # texts of gRPC, and what they mean
+    ("proxy returned response code", "the proxy refuses"),
     ("connection refused", "connection refused: nothing listens there"),
     ("name resolution", "the name cannot be resolved"),
     ("errors resolving", "the name cannot be resolved"),
@@ -66,13 +68,16 @@ class EndedEarlyError(grpc.RpcError):
         return str(self)
 
 
-def translate(error: grpc.RpcError, what: str, address: str) -> TaktError:
+def translate(
+    error: grpc.RpcError, what: str, address: str, proxy: Proxy | None = None
+) -> TaktError:
     """Turn a failed call's status into the error to raise; never a raw gRPC text.
 
     Args:
         error: of the call.
         what: was being done, e.g. "fetching metadata/timestamp.json".
         address: of the gateway.
+        proxy: that the call went through.
     """
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.NOT_FOUND:
@@ -88,6 +93,12 @@ def translate(error: grpc.RpcError, what: str, address: str) -> TaktError:
             "the gateway's (not the enrolment port) and that both takts are of one age"
         )
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        if proxy:
+            return LinkError(
+                f"{what}: gateway {address} cannot be reached through the proxy "
+                f"{proxy} ({reason(details)}); check the proxy, or set "
+                '`proxy = "none"` in edge.toml to go directly'
+            )
         return LinkError(
             f"{what}: gateway {address} cannot be reached ({reason(details)}); check "
             "that it runs there (`takt cloud serve`) and `gateway` in edge.toml"
