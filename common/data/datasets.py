@@ -99,13 +99,7 @@ def load_dataset(
     cut = _cut(source, config, seed)
     if test is None:
         test = train.subset(cut.test)
-    counts = len(cut.val), len(test.labels)
-    for split, num_images in zip(("validation", "test"), counts, strict=True):
-        if num_images == 0:
-            raise DataError(
-                f"data set '{config.name}' leaves no {split} image out of "
-                f"{len(train.labels)}; add images or raise dataset.val_fraction"
-            )
+    _check_splits(source, config, cut.val, test.labels)
     return Dataset(
         name=config.name,
         class_names=source.class_names,
@@ -212,6 +206,40 @@ def stratified(
 
 def _read(source: Source, positions: NDArray[np.int64]) -> Split:
     return Split(source.read(positions), source.labels[positions])
+
+
+def _check_splits(
+    source: Sources,
+    config: DatasetConfig,
+    val: NDArray[np.int64],
+    test_labels: NDArray[np.int64],
+) -> None:
+    """Refuse empty splits, and a user's own images that leave a class unmeasured."""
+    labels = source.train.labels
+    measured = {"validation": labels[val], "test": test_labels}
+    for split, found in measured.items():
+        if len(found) == 0:
+            raise DataError(
+                f"data set '{config.name}' leaves no {split} image out of "
+                f"{len(labels)}; add images or raise dataset.val_fraction"
+            )
+    # Of the public sets a small limit may leave a class out of the validation images.
+    if config.name != "folder":
+        return
+    for split, found in measured.items():
+        absent = np.setdiff1d(np.arange(len(source.class_names)), found)
+        if len(absent):
+            names = ", ".join(source.class_names[k] for k in absent[:5])
+            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+            fix = "add images of it"
+            if split == "validation":
+                fix += " or raise dataset.val_fraction"
+            elif source.test is None:
+                fix += " or a test/ folder with some"
+            raise DataError(
+                f"no {split} image is of class {names}{more}, so robustness there "
+                f"would not be measured; {fix}"
+            )
 
 
 def _check_classes(

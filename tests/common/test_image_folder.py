@@ -347,3 +347,29 @@ def test_a_folder_in_good_order_needs_no_note(tmp_path: Path) -> None:
     assert _folder(tmp_path).notes == ()
     config = DatasetConfig(name="folder", data_dir=tmp_path)
     assert dataset_notes(config, seed=0) == ()
+
+
+def test_a_class_absent_from_the_test_images_is_refused_by_name(
+    tmp_path: Path,
+) -> None:
+    _write_tree(tmp_path / "train", {"cat": 1, "dog": 30})
+    with pytest.raises(DataError, match=r"no (validation|test) image is of class cat"):
+        _folder(tmp_path)
+
+
+def test_a_class_absent_from_the_test_folder_is_refused_by_name(
+    tmp_path: Path,
+) -> None:
+    _write_tree(tmp_path / "train", {"cat": 30, "dog": 30})
+    _write_tree(tmp_path / "test", {"dog": 8})
+    with pytest.raises(DataError, match=r"no test image is of class cat.*add images"):
+        _folder(tmp_path)
+
+
+def test_a_class_absent_from_the_validation_images_is_refused_by_name(
+    tmp_path: Path,
+) -> None:
+    _write_tree(tmp_path / "train", {"cat": 4, "dog": 60})
+    _write_tree(tmp_path / "test", {"cat": 2, "dog": 8})
+    with pytest.raises(DataError, match=r"validation image is of class cat.*fraction"):
+        _folder(tmp_path)
