@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from common.config import Address, Name, ProfileConfig, ProxyAddress, Section
+from common.config import Address, FilePath, Name, ProfileConfig, ProxyAddress, Section
 from common.config.toml_file import load_config, to_toml
 from common.durable import write_atomic
 from common.logs import LogFormat
@@ -31,13 +31,13 @@ class EdgeConfig(Section):
     """host:port, needed for `takt edge enroll` only"""
     proxy: ProxyAddress | None = None
     """HTTP proxy to the gateway; None: that of https_proxy; no_proxy holds for both"""
-    ca: Path | None = None
+    ca: FilePath | None = None
     """project CA (PEM), needed for enrolment only"""
     channel: Name | None = None
     """None: the one the enrolment named"""
-    state_dir: Path = Path()
+    state_dir: FilePath = Path()
     """certificates, cache, students, status.json"""
-    data_dir: Path | None = None
+    data_dir: FilePath | None = None
     """the node's images; None: embedded or none needed"""
     profile: ProfileConfig
     cap_method: str | None = None
@@ -63,14 +63,9 @@ def load_edge_config(path: Path) -> EdgeConfig:
         ConfigError: the file is missing, or a key or value in it is wrong.
     """
     config = load_config(path, EdgeConfig)
-    folder = path.resolve().parent
-    return config.model_copy(
-        update={
-            name: folder / value
-            for name in ("ca", "state_dir", "data_dir")
-            if (value := getattr(config, name)) is not None
-        }
-    )
+    # Its default is the folder itself, and defaults are not validated.
+    state_dir = path.resolve().parent / config.state_dir
+    return config.model_copy(update={"state_dir": state_dir})
 
 
 def save_edge_config(config: EdgeConfig, path: Path) -> None:

@@ -23,7 +23,14 @@ from common.config.run import (
     ThreatConfig,
     count_views,
 )
-from common.config.sections import Address, Name, Pixels, ProxyAddress, Section
+from common.config.sections import (
+    Address,
+    FilePath,
+    Name,
+    Pixels,
+    ProxyAddress,
+    Section,
+)
 
 __all__ = [
     "Address",
@@ -33,6 +40,7 @@ __all__ = [
     "CutConfig",
     "DatasetConfig",
     "EvaluationConfig",
+    "FilePath",
     "GatewayConfig",
     "KnowledgeConfig",
     "Name",

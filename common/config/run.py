@@ -5,7 +5,6 @@ open connections. Fractions may be written as strings: ``eps = "8/255"``. Not he
 reading the file, and saying what is wrong with it (toml_file.py).
 """
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -16,6 +15,7 @@ from common.config.sections import (
     Architecture,
     BoundHost,
     CertificateHost,
+    FilePath,
     Method,
     Name,
     Pixels,
@@ -28,7 +28,7 @@ class DatasetConfig(Section):
     """Which images, and how many of them."""
 
     name: Literal["digits", "mnist", "fashion-mnist", "cifar10", "folder"] = "digits"
-    data_dir: Path | None = None
+    data_dir: FilePath | None = None
     limit: int | None = Field(default=None, ge=20)
     """training images, stratified"""
     val_fraction: float = Field(default=0.1, gt=0, lt=0.5)

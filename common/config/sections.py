@@ -5,9 +5,17 @@ Not here: the tables themselves, and reading them (run.py).
 
 from collections.abc import Callable, Collection
 from fractions import Fraction
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+)
 from pydantic_core import PydanticCustomError
 
 from common.address import parse_address, parse_certificate_host, parse_host
@@ -74,6 +82,22 @@ ProxyAddress = Annotated[
 ]
 BoundHost = Annotated[str, _written_as(lambda text: text and parse_host(text))]
 CertificateHost = Annotated[str, _written_as(parse_certificate_host)]
+
+
+def _from_its_file(path: Path, info: ValidationInfo) -> Path:
+    """Expand ~ and count from the file's folder, where a file is being read."""
+    if info.context is None:
+        return path
+    try:
+        return Path(info.context["folder"], path.expanduser())
+    except RuntimeError as e:
+        raise ValueError(
+            f"cannot tell whose home {path} begins with; write the whole path"
+        ) from e
+
+
+# A path key of a config file; `toml_file` says in which folder the file lies.
+FilePath = Annotated[Path, AfterValidator(_from_its_file)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 

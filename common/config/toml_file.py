@@ -36,15 +36,26 @@ def load_config(path: Path, model: type[ModelT]) -> ModelT:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"cannot read config {path}: {e}; give a TOML file") from e
-    return parse_config(text, model, source=str(path))
+    return parse_config(text, model, source=str(path), folder=path.resolve().parent)
 
 
-def parse_config(text: str, model: type[ModelT], *, source: str) -> ModelT:
-    """Parse TOML text; see `load_config`. `source` names it in messages."""
+def parse_config(
+    text: str, model: type[ModelT], *, source: str, folder: Path = Path()
+) -> ModelT:
+    """Parse TOML text; see `load_config`.
+
+    Args:
+        text: the TOML.
+        model: the class that the whole text must match.
+        source: names the text in messages.
+        folder: from which relative paths in it count.
+    """
     tree = _tree(text, source)
     try:
         # Through JSON: strict types, yet lists become tuples and strings paths.
-        return model.model_validate_json(json.dumps(tree, default=str))
+        return model.model_validate_json(
+            json.dumps(tree, default=str), context={"folder": folder}
+        )
     except ValidationError as e:
         raise ConfigError(f"{source}: {_explain(e, model)}") from e
 

@@ -26,6 +26,7 @@ from deploy.cli.options import (
     RunsDir,
     Seed,
     Storage,
+    expand,
     settings_of,
 )
 
@@ -143,7 +144,9 @@ def check(storage: Storage = DEFAULT_STORAGE) -> None:
 @app.command()
 def report(
     config: Config,
-    nodes_dir: Annotated[Path, typer.Option(help="Has NODE/students of each node.")],
+    nodes_dir: Annotated[
+        Path, typer.Option(callback=expand, help="Has NODE/students of each node.")
+    ],
     storage: Storage = DEFAULT_STORAGE,
     runs_dir: RunsDir = DEFAULT_RUNS,
     data_dir: DataDir = None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from common.errors import ConfigError, TaktError
-from deploy.cli.options import AsJson
+from deploy.cli.options import AsJson, expand
 
 if TYPE_CHECKING:
     from edge.config import EdgeConfig
@@ -24,7 +24,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Config = Annotated[Path, typer.Option("--config", "-c", help="The node's edge.toml.")]
+Config = Annotated[
+    Path, typer.Option("--config", "-c", callback=expand, help="The node's edge.toml.")
+]
 DEFAULT = Path("edge.toml")
 
 
@@ -55,7 +57,11 @@ def run(
     ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option(envvar="TAKT_TOKEN_FILE", help="The same, read from a file."),
+        typer.Option(
+            envvar="TAKT_TOKEN_FILE",
+            callback=expand,
+            help="The same, read from a file.",
+        ),
     ] = None,
 ) -> int:
     """Follow the channel: distil each new release, until stopped."""

@@ -23,6 +23,7 @@ from deploy.cli.options import (
     Limit,
     RunsDir,
     Seed,
+    expand,
     settings_of,
 )
 from deploy.cli.pki import app as pki_app
@@ -61,7 +62,9 @@ def simulate(
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A .safetensors file of takt.")],
+    model: Annotated[
+        Path, typer.Argument(callback=expand, help="A .safetensors file of takt.")
+    ],
     attack: Annotated[str, typer.Option(help="autoattack or pgd.")] = "autoattack",
     images: Annotated[
         int, typer.Option(min=1, help="How many test images are attacked.")
@@ -96,7 +99,9 @@ def fit(
     config: Config = "digits",
     release: Annotated[
         Path | None,
-        typer.Option(help="A pulled release's folder, in the place of a config."),
+        typer.Option(
+            callback=expand, help="A pulled release's folder, in the place of a config."
+        ),
     ] = None,
     data_dir: DataDir = None,
     limit: Limit = None,
@@ -143,10 +148,16 @@ def compare(
         str | None, typer.Option(help="A grid of your own, TOML; see deploy/grids.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The file of rows (.json); goes on from it.")
+        Path | None,
+        typer.Option(
+            callback=expand, help="The file of rows (.json); goes on from it."
+        ),
     ] = None,
     work: Annotated[
-        Path, typer.Option(help="Keeps teachers and knowledge between compares.")
+        Path,
+        typer.Option(
+            callback=expand, help="Keeps teachers and knowledge between compares."
+        ),
     ] = Path("runs/compare/work"),
     data_dir: DataDir = None,
     dataset: Annotated[
@@ -180,7 +191,9 @@ def compare(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="A run's folder, see runs/.")],
+    run: Annotated[
+        Path, typer.Argument(callback=expand, help="A run's folder, see runs/.")
+    ],
 ) -> None:
     """Make a run's report.html again and print its table, from its result.json."""
     from deploy.report.page import write_report
@@ -198,7 +211,10 @@ def doctor(
     assign: Assign = None,
     runs_dir: RunsDir = DEFAULT_RUNS,
     pki: Annotated[
-        Path | None, typer.Option(help="A folder of certificates, to check the clock.")
+        Path | None,
+        typer.Option(
+            callback=expand, help="A folder of certificates, to check the clock."
+        ),
     ] = None,
 ) -> int:
     """Check whether this machine can run takt; one line each, with the fix."""

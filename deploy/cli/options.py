@@ -12,11 +12,20 @@ import typer
 if TYPE_CHECKING:
     from common.config import RunConfig
 
+
+def expand(value: Path | None) -> Path | None:
+    """Expand ~ in a path option; no shell does it in --storage=~/takt."""
+    from deploy.runtime.settings import expanded
+
+    return None if value is None else expanded(value)
+
+
 Config = Annotated[
     str, typer.Option("--config", "-c", help="A TOML file, or a shipped config's name.")
 ]
 DataDir = Annotated[
-    Path | None, typer.Option(help="Where the data set lies, or is put.")
+    Path | None,
+    typer.Option(callback=expand, help="Where the data set lies, or is put."),
 ]
 Limit = Annotated[int | None, typer.Option(help="Use only so many training images.")]
 Seed = Annotated[int | None, typer.Option(help="Of everything random.")]
@@ -25,7 +34,10 @@ Assign = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the config."),
 ]
 Storage = Annotated[
-    Path, typer.Option("--storage", "-s", help="The cloud side's storage folder.")
+    Path,
+    typer.Option(
+        "--storage", "-s", callback=expand, help="The cloud side's storage folder."
+    ),
 ]
 Address = Annotated[
     str | None,
@@ -35,7 +47,9 @@ Address = Annotated[
         help='A Ray cluster ("auto" within a job); default: a local one.',
     ),
 ]
-RunsDir = Annotated[Path, typer.Option(help="Where the run's folder is made.")]
+RunsDir = Annotated[
+    Path, typer.Option(callback=expand, help="Where the run's folder is made.")
+]
 Compare = Annotated[
     bool, typer.Option("--compare", help="Train PGD-AT baselines as well.")
 ]

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.cli.options import DEFAULT_STORAGE, Assign, Config, Storage, settings_of
+from deploy.cli.options import (
+    DEFAULT_STORAGE,
+    Assign,
+    Config,
+    Storage,
+    expand,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from cloud.pki.authority import Authority
@@ -60,7 +67,9 @@ def allow(node: Node, storage: Storage = DEFAULT_STORAGE) -> None:
 @app.command()
 def invite(
     config: Config,
-    out: Annotated[Path, typer.Option(help="Takes one folder for each node.")],
+    out: Annotated[
+        Path, typer.Option(callback=expand, help="Takes one folder for each node.")
+    ],
     gateway: Annotated[str, typer.Option(help="host:port of the node port.")],
     enroll: Annotated[str, typer.Option(help="host:port of the enrolment port.")],
     storage: Storage = DEFAULT_STORAGE,
@@ -94,10 +103,13 @@ def invite(
 @app.command()
 def sign(
     node: Node,
-    request: Annotated[Path, typer.Argument(help="The node's signing request, PEM.")],
+    request: Annotated[
+        Path, typer.Argument(callback=expand, help="The node's signing request, PEM.")
+    ],
     storage: Storage = DEFAULT_STORAGE,
     out: Annotated[
-        Path | None, typer.Option(help="Where the certificate goes; else printed.")
+        Path | None,
+        typer.Option(callback=expand, help="Where the certificate goes; else printed."),
     ] = None,
 ) -> None:
     """Sign a node's request by hand, for nodes that enrol without a network."""

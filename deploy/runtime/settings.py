@@ -16,6 +16,8 @@ from common.config.toml_file import parse_config, set_options
 from common.errors import ConfigError
 from common.release import check_contents, check_views
 
+_DATA_DIR = "dataset.data_dir"  # the key that is a path
+
 
 def load_run_config(
     name: str, overrides: Mapping[str, object] | None = None
@@ -34,13 +36,34 @@ def load_run_config(
         ConfigError: there is no such file, or a key or value is wrong.
     """
     source, text = read_shipped(name, "configs")
+    overrides = dict(overrides or {})
+    if isinstance(data_dir := overrides.get(_DATA_DIR), str):  # from where one stands
+        overrides[_DATA_DIR] = str(expanded(Path(data_dir)).absolute())
     if overrides:
         text = set_options(text, overrides, source=source)
-    config = parse_config(text, RunConfig, source=source)
+    folder = expanded(Path(name)).absolute().parent
+    config = parse_config(text, RunConfig, source=source, folder=folder)
+    if config.dataset.data_dir is not None:  # the text is kept in other folders
+        options = {_DATA_DIR: config.dataset.data_dir}
+        text = set_options(text, options, source=source)
     for recipe in config.students.values():
         check_contents(recipe, config.knowledge)
         check_views(recipe, config.knowledge)
     return config, text
+
+
+def expanded(path: Path) -> Path:
+    """Expand ~ and ~name at the start of a path that a user wrote.
+
+    Raises:
+        ConfigError: there is no such user, or no home.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as e:
+        raise ConfigError(
+            f"cannot tell whose home {path} begins with; write the whole path"
+        ) from e
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, object]:
@@ -82,7 +105,7 @@ def read_shipped(name: str, folder: str) -> tuple[str, str]:
     Raises:
         ConfigError: there is no such file, or it is no text.
     """
-    path = Path(name)
+    path = expanded(Path(name))
     if not path.is_file() and name in shipped(folder):
         entry = files("deploy").joinpath(folder, f"{name}.toml")
         return f"{name}.toml", entry.read_text(encoding="utf-8")

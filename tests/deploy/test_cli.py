@@ -8,11 +8,15 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from waiting import until
 
 from cloud.publishing.repository import ReleaseRepository
+from common.errors import ConfigError
+from deploy.cli.main import app
+from deploy.cli.options import expand
 from deploy.runtime.exits import record_bug
 from deploy.runtime.settings import (
     load_run_config,
@@ -328,3 +332,61 @@ def test_serve_refuses_a_folder_without_a_project_before_it_makes_one(
     assert done.returncode == 8
     assert "typo has no release yet" in one_line(done.stderr)
     assert not (tmp_path / "typo").exists()
+
+
+def test_every_path_option_expands_the_home_folder() -> None:
+    of_other_machines = {"home", "state"}  # of takt pki invite
+    groups = [app, *(group.typer_instance for group in app.registered_groups)]
+    verbs = [verb for group in groups if group for verb in group.registered_commands]
+    found = 0
+    for callback in (verb.callback for verb in verbs):
+        assert callback is not None
+        for name, hint in get_type_hints(callback, include_extras=True).items():
+            kind, *options = get_args(hint) or (hint,)
+            if Path in (kind, *get_args(kind)) and name not in of_other_machines:
+                found += 1
+                assert options[0].callback is expand, f"{callback.__name__}: {name}"
+    assert found > 20
+
+
+def test_a_storage_option_with_a_tilde_is_the_home_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(os.path.abspath, sys.path)))
+    monkeypatch.chdir(tmp_path)
+    done = takt("pki", "init", "--storage=~/takt")
+    assert done.returncode == 0, done.stderr
+    assert (home / "takt" / "pki" / "ca.crt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    done = takt("pki", "list", "--storage=~nobody-of-that-name/takt")
+    assert done.returncode == 2
+    assert "write the whole path" in one_line(done.stderr)
+
+
+def test_a_relative_data_folder_counts_from_the_config_and_a_typed_one_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    _, text = load_run_config("digits", {"dataset.data_dir": "there"})
+    file = tmp_path / "configs" / "run.toml"
+    file.parent.mkdir()
+    for written, meant in {
+        "../data": file.parent / "../data",
+        "~/data": tmp_path / "home" / "data",
+        "/data": Path("/data"),
+    }.items():
+        file.write_text(text.replace(str(tmp_path / "there"), written))
+        for name in ("configs/run.toml", str(file)):
+            config, kept = load_run_config(name)
+            assert config.dataset.data_dir == meant
+            assert tomllib.loads(kept)["dataset"]["data_dir"] == str(meant)
+    for typed, meant in {"x": tmp_path / "x", "~/x": tmp_path / "home" / "x"}.items():
+        config, _ = load_run_config(str(file), {"dataset.data_dir": typed})
+        assert config.dataset.data_dir == meant
+    with pytest.raises(ConfigError, match="write the whole path"):
+        file.write_text(text.replace(str(tmp_path / "there"), "~nobody-of-that-name"))
+        load_run_config(str(file))

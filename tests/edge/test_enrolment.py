@@ -190,6 +190,28 @@ def test_a_config_survives_being_written_and_read(
     assert load_edge_config(path) == node
 
 
+def test_a_tilde_in_edge_toml_is_the_home_folder_of_who_reads_it(
+    node: EdgeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "edge.toml"
+    written = {"ca": Path("~/ca.crt"), "state_dir": Path("~/state")}
+    save_edge_config(node.model_copy(update=written), path)
+    monkeypatch.setenv("HOME", "/home/node")
+    read = load_edge_config(path)
+    assert read.ca == Path("/home/node/ca.crt")
+    assert read.state_dir == Path("/home/node/state")
+
+
+def test_a_state_folder_that_is_left_out_is_the_configs(
+    node: EdgeConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "edge.toml"
+    save_edge_config(node.model_copy(update={"state_dir": Path()}), path)
+    assert "state_dir" not in path.read_text()
+    with contextlib.chdir("/"):
+        assert load_edge_config(path).state_dir == tmp_path
+
+
 def test_relative_paths_count_from_the_configs_folder(
     node: EdgeConfig, tmp_path: Path
 ) -> None:
