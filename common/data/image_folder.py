@@ -77,7 +77,7 @@ def scan_tree(root: Path, class_names: Sequence[str] | None = None) -> Tree:
         DataError: no such folder, fewer than two classes, a class without images
             or (with `class_names`) a folder that is not one of them.
     """
-    folders = [p for p in _visible(root) if p.is_dir()]
+    folders = [p for p in visible(root) if p.is_dir()]
     names = tuple(class_names or (f.name for f in folders))
     if len(names) < 2:
         raise DataError(
@@ -93,7 +93,7 @@ def scan_tree(root: Path, class_names: Sequence[str] | None = None) -> Tree:
                 f"{folder} is not a class of the training images; expected one of "
                 f"{', '.join(names)}"
             )
-        inside = _visible(folder)
+        inside = visible(folder)
         found = [p for p in inside if _is_image(p)]
         others = _files_below(p for p in inside if not _is_image(p))
         if not found:
@@ -132,10 +132,20 @@ def describe_oddities(tree: Tree, root: Path) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def holds_classes(root: Path) -> bool:
+    """Tell whether folders right below `root` hold images."""
+    return any(
+        _is_image(path)
+        for folder in visible(root)
+        if folder.is_dir()
+        for path in visible(folder)
+    )
+
+
 def describe_unused(root: Path, class_names: Sequence[str]) -> tuple[str, ...]:
     """Name the folders beside ``train`` and ``test`` that hold these classes too."""
     unused = []
-    for folder in _visible(root):
+    for folder in visible(root):
         if folder.name in ("train", "test") or not folder.is_dir():
             continue
         classes = [folder / c for c in class_names if (folder / c).is_dir()]
@@ -165,7 +175,7 @@ def _files_below(paths: Iterable[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir() and not path.is_symlink():
-            files += _files_below(_visible(path))
+            files += _files_below(visible(path))
         elif not path.is_dir():
             files.append(path)
     return files
@@ -182,7 +192,7 @@ def _count_by_kind(paths: Sequence[Path], root: Path) -> str:
     return ", ".join(listed + ([f"{rest} others"] if rest else []))
 
 
-def _visible(folder: Path) -> list[Path]:
+def visible(folder: Path) -> list[Path]:
     """List a folder by name, without hidden entries."""
     try:
         return sorted(p for p in folder.iterdir() if not p.name.startswith("."))

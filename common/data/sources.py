@@ -25,8 +25,10 @@ from common.data.image_folder import (
     common_form,
     describe_oddities,
     describe_unused,
+    holds_classes,
     read_images,
     scan_tree,
+    visible,
 )
 from common.errors import DataError, one_line
 
@@ -206,6 +208,7 @@ def _cifar_batches(data_dir: Path) -> Sources:
 def _folder(
     root: Path, class_names: tuple[str, ...] | None, form: Form | int | None
 ) -> Sources:
+    _check_layout(root)
     tree = scan_tree(root / "train", class_names)
     missing = [
         name for k, name in enumerate(tree.class_names) if not (tree.labels == k).any()
@@ -225,6 +228,27 @@ def _folder(
     test = scan_tree(root / "test", tree.class_names)
     notes += describe_oddities(test, root / "test")
     return Sources(tree.class_names, train, _files(test, form), notes=notes)
+
+
+def _check_layout(root: Path) -> None:
+    """Refuse class folders that lie one level too high or too low, with the fix."""
+    if not _is_dir(root) or _is_dir(root / "train"):
+        return
+    if root.name in ("train", "test") and holds_classes(root):
+        raise DataError(
+            f"{root} is the folder of a part; give the one that holds train/: "
+            f"--data-dir {root.parent}"
+        )
+    if holds_classes(root):
+        raise DataError(
+            f"{root} holds class folders, expected them in {root}/train; "
+            f"cd {root} && mkdir train && mv CLASS ... train/, for each class"
+        )
+    inner = [p for p in visible(root) if _is_dir(p / "train")]
+    if inner:
+        raise DataError(
+            f"{root} has no train/, but {inner[0]} has; give --data-dir {inner[0]}"
+        )
 
 
 def _files(tree: Tree, form: Form) -> Source:

@@ -373,3 +373,20 @@ def test_a_class_absent_from_the_validation_images_is_refused_by_name(
     _write_tree(tmp_path / "test", {"cat": 2, "dog": 8})
     with pytest.raises(DataError, match=r"validation image is of class cat.*fraction"):
         _folder(tmp_path)
+
+
+def test_class_folders_without_train_above_them_are_told_where_to_go(
+    tmp_path: Path,
+) -> None:
+    _write_tree(tmp_path, {"cat": 3, "dog": 3})
+    with pytest.raises(DataError, match=r"holds class folders.*mkdir train && mv"):
+        _folder(tmp_path)
+
+
+def test_a_data_folder_one_level_off_is_told_the_right_one(tmp_path: Path) -> None:
+    root = tmp_path / "pets"
+    _write_tree(root / "train", {"cat": 30, "dog": 30})
+    with pytest.raises(DataError, match=rf"give --data-dir {root}$"):
+        _folder(tmp_path)
+    with pytest.raises(DataError, match=rf"--data-dir {root}$"):
+        _folder(root / "train")
