@@ -33,7 +33,7 @@ def load_config(path: Path, model: type[ModelT]) -> ModelT:
             value in it is wrong.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"cannot read config {path}: {e}; give a TOML file") from e
     return parse_config(text, model, source=str(path), folder=path.resolve().parent)

@@ -9,6 +9,7 @@ grey (refused).
 """
 
 import struct
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -79,6 +80,7 @@ def scan_tree(root: Path, class_names: Sequence[str] | None = None) -> Tree:
     """
     folders = [p for p in visible(root) if p.is_dir()]
     names = tuple(class_names or (f.name for f in folders))
+    _check_names(root, names)
     if len(names) < 2:
         raise DataError(
             f"{root} has {len(names)} class folder(s), expected at least 2: "
@@ -106,6 +108,25 @@ def scan_tree(root: Path, class_names: Sequence[str] | None = None) -> Tree:
         passed_over += others
         labels += [names.index(folder.name)] * len(found)
     return Tree(names, tuple(paths), np.array(labels, np.int64), tuple(passed_over))
+
+
+def _check_names(root: Path, names: Sequence[str]) -> None:
+    """Refuse class names that manifests cannot hold, or that look the same."""
+    seen: dict[str, str] = {}
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"the name of class folder {name!a} in {root} is not UTF-8; "
+                "rename it, in train/ and test/ alike"
+            ) from None
+        other = seen.setdefault(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            raise DataError(
+                f"class folders {other!a} and {name!a} in {root} are one "
+                "name in two Unicode forms; move the images into one of them"
+            )
 
 
 def describe_oddities(tree: Tree, root: Path) -> tuple[str, ...]:

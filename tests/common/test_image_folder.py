@@ -1,5 +1,6 @@
 """Class folders, CIFAR-10's among them: what is read, and what bad trees say."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -390,3 +391,19 @@ def test_a_data_folder_one_level_off_is_told_the_right_one(tmp_path: Path) -> No
         _folder(tmp_path)
     with pytest.raises(DataError, match=rf"--data-dir {root}$"):
         _folder(root / "train")
+
+
+def test_a_class_folder_whose_name_is_not_utf8_is_refused_by_name(
+    tmp_path: Path,
+) -> None:
+    latin1 = os.fsdecode(b"caf\xe9")
+    _write_tree(tmp_path / "train", {latin1: 30, "dog": 30})
+    with pytest.raises(DataError, match=r"caf.*is not UTF-8; rename it") as error:
+        _folder(tmp_path)
+    str(error.value).encode()  # can be shown
+
+
+def test_one_class_name_in_two_unicode_forms_is_refused(tmp_path: Path) -> None:
+    _write_tree(tmp_path / "train", {"caf\u00e9": 30, "cafe\u0301": 30})
+    with pytest.raises(DataError, match="one name in two Unicode forms"):
+        _folder(tmp_path)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from common.config.toml_file import set_options, to_toml
+from common.config.toml_file import load_config, set_options, to_toml
 from common.errors import ConfigError
 from deploy.runtime.settings import read_shipped, shipped
 
@@ -150,3 +151,12 @@ def test_a_key_that_leads_through_no_table_is_refused(key: str) -> None:
 def test_options_on_what_is_no_toml_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"odd\.toml is not valid TOML"):
         set_options("a = ", {"a": 1}, source="odd.toml")
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    class Small(BaseModel):
+        epochs: int
+
+    path = tmp_path / "a.toml"
+    path.write_bytes(b"\xef\xbb\xbfepochs = 3\n")
+    assert load_config(path, Small).epochs == 3
