@@ -78,7 +78,7 @@ class Stage:
         knowledge: Knowledge | None = None,
         guard_overfitting: bool = True,
     ) -> Callable[[YieldCpu], Fitted]:
-        """Describe a training that yields after each epoch (interleave.py)."""
+        """Describe a training that yields after each epoch (see interleave)."""
 
         def train(yield_cpu: YieldCpu) -> Fitted:
             torch.set_num_threads(1)  # of this thread
