@@ -108,6 +108,11 @@ class NodeResult(Record):
         """Give AutoAttack's figure, or None where it was not measured."""
         return find_autoattack(self.robust)
 
+    @property
+    def measured_cpu_s(self) -> CpuSeconds | None:
+        """Give the CPU-seconds, or None where they were not measured."""
+        return None if isinstance(self.cpu_s, NotMeasured) else self.cpu_s
+
 
 class Machine(Record):
     """What the run ran on; versions of parts that were not there are absent."""

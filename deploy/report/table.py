@@ -10,7 +10,7 @@ from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
-from common.records import CpuSeconds, Evaluation
+from common.records import Evaluation
 from deploy.report.result import NodeResult, RunResult, find_autoattack
 from deploy.report.wording import describe, human_bytes, percent
 
@@ -121,7 +121,7 @@ def _node_row(node: NodeResult, label: str) -> tuple[str, ...]:
         percent(node.clean_accuracy),
         _robust(node.autoattack),
         human_bytes(node.pulled_bytes),
-        f"{node.cpu_s.distil:.1f}" if isinstance(node.cpu_s, CpuSeconds) else MISSING,
+        MISSING if node.measured_cpu_s is None else f"{node.measured_cpu_s.distil:.1f}",
         f"{peak}/{node.profile.memory_mib}",
         cap,
         node.state,

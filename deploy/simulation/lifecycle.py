@@ -115,11 +115,16 @@ def record_of(state: RunState) -> RunResult:
 
 
 def _write(result: RunResult, folder: Path) -> None:
-    """Write page and record; the record last: who waits for it finds the page."""
-    from deploy.report.page import REPORT_NAME, render  # which loads matplotlib
+    """Write page and record; the record last: who waits for it finds the page.
 
-    write_atomic(folder / REPORT_NAME, render(result).encode())
-    write_result(result, folder)
+    A page that cannot be made does not cost the record, which is all of the figures.
+    """
+    try:
+        from deploy.report.page import REPORT_NAME, render  # which loads matplotlib
+
+        write_atomic(folder / REPORT_NAME, render(result).encode())
+    finally:
+        write_result(result, folder)
 
 
 def _ending(

@@ -13,7 +13,7 @@ from common.errors import StorageError
 from deploy.report.bars import wilson
 from deploy.report.charts import nice_ticks
 from deploy.report.page import render, write_report
-from deploy.report.result import Failure, RunResult, read_result
+from deploy.report.result import Failure, NodeResult, RunResult, read_result
 from deploy.report.table import print_result
 
 SAMPLE = Path(__file__).parents[1] / "support" / "sample_result.json"
@@ -145,6 +145,17 @@ def test_what_was_not_measured_is_not_shown(sample: RunResult) -> None:
         assert absent not in text
     assert "Soft caps" in " ".join(parsed(sample).text)  # of its node "hub"
     assert "Soft caps" not in text
+
+
+def test_a_node_that_never_began_has_a_row_without_figures(sample: RunResult) -> None:
+    node = sample.nodes[0]
+    planned = NodeResult(
+        name="late", profile=node.profile, method="takt", seed=0, state="idle"
+    )
+    page = render(sample.model_copy(update={"nodes": (planned,)}))
+    row = page[page.index("held by</th>") : page.index(">idle<")]
+    assert "late" in row
+    assert re.findall(r"\d+\.\d+", row) == [f"{node.profile.cpus}"]
 
 
 def test_a_page_is_small(sample: RunResult) -> None:
