@@ -10,7 +10,15 @@ from typing import Annotated
 
 from pydantic import Field
 
-from common.config import Address, FilePath, Name, ProfileConfig, ProxyAddress, Section
+from common.config import (
+    Address,
+    FilePath,
+    Name,
+    OwnImagesConfig,
+    ProfileConfig,
+    ProxyAddress,
+    Section,
+)
 from common.config.toml_file import load_config, to_toml
 from common.durable import write_atomic
 from common.logs import LogFormat
@@ -39,6 +47,10 @@ class EdgeConfig(Section):
     """certificates, cache, students, status.json"""
     data_dir: FilePath | None = None
     """the node's images; None: embedded or none needed"""
+    data: OwnImagesConfig | None = None
+    """images of its own; None: it has none, or the cloud's (data_dir)"""
+    max_forgetting: float = Field(default=0.02, ge=0, le=1)
+    """robust accuracy on the release's images that a new student may lose"""
     profile: ProfileConfig
     cap_method: str | None = None
     """None: the first that works here"""

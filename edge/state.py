@@ -84,6 +84,7 @@ class Promoted(Record):
     eps: float
     clean_accuracy: float
     robust: tuple[Evaluation, ...]
+    release_robust: tuple[Evaluation, ...] = ()  # on the release's validation images
 
 
 class Current(Record):
@@ -111,6 +112,7 @@ class StateDir:
         self.work = root / "work"
         self.students = root / "students"
         self.outbox = root / "outbox"
+        self.answers = root / "answers.sqlite"  # the teacher's, about own images
         self.current = root / "current.json"
         self.status = root / "status.json"
 

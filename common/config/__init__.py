@@ -6,6 +6,7 @@ the file, `sections` what they have in common, `toml_file` reads and writes TOML
 Not here: edge.toml (edge.config), where config files lie (deploy.runtime.settings).
 """
 
+from common.config.own_images import OwnImagesConfig
 from common.config.run import (
     AttackConfig,
     CandidateConfig,
@@ -21,6 +22,7 @@ from common.config.run import (
     StudentConfig,
     TeacherConfig,
     ThreatConfig,
+    TuningConfig,
     count_views,
 )
 from common.config.sections import (
@@ -45,6 +47,7 @@ __all__ = [
     "KnowledgeConfig",
     "Name",
     "NodeConfig",
+    "OwnImagesConfig",
     "Pixels",
     "ProfileConfig",
     "ProxyAddress",
@@ -53,5 +56,6 @@ __all__ = [
     "StudentConfig",
     "TeacherConfig",
     "ThreatConfig",
+    "TuningConfig",
     "count_views",
 ]

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from common.catalog import Content
+from common.config.own_images import OwnImagesConfig
 from common.config.sections import (
     AnyArchitecture,
     Architecture,
@@ -130,6 +131,18 @@ class KnowledgeConfig(Section):
     """of the views: random translation, pixels each way"""
     flip: bool = Field(default=False, exclude_if=lambda on: not on)
     """half of the views are mirrored, left-right"""
+    images: Literal["same", "transfer"] = Field(
+        default="same", exclude_if=lambda images: images == "same"
+    )
+    """same: nodes hold the cloud's, the cheapest release; transfer: it ships some"""
+    num_images: int = Field(default=500, ge=20, exclude_if=lambda n: n == 500)
+    """of a transfer set, stratified"""
+    num_val_images: int = Field(default=100, ge=10, exclude_if=lambda n: n == 100)
+    """shipped beside a transfer set, to measure students on; never trained on"""
+    weights: bool = Field(default=False, exclude_if=lambda on: not on)
+    """ship starting weights of each recipe, distilled in the cloud"""
+    licence: str | None = Field(default=None, exclude_if=lambda text: text is None)
+    """of shipped images; None: the public data set's own"""
 
     @model_validator(mode="after")
     def _check_num_views(self) -> "KnowledgeConfig":
@@ -140,6 +153,15 @@ class KnowledgeConfig(Section):
                 f"different views; raise shift ({self.shift}) or set flip"
             )
         return self
+
+
+class TuningConfig(Section):
+    """How a student is trained further from the release's starting weights."""
+
+    learning_rate: float = Field(default=0.125, gt=0, le=1)
+    """in units of the recipe's"""
+    epochs: int = Field(default=30, ge=1)
+    """passes over the node's and the release's images; the full eps from the start"""
 
 
 class StudentConfig(Section):
@@ -175,6 +197,10 @@ class StudentConfig(Section):
     """0: no clipping"""
     num_views: int = Field(default=1, ge=1, exclude_if=lambda n: n == 1)
     """of each image, one after the other; [knowledge] says which"""
+    own_views: int | None = Field(default=None, ge=1, exclude_if=lambda n: n is None)
+    """of each image of the node's own; None: num_views"""
+    tuning: TuningConfig | None = Field(default=None, exclude_if=lambda t: t is None)
+    """where the release has starting weights; None: their defaults"""
 
 
 def _check_model(recipe: StudentConfig) -> StudentConfig:
@@ -247,6 +273,8 @@ class NodeConfig(Section):
     student: Name
     """a key of [students]"""
     profile: ProfileConfig
+    data: OwnImagesConfig | None = None
+    """images of its own; None: the cloud's (images = "same"), or none"""
 
 
 class GatewayConfig(Section):
@@ -258,6 +286,8 @@ class GatewayConfig(Section):
     port: int = Field(default=0, ge=0, le=65535)
     enroll_port: int = Field(default=0, ge=0, le=65535)
     max_streams_per_node: int = Field(default=8, ge=1)
+    live_teacher: bool = False
+    """answer nodes that ask the teacher about their own images (share_images)"""
 
 
 class RunConfig(Section):
@@ -277,6 +307,8 @@ class RunConfig(Section):
     nodes: tuple[NodeConfig, ...] = ()
     num_nodes: int | None = Field(default=None, ge=1, le=1000)
     """None: as listed; beyond that the list repeats: sensor-2, ..."""
+    class_skew: float | None = Field(default=None, gt=0)
+    """alpha of the Dirichlet distribution of each node's class shares; None: even"""
     gateway: GatewayConfig = GatewayConfig()
     evaluation: EvaluationConfig
 

@@ -396,6 +396,13 @@ class ReportRequest(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     WEIGHTS_SHA256_FIELD_NUMBER: _builtins.int
     LIVE_BYTES_FIELD_NUMBER: _builtins.int
+    RELEASE_CLEAN_ACCURACY_FIELD_NUMBER: _builtins.int
+    RELEASE_ROBUST_FIELD_NUMBER: _builtins.int
+    OWN_IMAGES_FIELD_NUMBER: _builtins.int
+    OWN_LABELLED_FIELD_NUMBER: _builtins.int
+    SHIPPED_OWN_ROBUST_FIELD_NUMBER: _builtins.int
+    SHIPPED_RELEASE_ROBUST_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     version: _builtins.int
     student: _builtins.str
@@ -415,6 +422,17 @@ class ReportRequest(_message.Message):
     weights_sha256: _builtins.str
     live_bytes: _builtins.int
     """exchanged with the live teacher, both ways; 0: not asked"""
+    release_clean_accuracy: _builtins.float
+    """On the release's validation images, where it ships some; 13 and 14 are then on
+    the node's own, if it has any.
+    """
+    own_images: _builtins.int
+    """of the node's own, trained on"""
+    own_labelled: _builtins.int
+    """of which with labels"""
+    shipped_own_robust: _builtins.float
+    """Robust accuracies of the release's starting weights before any training."""
+    shipped_release_robust: _builtins.float
     @_builtins.property
     def profile(self) -> Global___Profile: ...
     @_builtins.property
@@ -427,6 +445,12 @@ class ReportRequest(_message.Message):
 
     @_builtins.property
     def curve(self) -> _containers.RepeatedCompositeFieldContainer[Global___CurvePoint]: ...
+    @_builtins.property
+    def release_robust(self) -> _containers.RepeatedCompositeFieldContainer[Global___Evaluation]: ...
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what a user should know of the images, one line each"""
+
     def __init__(
         self,
         *,
@@ -449,14 +473,34 @@ class ReportRequest(_message.Message):
         message: _builtins.str = ...,
         weights_sha256: _builtins.str = ...,
         live_bytes: _builtins.int = ...,
+        release_clean_accuracy: _builtins.float | None = ...,
+        release_robust: _abc.Iterable[Global___Evaluation] | None = ...,
+        own_images: _builtins.int = ...,
+        own_labelled: _builtins.int = ...,
+        shipped_own_robust: _builtins.float | None = ...,
+        shipped_release_robust: _builtins.float | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_clean_accuracy", b"_clean_accuracy", "cap", b"cap", "clean_accuracy", b"clean_accuracy", "cpu_s", b"cpu_s", "profile", b"profile"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clean_accuracy", b"_clean_accuracy", "_release_clean_accuracy", b"_release_clean_accuracy", "_shipped_own_robust", b"_shipped_own_robust", "_shipped_release_robust", b"_shipped_release_robust", "cap", b"cap", "clean_accuracy", b"clean_accuracy", "cpu_s", b"cpu_s", "profile", b"profile", "release_clean_accuracy", b"release_clean_accuracy", "shipped_own_robust", b"shipped_own_robust", "shipped_release_robust", b"shipped_release_robust"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clean_accuracy", b"_clean_accuracy", "architecture", b"architecture", "cap", b"cap", "channel", b"channel", "clean_accuracy", b"clean_accuracy", "cpu_s", b"cpu_s", "curve", b"curve", "live_bytes", b"live_bytes", "message", b"message", "method", b"method", "num_parameters", b"num_parameters", "outcome", b"outcome", "peak_memory_mib", b"peak_memory_mib", "profile", b"profile", "pulled_bytes", b"pulled_bytes", "robust", b"robust", "seed", b"seed", "student", b"student", "version", b"version", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clean_accuracy", b"_clean_accuracy", "_release_clean_accuracy", b"_release_clean_accuracy", "_shipped_own_robust", b"_shipped_own_robust", "_shipped_release_robust", b"_shipped_release_robust", "architecture", b"architecture", "cap", b"cap", "channel", b"channel", "clean_accuracy", b"clean_accuracy", "cpu_s", b"cpu_s", "curve", b"curve", "live_bytes", b"live_bytes", "message", b"message", "method", b"method", "notes", b"notes", "num_parameters", b"num_parameters", "outcome", b"outcome", "own_images", b"own_images", "own_labelled", b"own_labelled", "peak_memory_mib", b"peak_memory_mib", "profile", b"profile", "pulled_bytes", b"pulled_bytes", "release_clean_accuracy", b"release_clean_accuracy", "release_robust", b"release_robust", "robust", b"robust", "seed", b"seed", "shipped_own_robust", b"shipped_own_robust", "shipped_release_robust", b"shipped_release_robust", "student", b"student", "version", b"version", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__clean_accuracy: _TypeAlias = _typing.Literal["clean_accuracy"]  # noqa: Y015
     _WhichOneofArgType__clean_accuracy: _TypeAlias = _typing.Literal["_clean_accuracy", b"_clean_accuracy"]  # noqa: Y015
+    _WhichOneofReturnType__release_clean_accuracy: _TypeAlias = _typing.Literal["release_clean_accuracy"]  # noqa: Y015
+    _WhichOneofArgType__release_clean_accuracy: _TypeAlias = _typing.Literal["_release_clean_accuracy", b"_release_clean_accuracy"]  # noqa: Y015
+    _WhichOneofReturnType__shipped_own_robust: _TypeAlias = _typing.Literal["shipped_own_robust"]  # noqa: Y015
+    _WhichOneofArgType__shipped_own_robust: _TypeAlias = _typing.Literal["_shipped_own_robust", b"_shipped_own_robust"]  # noqa: Y015
+    _WhichOneofReturnType__shipped_release_robust: _TypeAlias = _typing.Literal["shipped_release_robust"]  # noqa: Y015
+    _WhichOneofArgType__shipped_release_robust: _TypeAlias = _typing.Literal["_shipped_release_robust", b"_shipped_release_robust"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__clean_accuracy) -> _WhichOneofReturnType__clean_accuracy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__release_clean_accuracy) -> _WhichOneofReturnType__release_clean_accuracy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shipped_own_robust) -> _WhichOneofReturnType__shipped_own_robust | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shipped_release_robust) -> _WhichOneofReturnType__shipped_release_robust | None: ...
 
 Global___ReportRequest: _TypeAlias = ReportRequest  # noqa: Y015
 
@@ -482,6 +526,7 @@ class QueryRequest(_message.Message):
     X_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
     COTANGENT_FIELD_NUMBER: _builtins.int
+    PIXELS_FIELD_NUMBER: _builtins.int
     x: _builtins.bytes
     """float32, little endian, (N, C, H, W) in [0, 1]; N is at most 1024. With a
     cotangent it may be left out, and its shape too: it is then that of the request
@@ -491,6 +536,10 @@ class QueryRequest(_message.Message):
     """dL/dlogits at x: float32, little endian, (N, num_classes). Set: the answer is
     dL/dx in the place of logits.
     """
+    pixels: _builtins.bytes
+    """uint8 (N, C, H, W), in the place of x: x is then pixels / 255. A quarter of the
+    bytes, and exact, for images that are no adversarial examples.
+    """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -499,10 +548,11 @@ class QueryRequest(_message.Message):
         x: _builtins.bytes = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
         cotangent: _builtins.bytes = ...,
+        pixels: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cotangent", b"cotangent", "shape", b"shape", "x", b"x"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cotangent", b"cotangent", "pixels", b"pixels", "shape", b"shape", "x", b"x"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

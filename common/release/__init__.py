@@ -10,12 +10,14 @@ themselves, and torch (numpy only, so that the daemon can use it).
 
 from common.release.manifest import (
     MAX_SHARD_BYTES,
+    MAX_WEIGHTS_BYTES,
     SCHEMA,
     CandidateScore,
     Manifest,
     ShardInfo,
     TeacherCard,
     TeacherChoice,
+    WeightsInfo,
     check_contents,
     check_views,
     decode_manifest,
@@ -39,6 +41,7 @@ from common.release.shards import (
 
 __all__ = [
     "MAX_SHARD_BYTES",
+    "MAX_WEIGHTS_BYTES",
     "SCHEMA",
     "Arrays",
     "CandidateScore",
@@ -46,6 +49,7 @@ __all__ = [
     "ShardInfo",
     "TeacherCard",
     "TeacherChoice",
+    "WeightsInfo",
     "check_contents",
     "check_views",
     "decode_manifest",

@@ -18,8 +18,10 @@ from common.models.card import ModelCard
 from common.records import Evaluation, Record
 
 MAX_SHARD_BYTES = 4 * 1024 * 1024
-SCHEMA = 2  # 1: deltas held adv_labels, and there were no views
-_READ = (1, SCHEMA)
+# 1: deltas held adv_labels, and there were no views; 2: no images and no weights
+SCHEMA = 3
+_READ = (1, 2, SCHEMA)
+MAX_WEIGHTS_BYTES = 64 * 1024 * 1024
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
@@ -65,6 +67,18 @@ class ShardInfo(Record):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+class WeightsInfo(Record):
+    """Starting weights of one recipe: a model file (common.models.files) in fp16."""
+
+    path: str  # of the TUF target, "<channel>/<version>/<file>"
+    num_bytes: int = Field(ge=1, le=MAX_WEIGHTS_BYTES)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    architecture: str
+    num_parameters: int
+    clean_accuracy: float  # on the release's validation images
+    robust: Evaluation  # the same
+
+
 class Manifest(Record):
     """The signed table of contents of one release."""
 
@@ -84,6 +98,14 @@ class Manifest(Record):
     num_views: int = Field(default=1, ge=1, exclude_if=lambda n: n == 1)
     shift: int = Field(default=0, ge=0, le=32, exclude_if=lambda n: n == 0)
     flip: bool = Field(default=False, exclude_if=lambda on: not on)
+    # same: nodes hold the cloud's training images, sample i being sample i; transfer:
+    # the release carries its images, and `fingerprint` is of these.
+    images: Literal["same", "transfer"] = Field(
+        default="same", exclude_if=lambda images: images == "same"
+    )
+    num_val: int = Field(default=0, ge=0, exclude_if=lambda n: n == 0)  # val_images
+    source: str = Field(default="", exclude_if=lambda text: not text)  # of the images
+    licence: str = Field(default="", exclude_if=lambda text: not text)
     seed: int
     val_fraction: float
     limit: int | None
@@ -93,6 +115,10 @@ class Manifest(Record):
     node_attack_steps: int = Field(ge=1)
     node_attack_step_size: float = Field(gt=0)
     shards: tuple[ShardInfo, ...]
+    # Starting weights by student.
+    weights: dict[str, WeightsInfo] = Field(
+        default_factory=dict, exclude_if=lambda weights: not weights
+    )
 
     @property
     def num_classes(self) -> int:

@@ -102,7 +102,7 @@ def _value(entry: dict[str, Any]) -> str:
     if "const" in entry:
         return f'`"{entry["const"]}"`'
     if entry.get("type") == "array":
-        items = _value(entry["items"])
+        items = _value(entry.get("items") or entry["prefixItems"][0])
         for one, many in (("a table", "tables"), ("whole number", "whole numbers")):
             items = items.replace(one, many)
         return f"a list of {items}"

@@ -12,11 +12,11 @@ Torch-free, as the daemon is. Not here: the training (edge.distill.run), the cap
 """
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from common.config import DatasetConfig, ProfileConfig
+from common.config import DatasetConfig, OwnImagesConfig, ProfileConfig
 from common.errors import StorageError
 from common.records import CpuSeconds, CurvePoint, Evaluation
 
@@ -54,13 +54,26 @@ class DistilJob(Message):
     threads: int = Field(default=1, ge=1)
     batch_size: int | None = Field(default=None, ge=2)  # None: the recipe's
     cpu_budget_s: float | None = Field(default=None, gt=0)  # None: the recipe's epochs
-    live: LiveLink | None = None  # for a method that asks the live teacher
+    # For a method that asks the live teacher, or own images that are shared with it.
+    live: LiveLink | None = None
+    own: OwnImagesConfig | None = None  # images of the node's own
+    answers: Path | None = None  # keeps the teacher's answers about them
+    # What a comparison leaves out: the teacher (its labels; the release's images have
+    # their true ones), or the release as a whole (own images alone).
+    without: Literal["", "teacher", "release"] = ""
 
 
 class EpochPoint(CurvePoint):
     """A curve's newest point, and how many epochs there will be."""
 
     epochs: int = Field(ge=1)  # an estimate while a CPU budget is running
+
+
+class ShippedScores(Message):
+    """Robust accuracies of the release's starting weights, before any training."""
+
+    own_robust: float | None = None  # on the node's own validation images
+    release_robust: float | None = None  # on the release's
 
 
 class DistilResult(Message):
@@ -79,7 +92,17 @@ class DistilResult(Message):
     curve: tuple[EpochPoint, ...]
     cpu_s: CpuSeconds
     live_bytes: int = Field(default=0, ge=0)  # exchanged with the live teacher
-    flags: tuple[str, ...] = ()  # "collapsed": one constant class, never to be promoted
+    # "collapsed": one constant class, never to be promoted; "as_shipped": the release's
+    # starting weights, which training did not improve.
+    flags: tuple[str, ...] = ()
+    own_images: int = Field(default=0, ge=0)  # of the node's own, trained on
+    own_labelled: int = Field(default=0, ge=0)  # of which with labels
+    # On the validation images of the release: against forgetting.
+    release_clean_accuracy: float | None = None
+    release_robust: tuple[Evaluation, ...] = ()
+    # The starting weights as shipped, by the same measurements.
+    shipped: ShippedScores | None = None
+    notes: tuple[str, ...] = ()  # what a user should know of the images, one line each
     weights_sha256: str  # of student.safetensors
 
     @property

@@ -269,7 +269,7 @@ def _edit(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (_edit("schema_version", 3), "has schema 3, this takt reads 2; update"),
+        (_edit("schema_version", 4), "has schema 4, this takt reads 3; update"),
         (_edit("schema_version", None), "has schema None"),
         (_edit("num_samples", 0), "num_samples"),
         (_edit("sample_shape", [1, -3, 5]), "sample_shape"),
