@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from common.catalog import Content
+from common.config.node_images import check_node_images
 from common.config.own_images import OwnImagesConfig
 from common.config.sections import (
     AnyArchitecture,
@@ -343,4 +344,9 @@ class RunConfig(Section):
                     f"node '{node.name}' wants student '{node.student}', but "
                     f"[students] has only {sorted(self.students)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_node_images(self) -> "RunConfig":
+        check_node_images(self)
         return self

@@ -1,6 +1,6 @@
 """Shipped labels against the live teacher: the same student, the same views.
 
-    .venv/bin/python tests/bench/live.py digits tiny small --views 9 --seeds 20
+    .venv/bin/python tests/bench/live.py digits-same tiny small --views 9 --seeds 20
 
 Each seed is trained twice for the same epochs: with the soft labels of a release
 (int8), and with those that the teacher's model gives in each step for the very

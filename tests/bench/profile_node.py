@@ -1,6 +1,6 @@
 """Where a node's CPU time goes while it distils.
 
-    .venv/bin/python tests/bench/profile_node.py digits tiny small
+    .venv/bin/python tests/bench/profile_node.py digits-same tiny small
 
 Trains the config's students on one thread under Python's profiler and adds up the
 time of the parts of a step, each without the parts inside it. Writes

@@ -66,12 +66,13 @@ def cases(
         )
         mnist = DatasetConfig(name="mnist", data_dir=data_dir, limit=4000)
         found["mnist, FGSM, eps 0.3"] = (mnist, recipe, 0.3)
-    for name in ("digits", "mnist") if data_dir else ("digits",):
+    for name in ("digits-same", "mnist") if data_dir else ("digits-same",):
         config, _ = load_run_config(name)
         data = config.dataset.model_copy(update={"data_dir": data_dir})
         for student, recipe in config.students.items():
             own = recipe.model_copy(update={"method": "warm_at"})
-            found[f"{name} {student}, as shipped"] = (data, own, config.threat.eps)
+            case = f"{data.name} {student}, as shipped"
+            found[case] = (data, own, config.threat.eps)
     return found
 
 

@@ -32,11 +32,11 @@ TRADES = (
     "teacher.awp_gamma=0.0",
     "teacher.ema_decay=0.0",
 )
-BETA = {"digits": 6.0, "fashion-mnist": 6.0, "mnist": 3.0}
+BETA = {"digits-same": 6.0, "fashion-mnist": 6.0, "mnist": 3.0}
 # What each has on top of that.
 AWP, EMA = "teacher.awp_gamma=0.005", "teacher.ema_decay=0.99"
 CANDIDATES: dict[str, dict[str, list[str]]] = {
-    "digits": {
+    "digits-same": {
         "plain": [],
         "ema": [EMA],
         "awp-ema": [AWP, EMA],
@@ -78,12 +78,12 @@ CANDIDATES: dict[str, dict[str, list[str]]] = {
     },
 }
 TEMPERATURES = {
-    "digits": (0.5, 1.0),
+    "digits-same": (0.5, 1.0),
     "fashion-mnist": (1.0, 0.5),
     "mnist": (1.0, 0.5),
 }
 # Students learn for so many times their config's epochs: as long as `compare`'s.
-LONGER = {"digits": 2, "fashion-mnist": 1, "mnist": 1}
+LONGER = {"digits-same": 2, "fashion-mnist": 1, "mnist": 1}
 
 
 def main() -> None:
@@ -125,7 +125,7 @@ def add_rows(
     config, _ = load_run_config(config_name, overrides)
     names = ("dataset", "candidate", "split", "student", "temperature", "attack")
     done = {tuple(row[key] for key in names) for row in rows}
-    own_names = (config_name, name, overrides["seed"])
+    own_names = (config.dataset.name, name, overrides["seed"])
     wanted = [
         (student, temperature)
         for student in students
@@ -152,7 +152,7 @@ def add_rows(
         )
         rows.append(
             {
-                "dataset": config_name,
+                "dataset": config.dataset.name,
                 "candidate": name,
                 "changes": {
                     key: value

@@ -1,6 +1,6 @@
 """Do views help? takt and warm_at on 1, 4, 8 ... views, at equal CPU-seconds.
 
-    .venv/bin/python tests/bench/views.py digits tiny small --shift 1 --views 1 4 9
+    .venv/bin/python tests/bench/views.py digits-same tiny small --shift 1 --views 1 4 9
 
 One teacher, and one release with soft labels of as many views as the most that are
 asked for. The trainings of a student and seed are interleaved, so that a busy machine

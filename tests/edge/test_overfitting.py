@@ -69,7 +69,7 @@ def test_a_student_overfitted_to_its_one_step_attack_recovers_with_more_steps(
 def test_the_shipped_attack_does_not_overfit(
     digits: tuple[Images, Images],
 ) -> None:
-    shipped = load_run_config("digits")[0].students["small"]
+    shipped = load_run_config("digits-same")[0].students["small"]
     given = shipped.model_copy(update={"method": "warm_at", "epochs": 16})
     train, val = digits
     done = fit_student(given, Task(train=train, val=val, num_classes=10, eps=0.15))

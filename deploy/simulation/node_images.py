@@ -1,0 +1,108 @@
+"""Which images of their own the nodes of a run draw: parts, shares, and classes.
+
+Nodes draw from what the cloud leaves out, each from a part of its own, so that no two
+have the same image as long as there are enough. With `class_skew` their shares of the
+classes differ as in Hsu et al. (2019, arXiv 1909.06335): each is drawn from a Dirichlet
+distribution. All of it follows from the config and its seed. Not here: drawing the
+images (common.data), what the config refuses (common/config/node_images.py).
+"""
+
+import numpy as np
+
+from common.config import OwnImagesConfig, RunConfig
+from common.config.node_images import NUM_CLASSES, num_left_out
+
+# Classes are not of equal size: in MNIST the smallest has 0.9 times the mean. A part is
+# taken to be so much smaller, and by an image a class for what is not whole.
+_SMALLEST = 0.9
+
+
+def images_of_nodes(config: RunConfig) -> dict[str, OwnImagesConfig]:
+    """Say of each node that has images of its own which they are.
+
+    Args:
+        config: of the run.
+
+    Returns:
+        The table [data] of each edge.toml, by node; a node without is left out.
+    """
+    tables = {node.name: node.data for node in config.nodes if node.data is not None}
+    drawing = [name for name, data in tables.items() if data.images]
+    if config.class_skew is not None:
+        for index, name in enumerate(drawing):
+            shares = class_shares(
+                config.class_skew,
+                seed=config.seed + index,
+                classes=tables[name].classes or tuple(range(NUM_CLASSES)),
+                num_classes=NUM_CLASSES,
+            )
+            tables[name] = tables[name].model_copy(update={"class_shares": shares})
+    parts = num_parts([tables[name] for name in drawing], num_left_out(config))
+    for index, name in enumerate(drawing):
+        part = {"part": (index % parts, parts)}
+        tables[name] = tables[name].model_copy(update=part)
+    return tables
+
+
+def class_shares(
+    skew: float, *, seed: int, classes: tuple[int, ...], num_classes: int
+) -> tuple[float, ...]:
+    """Draw a node's shares of the classes from a symmetric Dirichlet distribution.
+
+    Args:
+        skew: the distribution's parameter, above 0; a small one gives few classes
+            most images.
+        seed: same seed, same shares.
+        classes: that have a share; the others get 0.
+        num_classes: of the data set.
+
+    Returns:
+        One share a class; they add up to 1.
+    """
+    random = np.random.RandomState(seed % 2**32)  # its streams are frozen
+    shares = np.zeros(num_classes)
+    drawn = random.dirichlet([skew] * len(classes))
+    if not np.isfinite(drawn).all():  # so small a skew that every gamma was 0
+        drawn = np.eye(len(classes))[random.randint(len(classes))]
+    shares[list(classes)] = drawn
+    return tuple(float(share) for share in shares)
+
+
+def num_parts(tables: list[OwnImagesConfig], left_out: int | None) -> int:
+    """Count the parts into which the images that the cloud leaves out are divided.
+
+    One a node, or fewer where a node would not find its images in so small a part:
+    then some nodes share a part.
+
+    Args:
+        tables: of the nodes that draw images.
+        left_out: images that the cloud leaves out; None: not known.
+    """
+    if left_out is None or not tables:
+        return max(len(tables), 1)
+    of_a_class = left_out / NUM_CLASSES * _SMALLEST
+    wanted = max(_most_of_a_class(data) for data in tables)
+    fitting = int(of_a_class / (wanted + 1))
+    return min(max(fitting, 1), len(tables))
+
+
+def own_classes(data: OwnImagesConfig | None, num_classes: int) -> tuple[int, ...]:
+    """List the classes that a node's drawn images are of.
+
+    Of uneven shares those that have at least an even one. Empty where the node has no
+    image of its own, or all classes alike.
+    """
+    if data is None or not data.images:
+        return ()
+    classes = tuple(sorted(set(data.classes))) or tuple(range(num_classes))
+    if data.class_shares:
+        even = sum(data.class_shares) / len(classes)
+        classes = tuple(k for k in classes if data.class_shares[k] >= even)
+    return classes if len(classes) < num_classes else ()
+
+
+def _most_of_a_class(data: OwnImagesConfig) -> float:
+    images = data.images or 0
+    if data.class_shares:
+        return images * max(data.class_shares) / sum(data.class_shares)
+    return images / (len(set(data.classes)) or NUM_CLASSES)
