@@ -22,6 +22,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -68,6 +69,14 @@ class _Listener(logging.Handler):
             self._progress(done / sum(_SHARES[name] for name in self._attacks))
 
 
+@dataclass(frozen=True)
+class Attacked:
+    """A robust accuracy, and which of the images it counts."""
+
+    evaluation: Evaluation
+    robust: Tensor  # bool (N,), on the CPU
+
+
 def autoattack(
     model: nn.Module,
     x: Tensor,
@@ -79,7 +88,31 @@ def autoattack(
     batch_size: int = 512,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measure the accuracy under AutoAttack, norm Linf.
+    """Measure the accuracy under AutoAttack, norm Linf; see `autoattack_each`."""
+    return autoattack_each(
+        model,
+        x,
+        y,
+        eps=eps,
+        seed=seed,
+        version=version,
+        batch_size=batch_size,
+        progress=progress,
+    ).evaluation
+
+
+def autoattack_each(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    seed: int,
+    version: str = "standard",
+    batch_size: int = 512,
+    progress: Progress | None = None,
+) -> Attacked:
+    """Attack images with AutoAttack, norm Linf; say of each whether it held.
 
     An image counts as robust when no attack of the ensemble changed its class and
     the model still says so on the adversarial image that came back.
@@ -122,7 +155,7 @@ def autoattack(
             flags.add("pgd_below_autoattack")
     if progress:
         progress(1.0)
-    return Evaluation(
+    evaluation = Evaluation(
         attack="autoattack",
         version=version,
         norm="Linf",
@@ -132,6 +165,7 @@ def autoattack(
         seed=seed,
         flags=tuple(sorted(flags | listener.flags)),
     )
+    return Attacked(evaluation, robust)
 
 
 def _limit_to_classes(

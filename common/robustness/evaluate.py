@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from common.config import AttackConfig
 from common.records import Evaluation
 from common.robustness.attacks import pgd
-from common.robustness.autoattack import autoattack
+from common.robustness.autoattack import autoattack, autoattack_each
 from common.robustness.sanity import evaluating, gradient_flags, is_collapsed, predict
 
 __all__ = [
     "autoattack",
+    "autoattack_each",
     "clean_accuracy",
     "is_collapsed",
     "predict",

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Self
 
 from common.config import DatasetConfig
+from common.config.own_images import CameraShift
 from common.errors import TaktError, error_of
 from common.records import Evaluation
-from deploy.evaluation.worker import EvaluationJob, EvaluationReply
+from deploy.evaluation.images import OWN_CLASSES
+from deploy.evaluation.worker import ClassCount, EvaluationJob, EvaluationReply
 from deploy.report.result import Accuracies
 from deploy.runtime.processes import exchange
 from deploy.runtime.worker_pool import WorkerPool
@@ -47,17 +49,25 @@ class Measurement:
         """Return whether `result` would return at once."""
         return self.clean.done() and all(chunk.done() for chunk in self.chunks)
 
-    def result(self, timeout: float | None = None) -> Accuracies:
+    def result(
+        self, timeout: float | None = None, *, classes: Sequence[int] = ()
+    ) -> Accuracies:
         """Wait for the accuracies.
+
+        Args:
+            timeout: in seconds; None: as long as it takes.
+            classes: a node's own, which are measured apart as well; none: not.
 
         Raises:
             TaktError: a worker met an error, or died.
         """
         clean = _accepted(self.clean.result(timeout)).clean_accuracy
-        found = [_accepted(chunk.result(timeout)).robust for chunk in self.chunks]
-        robust = [evaluation for evaluation in found if evaluation is not None]
-        assert clean is not None and len(robust) == len(found)
-        return Accuracies(clean, merge_chunks(robust))
+        replies = [_accepted(chunk.result(timeout)) for chunk in self.chunks]
+        found = [reply.robust for reply in replies if reply.robust is not None]
+        assert clean is not None and len(found) == len(replies)
+        robust = merge_chunks(found)
+        counts = [reply.by_class for reply in replies]
+        return Accuracies(clean, robust, _of_classes(robust, counts, classes))
 
 
 def merge_chunks(chunks: Sequence[Evaluation]) -> Evaluation:
@@ -72,6 +82,25 @@ def merge_chunks(chunks: Sequence[Evaluation]) -> Evaluation:
             "num_images": num_images,
             "accuracy": round(right) / num_images,
             "flags": tuple(sorted(flags)),
+        }
+    )
+
+
+def _of_classes(
+    robust: Evaluation,
+    counts: Sequence[tuple[ClassCount, ...]],
+    classes: Sequence[int],
+) -> Evaluation | None:
+    """Take the figure of some classes from an attack on all; None: no image of them."""
+    own = [chunk[k] for chunk in counts for k in classes if k < len(chunk)]
+    attacked = sum(count.attacked for count in own)
+    if not attacked:
+        return None
+    return robust.model_copy(
+        update={
+            "num_images": attacked,
+            "accuracy": sum(count.robust for count in own) / attacked,
+            "flags": (*robust.flags, OWN_CLASSES),
         }
     )
 
@@ -117,30 +146,34 @@ class EvaluationPool:
         """End the workers, whatever they are doing."""
         self._workers.close()
 
-    def submit(self, model: Path, num_images: int) -> Measurement:
-        """Queue a model: AutoAttack on the first `num_images`, clean on all."""
-        num_images = min(num_images, self._num_test)
-        clean = self._ask(model, 0, self._num_test, attack=False)
-        chunks = [
-            self._ask(model, first, count, attack=True)
-            for first, count in cut(num_images)
-        ]
-        return Measurement(clean, chunks)
+    def submit(
+        self, model: Path, num_images: int, *, shift: CameraShift = "none"
+    ) -> Measurement:
+        """Queue a model: AutoAttack on `num_images` test images, clean on all.
 
-    def _ask(
-        self, model: Path, first: int, count: int, *, attack: bool
-    ) -> Future[EvaluationReply]:
+        Args:
+            model: safetensors with takt's model card.
+            num_images: to attack, some of each class; at most the test images.
+            shift: how the camera of the model's node shifts its images.
+        """
+        num_images = min(num_images, self._num_test)
         job = EvaluationJob(
             model=model.resolve(),
             dataset=self._dataset,
             dataset_seed=self._seed,
-            first=first,
-            count=count,
+            num_images=num_images,
+            shift=shift,
             eps=self._eps,
             seed=self._seed,
-            attack=attack,
         )
-        return self._workers.submit(self._exchange, job)
+        clean = self._ask(job, attack=False)
+        chunks = [
+            self._ask(job, first=first, count=count) for first, count in cut(num_images)
+        ]
+        return Measurement(clean, chunks)
+
+    def _ask(self, job: EvaluationJob, **part: object) -> Future[EvaluationReply]:
+        return self._workers.submit(self._exchange, job.model_copy(update=part))
 
     def _exchange(self, job: EvaluationJob) -> EvaluationReply:
         for _ in range(2):  # a worker may die for outside reasons: out of memory

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from common.config import AttackConfig, DatasetConfig
 from common.errors import ConfigError, DataError, StorageError
+from deploy.evaluation.images import stratified_positions
 from deploy.report.wording import describe, percent
 
 ATTACKS = ("autoattack", "pgd")
@@ -48,7 +49,7 @@ def evaluate_model(
     Args:
         path: safetensors with takt's model card.
         attack: one of `ATTACKS`.
-        num_images: attacked; the first of the test split.
+        num_images: attacked; some of each class of the test split.
         eps: radius in pixel scale; None: the one of the card.
         data_dir: where the data set lies; None: embedded or takt's usual place.
         seed: of the attack.
@@ -90,7 +91,8 @@ def evaluate_model(
         )
     x, y = dataset.test.tensors()
     clean = clean_accuracy(model, x, y)
-    x, y = x[:num_images], y[:num_images]
+    positions = stratified_positions(dataset.test.labels, num_images)
+    x, y = x[positions], y[positions]
     radius = card.eps if eps is None else eps
     if attack == "autoattack":
         robust = autoattack(model, x, y, eps=radius, seed=seed)

@@ -7,14 +7,15 @@ Not here: which images and models are worth measuring (`deploy/evaluation/pool.p
 """
 
 import sys
-from functools import cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from common.config import DatasetConfig
+from common.config.own_images import CameraShift
 from common.errors import TaktError
 from common.records import Evaluation
+from deploy.evaluation.images import images_to_test, shift_flags, stratified_positions
 
 
 class Message(BaseModel):
@@ -24,16 +25,28 @@ class Message(BaseModel):
 
 
 class EvaluationJob(Message):
-    """Images [first, first + count) of the test split, against one model."""
+    """One model against [first, first + count) of `num_images` stratified test images.
+
+    Without an attack: its clean accuracy on the whole test split.
+    """
 
     model: Path
     dataset: DatasetConfig
     dataset_seed: int
-    first: int
-    count: int
+    num_images: int
+    first: int = 0
+    count: int = 0
+    shift: CameraShift = "none"
     eps: float
     seed: int
-    attack: bool = True  # False: clean accuracy only
+    attack: bool = True
+
+
+class ClassCount(Message):
+    """How many images of one class were attacked, and how many of them held."""
+
+    attacked: int = 0
+    robust: int = 0
 
 
 class EvaluationReply(Message):
@@ -41,6 +54,7 @@ class EvaluationReply(Message):
 
     clean_accuracy: float | None = None
     robust: Evaluation | None = None
+    by_class: tuple[ClassCount, ...] = ()
     error_code: int = 0
     error: str = ""
 
@@ -68,24 +82,27 @@ def measure(job: EvaluationJob) -> EvaluationReply:
         StorageError: the model cannot be read.
     """
     from common.models.files import load_model
-    from common.robustness.evaluate import autoattack, clean_accuracy
+    from common.robustness.evaluate import autoattack_each, clean_accuracy
 
-    model, _ = load_model(job.model)
-    images = slice(job.first, job.first + job.count)
-    x, y = _test_images(job.dataset.model_dump_json(), job.dataset_seed)
-    x, y = x[images], y[images]
+    model, card = load_model(job.model)
+    config = job.dataset.model_dump_json()
+    x, y = images_to_test(config, job.dataset_seed, job.shift)
     if not job.attack:
         return EvaluationReply(clean_accuracy=clean_accuracy(model, x, y))
-    robust = autoattack(model, x, y, eps=job.eps, seed=job.seed)
-    return EvaluationReply(robust=robust)
-
-
-@cache
-def _test_images(config: str, seed: int):  # type: ignore[no-untyped-def]
-    from common.data.datasets import load_dataset
-
-    dataset = load_dataset(DatasetConfig.model_validate_json(config), seed=seed)
-    return dataset.test.tensors()
+    chosen = stratified_positions(y.numpy(), job.num_images)
+    positions = chosen[job.first : job.first + job.count]
+    x, y = x[positions], y[positions]
+    found = autoattack_each(model, x, y, eps=job.eps, seed=job.seed)
+    attacked = y.bincount(minlength=card.num_classes)
+    robust = y[found.robust].bincount(minlength=card.num_classes)
+    flags = (*found.evaluation.flags, *shift_flags(job.shift))
+    return EvaluationReply(
+        robust=found.evaluation.model_copy(update={"flags": flags}),
+        by_class=tuple(
+            ClassCount(attacked=int(n), robust=int(held))
+            for n, held in zip(attacked, robust, strict=True)
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -131,6 +131,7 @@ class Accuracies:
 
     clean_accuracy: float
     robust: Evaluation
+    own_classes: Evaluation | None = None  # the same, on a node's own classes alone
 
 
 class RunResult(Record):
