@@ -52,7 +52,8 @@ def _smoothed(images: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
     width = images.shape[axis]
     before = images.take(np.maximum(np.arange(width) - 1, 0), axis)
     after = images.take(np.minimum(np.arange(width) + 1, width - 1), axis)
-    return (before + 2 * images + after) / 4
+    found: NDArray[np.float32] = (before + 2 * images + after) / 4
+    return found
 
 
 def _turned(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -71,4 +72,7 @@ def _turned(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     upper = pixels[..., top, left] * (1 - across) + pixels[..., top, right] * across
     lower = pixels[..., bottom, left] * (1 - across)
     lower = lower + pixels[..., bottom, right] * across
-    return np.rint(upper * (1 - down) + lower * down).astype(np.uint8)
+    found: NDArray[np.uint8] = np.rint(upper * (1 - down) + lower * down).astype(
+        np.uint8
+    )
+    return found

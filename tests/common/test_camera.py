@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from common.config.own_images import CameraShift
 from common.data.camera import DEGREES, LIGHTER, shifted
@@ -9,7 +10,7 @@ from common.data.camera import DEGREES, LIGHTER, shifted
 SHIFTS: tuple[CameraShift, ...] = ("brightness", "blur", "rotation")
 
 
-def photos(num_images: int = 3, size: int = 16) -> np.ndarray:
+def photos(num_images: int = 3, size: int = 16) -> NDArray[np.uint8]:
     shape = (num_images, 3, size, size)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
@@ -25,7 +26,7 @@ def test_a_shift_keeps_shape_and_form_and_is_the_same_each_time(
 ) -> None:
     images = photos()
     found = shifted(images, shift)
-    assert (found.shape, found.dtype) == (images.shape, np.uint8)
+    assert found.shape == images.shape and found.dtype == np.uint8
     assert np.array_equal(found, shifted(images, shift))
     assert not np.array_equal(found, images)
 
