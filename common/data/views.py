@@ -29,6 +29,8 @@ class Views:
 
     drawn: NDArray[np.uint16]  # (samples, views): crop, and mirrored or not; 0 is plain
     shift: int
+    # Views of each sample (samples,), where some have less; None: all have all.
+    counts: NDArray[np.int64] | None = None
 
     @classmethod
     def draw(
@@ -62,6 +64,39 @@ class Views:
             order = _splitmix64(own[:, None] + others).argsort(1, kind="stable")
             drawn[start:stop, 1:] = 1 + order[:, : num_views - 1]
         return cls(drawn, shift)
+
+    @classmethod
+    def plain(cls, num_samples: int, shift: int) -> Self:
+        """Give each sample one view, the image itself."""
+        return cls(np.zeros((num_samples, 1), np.uint16), shift)
+
+    def joined(self, others: "Views") -> "Views":
+        """Append the views of other samples, of the same shift."""
+        assert self.shift == others.shift, f"{self.shift} and {others.shift}"
+        both = (self, others)
+        most = max(views.drawn.shape[1] for views in both)
+        drawn = [
+            np.pad(views.drawn, ((0, 0), (0, most - views.drawn.shape[1])))
+            for views in both
+        ]
+        counts = np.concatenate([views.num_views() for views in both])
+        return Views(np.concatenate(drawn), self.shift, counts)
+
+    def num_views(self) -> NDArray[np.int64]:
+        """Count the views of each sample: (samples,)."""
+        num_samples, most = self.drawn.shape
+        return np.full(num_samples, most) if self.counts is None else self.counts
+
+    def turn(self, samples: Tensor, shown: Tensor | int) -> Tensor:
+        """Choose the view whose turn it is: they take turns, neighbours a view apart.
+
+        Args:
+            samples: positions (n,).
+            shown: how often each was shown before (n,), or all of them.
+        """
+        if self.counts is None:
+            return torch.remainder(samples + shown, self.drawn.shape[1])
+        return torch.remainder(samples + shown, torch.from_numpy(self.counts)[samples])
 
     def index(
         self,

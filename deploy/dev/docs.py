@@ -101,7 +101,8 @@ def file_tables(package: Path) -> str:
     """List every module of a package with its phrase: a table for each wing."""
     blocks = [file_table(package)]
     for wing in _wings(package):
-        blocks.append(f"**`{wing.name}/`** {phrase_of(wing / '__init__.py')}.")
+        name = wing.relative_to(package).as_posix()
+        blocks.append(f"**`{name}/`** {phrase_of(wing / '__init__.py')}.")
         blocks.append(file_table(wing, package))
     return "\n\n".join(block for block in blocks if block)
 
@@ -167,8 +168,8 @@ def _first_comment(path: Path) -> str:
 
 
 def _wings(package: Path) -> list[Path]:
-    """List the sub-packages of a package, without generated code."""
-    found = [path.parent for path in package.glob("*/__init__.py")]
+    """List the sub-packages of a package, of all depths, without generated code."""
+    found = [path.parent for path in package.rglob("*/__init__.py")]
     return sorted(path for path in found if path.name != "pb")
 
 

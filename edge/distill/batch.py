@@ -20,7 +20,7 @@ from edge.distill.class_temperatures import ClassTemperatures
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images: uint8 (N, C, H, W) and int64 (N,)."""
+    """Images and labels: uint8 (N, C, H, W) and int64 (N,), -1 where there is none."""
 
     x: Tensor
     y: Tensor
@@ -46,14 +46,24 @@ class Boundary(NamedTuple):
     soft_labels: Tensor  # (N, K), the teacher's there
 
 
+class Target(NamedTuple):
+    """What some samples are fitted to, where it differs in kind (targets.py)."""
+
+    labels: Tensor  # (N, K), rows of probabilities
+    weight: Tensor  # (N,), of each in the loss
+    temperature: Tensor  # (N, 1), at which the student is fitted to them
+
+
 class Batch(NamedTuple):
-    """Some samples and what the release holds for them; None where it has nothing."""
+    """Some samples and what is known of them; None where there is nothing."""
 
     x: Tensor  # (N, C, H, W) in [0, 1]
-    y: Tensor  # (N,)
+    y: Tensor  # (N,); -1: without a label
     soft_labels: Tensor | None = None  # (N, K), the teacher's on x
     delta: Tensor | None = None  # (N, C, H, W), where a warm start begins
-    boundary: Boundary | None = None
+    boundary: Boundary | None = None  # of the release's samples among them
+    taught: Tensor | None = None  # bool (N,): which have soft labels; None: all
+    target: Target | None = None  # None: soft labels and true label of each
     place: Tensor | None = None  # (N, H*W): of x on its canvas, see common.data.views
 
 

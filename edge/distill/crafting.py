@@ -84,8 +84,11 @@ def mixed_labels(batch: Batch, setting: Setting) -> Tensor:
     """Mix the true label into the soft labels, by the recipe's weight: (N, K).
 
     A robust teacher is unsure even of its own training images, and a student of few
-    parameters that imitates it alone is less sure still.
+    parameters that imitates it alone is less sure still. Where a batch has a target of
+    its own, it is that one's labels.
     """
+    if batch.target is not None:
+        return batch.target.labels
     soft = require_soft_labels(batch)
     weight = setting.recipe.label_weight
     if weight == 0:

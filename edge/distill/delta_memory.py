@@ -58,22 +58,24 @@ class DeltaMemory:
 
         Args:
             x: all images (N, C, H, W); only the shape counts.
-            shipped: packed signs, of images; copied. None draws them.
+            shipped: packed signs, of the first images; copied. Those of the others,
+                and with None of all, are drawn.
             generator: of the random signs.
             margin: of a canvas around its image, pixels; random signs there.
             device: where the signs are kept; None: the CPU.
         """
         inner = (x.shape[1], x.shape[2], x.shape[3])
         shape = (inner[0], inner[1] + 2 * margin, inner[2] + 2 * margin)
-        if shipped is not None and not margin:
+        if shipped is not None and not margin and len(shipped) == len(x):
             return cls(torch.from_numpy(shipped.copy()).to(device), shape)
         size = (len(x), math.ceil(math.prod(shape) / 8))
         drawn = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
         memory = cls(drawn.to(device), shape, margin)
         if shipped is not None:
             pixels = torch.arange(shape[1] * shape[2]).view(shape[1:])
-            middle = pixels[margin:-margin, margin:-margin].flatten().to(device)
-            for part in torch.split(torch.arange(len(x)), 4096):
+            inside = slice(margin, -margin or None)
+            middle = pixels[inside, inside].flatten().to(device)
+            for part in torch.split(torch.arange(len(shipped)), 4096):
                 signs = unpack(torch.from_numpy(shipped[part.numpy()]), inner)
                 where = middle.expand(len(part), -1)
                 memory._put(part.to(device), signs.to(device), where)

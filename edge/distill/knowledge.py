@@ -31,14 +31,20 @@ from edge.distill.batch import Boundary
 
 @dataclass(frozen=True)
 class BoundaryPoints:
-    """The teacher's boundary points, as shipped."""
+    """The teacher's boundary points of the release's samples, as shipped."""
 
     delta: NDArray[np.int8]  # (N, C, H, W)
     scale: NDArray[np.float16]  # (N,), pixel scale
     soft_labels: Tensor  # (N, K)
 
     def batch(self, x: Tensor, positions: Tensor) -> Boundary:
-        """Return the points of some samples, whose images are x (n, C, H, W)."""
+        """Return the points of some samples, whose images are x (n, C, H, W).
+
+        Those of the node's own have none and are left out.
+        """
+        released = positions < len(self.scale)
+        if not bool(released.all()):
+            x, positions = x[released], positions[released]
         i = positions.cpu().numpy()
         delta = torch.from_numpy(dequantize_rows(self.delta[i], self.scale[i]))
         soft_labels = self.soft_labels[i].to(x.device)
@@ -47,19 +53,43 @@ class BoundaryPoints:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What the release holds for each training sample; None where not needed."""
+    """What is known of each training sample; None where not needed.
+
+    The node's own images, if there are some, follow those of the release.
+    """
 
     temperature: float = 1.0
-    # softmax(logits / temperature): (N, K), or (N, V, K) where there are views
+    # softmax(logits / temperature): (n, K), or (n, V, K) where there are views; of the
+    # first n samples, those after them have none
     soft_labels: Tensor | None = None
-    delta_signs: NDArray[np.uint8] | None = None  # (N, ceil(C*H*W / 8))
+    taught: Tensor | None = None  # bool (N,): which have soft labels; None: all
+    # Of the release's samples: (n, ceil(C*H*W / 8))
+    delta_signs: NDArray[np.uint8] | None = None
     boundary: BoundaryPoints | None = None
     views: Views | None = None  # V of each sample; None: plain images alone
 
     def to(self, device: torch.device) -> Self:
         """Copy the soft labels to a device; the rest goes there batch by batch."""
+        soft, taught = self.soft_labels, self.taught
+        return replace(
+            self,
+            soft_labels=None if soft is None else soft.to(device),
+            taught=None if taught is None else taught.to(device),
+        )
+
+    def labels_of(self, positions: Tensor, view: Tensor | None) -> Tensor | None:
+        """Return the soft labels (n, K) of some samples, in some view of each.
+
+        Where a sample has none, what is returned for it has no meaning.
+        """
         soft = self.soft_labels
-        return replace(self, soft_labels=None if soft is None else soft.to(device))
+        if soft is None or len(soft) == 0:
+            return None
+        if self.taught is not None:
+            positions = positions.clamp(max=len(soft) - 1)
+        if view is None:
+            return soft[positions]
+        return soft[positions, view.clamp(max=soft.shape[1] - 1)]
 
 
 NO_KNOWLEDGE = Knowledge()  # for a training without a teacher
@@ -116,7 +146,13 @@ def read_knowledge(
             part["boundary_delta_scale"],
             _soften(part, "boundary_logits", manifest.temperature),
         )
-    return Knowledge(manifest.temperature, soft_labels, signs, boundary, views)
+    return Knowledge(
+        temperature=manifest.temperature,
+        soft_labels=soft_labels,
+        delta_signs=signs,
+        boundary=boundary,
+        views=views,
+    )
 
 
 def _join(

@@ -13,7 +13,7 @@ Not here: the loop and the schedules (training.py), the deltas kept between epoc
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,7 @@ from edge.distill.crafting import (
 
 Craft = Callable[[Model, Batch, Setting], Tensor]
 Loss = Callable[[Model, Batch, Tensor | None, Setting], Tensor]
+Known = Literal["labels", "soft_labels"]
 
 
 class Method(NamedTuple):
@@ -46,8 +47,10 @@ class Method(NamedTuple):
 
     craft: Craft | None  # None: no attack
     loss: Loss
+    needs: tuple[Known, ...] = ("labels",)  # of an image, to be trained on
     keeps_deltas: bool = False  # between epochs, as the next start (ATTA)
     adapts_temperatures: bool = False  # of the classes, after each epoch
+    finds_targets: bool = False  # of images that lack a label or soft labels
 
 
 def method(name: str) -> Method:
@@ -182,32 +185,37 @@ def takt_loss(
     KL(T(x) -> S(x_adv)), with the true label mixed into T(x): RSLAD without its
     clean term, which costs a third of a few-step attack's time and brought nothing
     (tests/bench/ablation.py). With a boundary weight w, the share w / (1 + w) of the
-    loss is of the teacher's boundary points.
+    loss is of the teacher's boundary points. Images that lack a true label or soft
+    labels have a target and a weight of their own (targets.py).
     """
-    target = mixed_labels(batch, setting)
     adversarial = batch.x + _required(delta)
     weight = setting.recipe.boundary_weight
     if weight == 0:
-        return _distil(model(adversarial), target, setting.temperature)
+        return _fit(model(adversarial), batch, setting)
     boundary = _boundary(batch)
     inside, beyond = _both(model, adversarial, boundary.x)
-    loss = _distil(inside, target, setting.temperature)
+    loss = _fit(inside, batch, setting)
     other = _distil(beyond, boundary.soft_labels, setting.temperature)
     return (loss + weight * other) / (1 + weight)
 
 
+_BOTH: tuple[Known, ...] = ("labels", "soft_labels")
 METHODS: dict[str, Method] = {
     "natural": Method(None, natural_loss),
     "pgd_at": Method(craft_by_labels, adversarial_loss),
     "trades": Method(craft_by_clean, trades_loss),
     "warm_at": Method(craft_warm_by_labels, adversarial_loss, keeps_deltas=True),
-    "kd": Method(None, kd_loss),
-    "ard": Method(craft_by_labels, ard_loss),
-    "rslad": Method(craft_by_soft_labels, rslad_loss),
-    "absld": Method(craft_by_class_soft_labels, absld_loss, adapts_temperatures=True),
-    "bss": Method(None, bss_loss),
-    "adaad": Method(craft_by_live_teacher, adaad_loss),
-    "takt": Method(craft_warm_by_soft_labels, takt_loss, keeps_deltas=True),
+    "kd": Method(None, kd_loss, ("soft_labels",)),
+    "ard": Method(craft_by_labels, ard_loss, _BOTH),
+    "rslad": Method(craft_by_soft_labels, rslad_loss, ("soft_labels",)),
+    "absld": Method(
+        craft_by_class_soft_labels, absld_loss, _BOTH, adapts_temperatures=True
+    ),
+    "bss": Method(None, bss_loss, _BOTH),
+    "adaad": Method(craft_by_live_teacher, adaad_loss, ()),
+    "takt": Method(
+        craft_warm_by_soft_labels, takt_loss, (), keeps_deltas=True, finds_targets=True
+    ),
 }
 
 
@@ -216,10 +224,20 @@ def _distil(logits: Tensor, soft_labels: Tensor, temperature: float) -> Tensor:
     return temperature**2 * F.cross_entropy(logits / temperature, soft_labels)
 
 
+def _fit(logits: Tensor, batch: Batch, setting: Setting) -> Tensor:
+    """Fit mixed labels, or the targets of the images, each by its weight."""
+    target = batch.target
+    if target is None:
+        return _distil(logits, mixed_labels(batch, setting), setting.temperature)
+    t = target.temperature
+    each = F.cross_entropy(logits / t, target.labels, reduction="none")
+    return (target.weight * t[:, 0] ** 2 * each).mean()
+
+
 def _both(model: Model, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logits of two batches from one pass: cheaper for small models."""
-    one, two = model(torch.cat([first, second])).chunk(2)
-    return one, two
+    logits = model(torch.cat([first, second]))
+    return logits[: len(first)], logits[len(first) :]
 
 
 def _boundary(batch: Batch) -> Boundary:

@@ -4,10 +4,12 @@ A recipe (common.config.StudentConfig) says how to train; a `Task` holds the res
 decides the result. Not here: what only observes or interrupts a training (fit.py).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
+from torch import Tensor
 
 from common.models.forward import Model
 from common.release import Manifest
@@ -21,13 +23,17 @@ CPU = torch.device("cpu")
 class Task:
     """One training's data and conditions."""
 
-    train: Images  # those of the knowledge, in its order
+    # Those of the knowledge, in its order: the release's, then the node's own.
+    train: Images
+    num_released: int | None = None  # how many are the release's; None: all
     val: Images  # measured at milestones
     knowledge: Knowledge = NO_KNOWLEDGE  # of the release
     num_classes: int
     norm: Literal["Linf"] = "Linf"
     eps: float  # radius of the threat model, pixel scale
     seed: int = 0  # of weights, order and noise
+    # Weights to begin with, trained further as the recipe's `tuning` says; None: drawn.
+    start: Mapping[str, Tensor] | None = None
     batch_size: int | None = None  # None: the recipe's
     # Train until so many CPU-seconds are used, attacks included, measuring at
     # milestones not; None: the recipe's epochs.

@@ -15,9 +15,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from common.config import StudentConfig
+from common.config import StudentConfig, TuningConfig
 from common.data.views import show
-from common.errors import Interrupted
+from common.errors import DataError, Interrupted
 from common.models.zoo import build_model
 from common.optim import schedule, warmed_up
 from common.robustness.attacks import pgd
@@ -27,8 +27,10 @@ from edge.distill.checkpoint import FitState
 from edge.distill.class_temperatures import ClassTemperatures
 from edge.distill.delta_memory import DeltaMemory
 from edge.distill.learner import Learner, under
-from edge.distill.losses import method
+from edge.distill.losses import Method, method
 from edge.distill.overfitting import MAX_STEPS, Attacked, is_overfitted
+from edge.distill.sources.sampler import Sampler
+from edge.distill.targets import find_target
 from edge.distill.task import Task
 from edge.jobs.job import EpochPoint
 
@@ -58,21 +60,25 @@ class Training:
             clock: CPU-seconds of this process.
             state: of a checkpoint, whose tensors `resume` takes.
         """
-        self.recipe = recipe
+        self.recipe = recipe if task.start is None else tuned(recipe)
         self.task = task
         self.clock = clock
         self.train = task.train.to(task.device)
         self.val = Images(task.val.x[:_VAL_IMAGES], task.val.y[:_VAL_IMAGES])
         self.knowledge = task.knowledge.to(task.device)
-        size = task.batch_size or recipe.batch_size
-        self.batch_size = min(size, len(self.train.y))
         self.method = method(recipe.method)
+        self.rows = trained_rows(self.method, task)
+        self.batch_size = min(task.batch_size or recipe.batch_size, len(self.rows))
+        # Whether some images have another target than soft labels and a true label.
+        self.finds_targets = self.method.finds_targets and (
+            task.knowledge.taught is not None or bool((task.train.y < 0).any())
+        )
         self.schedule = schedule(recipe.schedule)
         self.state = state or FitState()
         self.begin()
 
     def begin(self) -> None:
-        """Start the state's attempt with fresh weights."""
+        """Start the state's attempt with fresh weights, or those of the task."""
         device = self.task.device
         seed = self.task.seed + 1_000_003 * self.state.attempt
         self.generator = torch.Generator().manual_seed(seed)
@@ -87,6 +93,14 @@ class Training:
                 image_size=self.train.x.shape[2],
                 num_classes=self.task.num_classes,
             )
+        if self.task.start is not None:
+            model.load_state_dict(self.task.start)
+        num_released = self.task.num_released
+        self.sampler = Sampler(
+            self.rows,
+            len(self.train.y) if num_released is None else num_released,
+            self.batch_size,
+        )
         self.learner = Learner(model.to(device), self.recipe)
         self.best: dict[str, Tensor] = {}
         self.temperatures: ClassTemperatures | None = None
@@ -113,14 +127,13 @@ class Training:
         return used / max(budget_s - state.attempt_began_s, budget_s / 3)
 
     def steps_per_epoch(self) -> int:
-        """Count the batches; a last one of less than half the size is left out."""
-        return max(1, round(len(self.train.y) / self.batch_size))
+        """Count the batches of an epoch."""
+        return self.sampler.steps_per_epoch()
 
     def epoch(self, should_stop: Callable[[], bool]) -> EpochPoint:
         """Train one epoch, or what the budget leaves of one; measure at milestones."""
-        order = torch.randperm(len(self.train.y), generator=self.generator)
         attacked: Attacked | None = None
-        for positions in torch.split(order, self.batch_size)[: self.steps_per_epoch()]:
+        for positions in self.sampler.epoch(self.generator):
             if should_stop():
                 raise Interrupted("stopped while training; the last checkpoint stays")
             if self.progress() >= 1:
@@ -175,10 +188,14 @@ class Training:
             teacher=self.task.teacher,
         )
         batch = self.batch(positions, setting.eps)
+        self.sampler.count(positions)
         delta = None
         if self.method.craft is not None:
             self.learner.freeze_statistics()
             attack_began = self.clock()
+            if self.finds_targets:
+                target = find_target(self.learner.forward, batch, setting)
+                batch = batch._replace(target=target)
             delta = self.method.craft(self.learner.forward, batch, setting)
             state.attack_s += self.clock() - attack_began
             self.learner.unfreeze_statistics()
@@ -189,30 +206,29 @@ class Training:
         self.learner.step(loss, rate)
         state.step += 1
         state.distil_s += self.clock() - began
-        return None if delta is None else Attacked(batch.x, batch.y, delta, setting.eps)
+        return None if delta is None else attacked_images(batch, delta, setting.eps)
 
     def batch(self, positions: Tensor, eps: float) -> Batch:
         """Collect what is known of some samples, in their view of this epoch."""
         device, know, index = self.task.device, self.knowledge, None
         at = positions.to(device)
         plain, y = self.train.batch(at)
-        x = plain
-        labelled: tuple[Tensor, ...] = (at,)
+        x, shown = plain, None
         if know.views is not None:
-            # Each epoch shows a sample's next view; neighbours are a view apart.
-            view = (positions + self.state.epoch) % know.views.drawn.shape[1]
+            view = know.views.turn(
+                positions, self.sampler.passes(positions, self.state.epoch)
+            )
             height, width = plain.shape[2:]
             index = know.views.index(positions, view, height, width, device)
             x = show(plain, index, know.views.shift)
-            labelled = (at, view.to(device))
+            shown = view.to(device)
         return Batch(
             x=x,
             y=y,
-            soft_labels=None
-            if know.soft_labels is None
-            else know.soft_labels[labelled],
+            soft_labels=know.labels_of(at, shown),
             delta=None if self.memory is None else self.memory.recall(at, eps, index),
             boundary=None if know.boundary is None else know.boundary.batch(plain, at),
+            taught=None if know.taught is None else know.taught[at],
             place=index,
         )
 
@@ -266,6 +282,7 @@ class Training:
             **{f"learner.{k}": v for k, v in self.learner.tensors().items()},
             **{f"best.{k}": v for k, v in self.best.items()},
             "generator": self.generator.get_state(),
+            **{f"sampler.{k}": v for k, v in self.sampler.tensors().items()},
         }
         if self.noise is not self.generator:
             tensors["noise"] = self.noise.get_state()
@@ -280,9 +297,56 @@ class Training:
         self.learner.load(under("learner.", tensors))
         self.best = under("best.", tensors)
         self.generator.set_state(tensors["generator"])
+        self.sampler.load(under("sampler.", tensors))
         if self.noise is not self.generator:
             self.noise.set_state(tensors["noise"])
         if self.memory is not None:
             self.memory.load(tensors["deltas"])
         if self.temperatures is not None:
             self.temperatures.load(tensors["class_temperatures"])
+
+
+def tuned(recipe: StudentConfig) -> StudentConfig:
+    """Change a recipe to one that trains given weights further.
+
+    At a lower rate, or the weights would be forgotten before they are used; and with
+    the full eps from the start, which they bear.
+    """
+    tuning = recipe.tuning or TuningConfig()
+    return recipe.model_copy(
+        update={
+            "learning_rate": recipe.learning_rate * tuning.learning_rate,
+            "epochs": tuning.epochs,
+            "eps_warmup_epochs": 0,
+        }
+    )
+
+
+def trained_rows(method: Method, task: Task) -> Tensor:
+    """List the images that a method can train on: positions, ascending.
+
+    Raises:
+        DataError: there are none.
+    """
+    usable = torch.ones(len(task.train.y), dtype=torch.bool)
+    if "labels" in method.needs:
+        usable &= task.train.y >= 0
+    if "soft_labels" in method.needs and task.knowledge.taught is not None:
+        usable &= task.knowledge.taught
+    if not bool(usable.any()):
+        what = " and ".join(need.replace("_", " ") for need in method.needs)
+        raise DataError(
+            f"none of the {len(usable)} training images has {what}, which the method "
+            "of the student needs; add labelled images, or use method takt"
+        )
+    return usable.nonzero()[:, 0]
+
+
+def attacked_images(batch: Batch, delta: Tensor, eps: float) -> Attacked | None:
+    """Keep what the check for overfitting looks at: images with a true label."""
+    labelled = batch.y >= 0
+    if not bool(labelled.any()):
+        return None
+    if bool(labelled.all()):
+        return Attacked(batch.x, batch.y, delta, eps)
+    return Attacked(batch.x[labelled], batch.y[labelled], delta[labelled], eps)

@@ -152,7 +152,9 @@ def train(
             train=Images.of(data.train),
             val=Images.of(data.val),
             knowledge=Knowledge(
-                temperature, torch.from_numpy(soft), of_deltas.get("delta_signs")
+                temperature=temperature,
+                soft_labels=torch.from_numpy(soft),
+                delta_signs=of_deltas.get("delta_signs"),
             ),
             num_classes=data.num_classes,
             eps=eps,
