@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from cloud.storage import StorageDir
 from common.config import RunConfig
+from common.effective_limits import usable_cores
 from common.release import Manifest, TeacherCard
 from deploy.runtime.exits import arm_signals
-from deploy.runtime.machine import num_cores
 
 # Ray and Ray Train take seconds to import; each step imports what it uses.
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def cluster(
                 yield address
         else:
             slots = max(config.teacher.num_workers, config.knowledge.num_actors)
-            with local_cluster(logs, num_cpus=max(slots, num_cores())) as local:
+            with local_cluster(logs, num_cpus=max(slots, usable_cores())) as local:
                 arm_signals()
                 yield local.address
     finally:

@@ -30,8 +30,9 @@ from common.config import (
     RunConfig,
 )
 from common.data.sources import open_sources
+from common.effective_limits import effective_limits
 from common.errors import DataError
-from edge.limits import MINIMUM_MIB, effective_limits, probe_methods
+from edge.limits import MINIMUM_MIB, probe_methods
 
 FAILED = 1  # exit code when a check failed; warnings alone leave it 0
 SIMULATION_MIB = 4096  # Ray, two training workers, a gateway and the nodes' caps

@@ -103,8 +103,8 @@ def _fit(config: RunConfig, store: Store, progress: Store, name: str) -> Store:
             num_workers=workers,
             use_gpu=teacher.use_gpu,
             resources_per_worker={"CPU": 1} | ({"GPU": 1} if teacher.use_gpu else {}),
-            # A worker without a GPU uses all its machine's cores: one a machine, where
-            # there are machines enough.
+            # A worker without a GPU uses all that Ray has of its machine: one each,
+            # where there are machines enough.
             placement_strategy="PACK" if teacher.use_gpu else "SPREAD",
         ),
         run_config=TrainRunConfig(

@@ -16,6 +16,7 @@ import ray.train
 import torch
 from ray.train import Checkpoint, TrainContext
 
+from cloud.cluster.cores import cores_of_worker
 from cloud.storage import PROGRESS
 from cloud.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from cloud.training.checkpoint_store import Store
@@ -69,8 +70,7 @@ def _write_epoch(
 
 def _prepare_device(config: RunConfig, context: TrainContext) -> torch.device:
     """Take this worker's share of the machine's cores, and its GPU if it has one."""
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(max(1, cores // context.get_local_world_size()))
+    torch.set_num_threads(cores_of_worker(context.get_local_world_size()))
     if not config.teacher.use_gpu:
         return torch.device("cpu")
     device = torch.device("cuda", context.get_local_rank())

@@ -174,9 +174,9 @@ def compare(
     ] = None,
 ) -> None:
     """Train students by several methods for equal CPU-seconds and attack them."""
+    from common.effective_limits import usable_cores
     from deploy.compare.grid import which_grid
     from deploy.compare.run import Choice, run_compare
-    from deploy.runtime.machine import num_cores
 
     name = which_grid(grid, full=full)
     run_compare(
@@ -185,7 +185,7 @@ def compare(
         work=work,
         data_dir=None if data_dir is None else data_dir.absolute(),
         choice=Choice(dataset or (), student or (), method or ()),
-        num_workers=workers or num_cores(),
+        num_workers=workers or usable_cores(),
     )
 
 

@@ -8,10 +8,9 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
-
 from common.config import NodeConfig, RunConfig
 from common.data.datasets import Dataset
+from common.effective_limits import effective_limits, usable_cores
 from common.pb.takt_pb2 import ReportRequest
 from common.records import Cap, CpuSeconds, CurvePoint, Evaluation, Profile, from_wire
 from common.release import Manifest, TeacherCard
@@ -27,7 +26,7 @@ from deploy.report.result import (
     TeacherResult,
     Threat,
 )
-from deploy.runtime.machine import gpu_name, num_cores, package_version, takt_version
+from deploy.runtime.machine import gpu_name, package_version, takt_version
 from edge.jobs.job import DistilResult
 from edge.jobs.runner import ChildUsage
 
@@ -79,10 +78,10 @@ def build_result(
 
 
 def machine_facts() -> Machine:
-    """List cores that may be used, memory, GPU and the versions of the big parts."""
+    """List cores and memory that may be used, GPU and the versions of the big parts."""
     return Machine(
-        cores=num_cores(),
-        memory_mib=psutil.virtual_memory().total // 2**20,
+        cores=usable_cores(),
+        memory_mib=int(effective_limits().memory_mib),
         gpu=gpu_name(),
         python=platform.python_version(),
         torch=package_version("torch"),

@@ -1,18 +1,13 @@
-"""What this machine is: cores, GPU, versions; nothing heavy is imported.
+"""What this machine is: GPU, versions; nothing heavy is imported.
 
-Not here: whether takt works on it (deploy/doctor.py) and caps (edge.limits).
+Not here: its cores and memory (common/effective_limits.py), whether takt works on it
+(deploy/doctor.py) and caps (edge.limits).
 """
 
-import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 _GPUS = Path("/proc/driver/nvidia/gpus")
-
-
-def num_cores() -> int:
-    """Count the cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 def takt_version() -> str:

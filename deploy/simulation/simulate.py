@@ -18,6 +18,7 @@ from cloud.gateway.ray_serve import check_ports, stop_gateway
 from cloud.pki.authority import Authority
 from common.config import RunConfig
 from common.data.datasets import Dataset, load_dataset
+from common.effective_limits import usable_cores
 from deploy import cloud_side
 from deploy.evaluation.pool import EvaluationPool
 from deploy.report.builder import dataset_facts, release_facts
@@ -27,7 +28,6 @@ from deploy.report.wording import (
     describe_release,
     describe_teacher,
 )
-from deploy.runtime.machine import num_cores
 from deploy.simulation.lifecycle import run_in_folder
 from deploy.simulation.live_view import open_view, print_notes, take_snapshot
 from deploy.simulation.node_reports import collect_reports, train_baselines
@@ -150,6 +150,6 @@ def open_pool(config: RunConfig, run: RunFolder, dataset: Dataset) -> Evaluation
         seed=config.seed,
         num_test=len(dataset.test),
         eps=config.threat.eps,
-        num_workers=min(num_cores(), MOST_WORKERS),
+        num_workers=min(usable_cores(), MOST_WORKERS),
         log=run.log("evaluation"),
     )

@@ -2,14 +2,12 @@
 
 `open_executor` takes the first method that works on this machine, and tests it; its
 `Executor` runs one child at a time inside the caps. `probe_methods` tests each method.
-`methods` says what is covered and what is not. `effective_limits` reads what this
-process may use at most.
+`methods` says what is covered and what is not.
 
-Not here: how fast a node may pull (edge.link), which job runs under the caps
-(edge.jobs). Torch-free.
+Not here: what this process may use at most (common/effective_limits.py), how fast a
+node may pull (edge.link), which job runs under the caps (edge.jobs). Torch-free.
 """
 
-from edge.limits.effective import effective_limits
 from edge.limits.executor import Executor
 from edge.limits.methods import (
     METHODS,
@@ -27,7 +25,6 @@ __all__ = [
     "Executor",
     "MethodReport",
     "child_environment",
-    "effective_limits",
     "num_threads",
     "open_executor",
     "probe_methods",

@@ -8,15 +8,14 @@ import contextlib
 from collections.abc import Mapping
 from typing import ClassVar
 
+from common.cgroups import own_group, read_number
 from edge.limits import procfs
 from edge.limits.backend import Backend, Caps, Launch, UnavailableError, cannot
 from edge.limits.cgroup import (
     MAX_PROCESSES,
     group_members,
     oom_kills_v1,
-    own_group,
     quota_period_us,
-    read_number,
     remove_group,
     remove_stale,
 )

@@ -11,16 +11,14 @@ import os
 from pathlib import Path
 from typing import ClassVar
 
+from common.cgroups import own_group, read_counter, read_number
 from common.errors import CapError
 from edge.limits.backend import Backend, Caps, Launch, UnavailableError, cannot
 from edge.limits.cgroup import (
     MAX_PROCESSES,
     group_members,
     oom_kills_v2,
-    own_group,
     quota_period_us,
-    read_counter,
-    read_number,
     remove_group,
     remove_stale,
 )

@@ -7,9 +7,10 @@ than an own group. There is nothing to set and nothing to remove.
 
 from typing import ClassVar
 
+from common.effective_limits import group_limits
 from common.errors import CapError
 from edge.limits.backend import Backend, Caps
-from edge.limits.effective import group_limits, oom_kills_above
+from edge.limits.cgroup import oom_kills_above
 
 # A profile of 500 MiB in a container of 512 MB (488 MiB) or 512 MiB is accepted.
 TOLERANCE = 1.05
@@ -26,7 +27,8 @@ class Inherited(Backend):
         Raises:
             CapError: they do not.
         """
-        memory_mib, cpus = group_limits()
+        limits = group_limits()
+        memory_mib, cpus = limits.memory_mib, limits.cpus
         if memory_mib is None or memory_mib > caps.memory_mib * TOLERANCE:
             found = "no limit" if memory_mib is None else f"{memory_mib:.0f} MiB"
             raise CapError(

@@ -34,12 +34,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common.config import ProfileConfig
+from common.effective_limits import EffectiveLimits, effective_limits, usable_cores
 from common.errors import CapError
 from edge.limits import procfs
 from edge.limits.backend import Backend, Caps, UnavailableError
 from edge.limits.cgroup_v1 import CgroupV1
 from edge.limits.cgroup_v2 import CgroupV2
-from edge.limits.effective import EffectiveLimits, effective_limits
 from edge.limits.executor import Executor
 from edge.limits.inherited import Inherited
 from edge.limits.systemd_scope import SystemdScope
@@ -143,9 +143,8 @@ def child_environment(profile: ProfileConfig) -> dict[str, str]:
 
 
 def num_threads(profile: ProfileConfig) -> int:
-    """Choose the number of compute threads: min(affinity, ceil(quota))."""
-    quota = min(profile.cpus, effective_limits().cpus)
-    return max(1, min(len(os.sched_getaffinity(0)), math.ceil(quota)))
+    """Choose the number of compute threads: the usable cores, or the profile's."""
+    return min(usable_cores(), math.ceil(profile.cpus))
 
 
 def _available(

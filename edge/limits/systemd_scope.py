@@ -14,9 +14,9 @@ import subprocess
 from pathlib import Path
 from typing import ClassVar
 
+from common.cgroups import own_group
 from common.errors import CapError
 from edge.limits.backend import Caps, Launch, UnavailableError
-from edge.limits.cgroup import own_group
 from edge.limits.cgroup_v2 import CgroupV2
 from edge.limits.process import start
 

@@ -24,7 +24,7 @@ from typing import ClassVar
 
 from edge.limits import procfs
 from edge.limits.backend import Backend, Caps, Launch
-from edge.limits.effective import oom_kills_above
+from edge.limits.cgroup import oom_kills_above
 
 _MIB = 1024 * 1024
 PERIOD_S = 0.1  # one stop and one go in this time
