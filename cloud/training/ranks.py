@@ -1,6 +1,7 @@
 """Data parallelism by hand: what the ranks of one training exchange.
 
-Gradients are averaged once a step, in one flat message. torch's
+Few and large messages: gradients are averaged once a step as one flat tensor, weights
+and statistics agreed on once an epoch as another. torch's
 DistributedDataParallel would overlap that with the backward pass, but an
 adversarial step holds ten or so forward and backward passes for each exchange,
 and constructing it imports torch._dynamo (5 CPU-seconds a worker). With one
@@ -49,10 +50,16 @@ class Ranks:
         return counts
 
     def agree(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite tensors with those of rank 0, in place."""
-        if self.world_size > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+        """Overwrite tensors of float32 with those of rank 0, in place."""
+        ours = list(tensors)
+        if self.world_size == 1 or not ours:
+            return
+        flat = torch.cat([t.flatten() for t in ours])
+        dist.broadcast(flat, src=0)
+        for tensor, part in zip(
+            ours, torch.split(flat, [t.numel() for t in ours]), strict=True
+        ):
+            tensor.copy_(part.view_as(tensor))
 
 
 def _one(gradients: Sequence[Tensor]) -> Tensor:

@@ -123,14 +123,15 @@ class TeacherRun:
             loss = self.step(chosen, done, own)
             total += torch.stack([loss * len(chosen), loss.new_tensor(len(chosen))])
         self.epoch += 1
-        summed = self.ranks.total(total)
-        clean, robust = self._validate()
+        summed = self.ranks.total(torch.cat([total, self._validate()])).tolist()
+        loss_sum, num_samples, clean, robust, seen = summed
+        clean, robust = clean / max(seen, 1), robust / max(seen, 1)
         self.best.update(self.epoch, self._served(), robust)
         self.cpu_s += time.process_time() - began
         return EpochReport(
             epoch=self.epoch,
             epochs=self.config.epochs,
-            loss=float(summed[0] / summed[1]),
+            loss=loss_sum / num_samples,
             clean_accuracy=clean,
             robust_accuracy=robust,
             cpu_s=round(self.cpu_s, 3),
@@ -229,22 +230,21 @@ class TeacherRun:
         served: nn.Module = self.averaged or self.model
         return served
 
-    def _validate(self) -> tuple[float, float]:
-        """Measure clean and PGD accuracy on the validation images of all ranks."""
+    def _validate(self) -> Tensor:
+        """Count clean, PGD-correct and all of this rank's validation images: (3,)."""
         model = self._served().eval()
         # BatchNorm statistics are each rank's own until here. Both models', because
         # the next epoch's attack sees them, and a resumed one rank 0's.
-        for each in filter(None, (self.model, self.averaged)):
-            self.ranks.agree(b for b in each.buffers() if b.is_floating_point())
-        counts = count_correct(
+        both = [model for model in (self.model, self.averaged) if model is not None]
+        buffers = [b for each in both for b in each.buffers()]
+        self.ranks.agree(b for b in buffers if b.is_floating_point())
+        return count_correct(
             model,
             *self._validation,
             eps=self.eps,
             attack=self.config.attack,
             generator=torch.Generator(self.device).manual_seed(self.seed),
         )
-        clean, robust, seen = self.ranks.total(counts).tolist()
-        return clean / max(seen, 1), robust / max(seen, 1)
 
     def _generators(self) -> tuple[torch.Generator, torch.Generator]:
         """Seed this epoch: one generator alike on all ranks, one of this rank."""

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,44 @@ def test_two_ranks_train_what_one_process_trains_on_the_same_batches(
     for name, value in alone.items():
         assert torch.equal(first[name], second[name])
         assert torch.allclose(value, first[name], rtol=1e-3, atol=1e-5), name
+
+
+@pytest.fixture
+def sent(tmp_path: Path) -> Iterator[Callable[[Callable[[], object]], list[str]]]:
+    """Give a function that lists the messages between ranks that a call sends."""
+    # A group of one sends every message that it would send to others.
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1
+    )
+
+    def listed(call: Callable[[], object]) -> list[str]:
+        with torch.profiler.profile() as profile:
+            call()
+        return [
+            e.key.removeprefix("gloo:") for e in profile.events() if "gloo:" in e.key
+        ]
+
+    yield listed
+    torch.distributed.destroy_process_group()
+
+
+def test_the_ranks_exchange_one_message_a_step_and_one_an_epoch(
+    dataset: Dataset, sent: Callable[[Callable[[], object]], list[str]]
+) -> None:
+    config = tiny_run(ema_decay=0.9)
+    run = TeacherRun(config, dataset, ranks=Ranks(0, 2))
+    num_steps = len(dataset.train) // config.teacher.batch_size
+    assert sent(run.run_epoch) == ["all_reduce"] * (num_steps + 1)  # loss and counts
+
+
+def test_the_ranks_agree_on_all_statistics_in_one_message(
+    sent: Callable[[Callable[[], object]], list[str]],
+) -> None:
+    statistics = [torch.randn(3), torch.randn(2, 5), torch.tensor(7.0)]
+    before = copy.deepcopy(statistics)
+    assert sent(lambda: Ranks(0, 2).agree(statistics)) == ["broadcast"]
+    for value, expected in zip(statistics, before, strict=True):
+        assert torch.equal(value, expected)
 
 
 def test_divergence_is_torchs_kl_and_zero_between_equals() -> None:
