@@ -250,7 +250,7 @@ class CutConfig(Section):
     """An outage of a node's network, simulated by the node's own link."""
 
     after_s: float = Field(ge=0)
-    """from the daemon's start"""
+    """from the node's first call to its gateway"""
     for_s: float = Field(gt=0)
 
 

@@ -8,7 +8,7 @@ ten times as long to read one. Linux only. It changes nothing and kills nothing.
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,14 +37,21 @@ def memory(pid: int) -> Memory | None:
     return Memory((anonymous + (swapped or 0)) / 1024, (data or 0) / 1024)
 
 
-def total_anonymous_mib(memory: Mapping[int, Memory]) -> float:
+def total_anonymous_mib(
+    memory: Mapping[int, Memory], *, age_s: Callable[[int], float] | None = None
+) -> float:
     """Sum the anonymous memory of several processes, shared pages once.
 
     After a fork both processes count all pages that they still share; their
     proportional share (PSS) counts each once, but costs a walk of the page
     tables. A child of vfork that has not yet called exec *is* its parent's
     memory, which shows in equal numbers, and lasts no second.
+
+    Args:
+        memory: of each process.
+        age_s: tells a process's age; None: reads it.
     """
+    age_s = age_s or _age_s
     if len(memory) == 1:
         return next(iter(memory.values())).anonymous_mib
     total, seen = 0.0, set()
@@ -80,7 +87,7 @@ def reaped_cpu_s(pid: int) -> float:
     return 0.0 if stat is None else (int(stat[13]) + int(stat[14])) * _TICK_S
 
 
-def age_s(pid: int) -> float:
+def _age_s(pid: int) -> float:
     """Read how long ago a process started (10 ms resolution); 0 when gone."""
     started = _started(pid)
     if started is None:

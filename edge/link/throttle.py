@@ -75,17 +75,21 @@ class CutError(grpc.RpcError):
 
 
 class Outages:
-    """When the network is out, from now on."""
+    """When the network is out, counted from its first use."""
 
     def __init__(self, cuts: Sequence[CutConfig], clock: Callable[[], float]) -> None:
-        """Start counting; `clock` is monotonic, in seconds."""
-        start = clock()
+        """Prepare; `clock` is monotonic, in seconds."""
         self._clock = clock
-        self._spans = [
-            (start + cut.after_s, start + cut.after_s + cut.for_s) for cut in cuts
-        ]
+        self._start: float | None = None
+        self._spans = [(cut.after_s, cut.after_s + cut.for_s) for cut in cuts]
 
     def is_out(self) -> bool:
-        """Check whether the network is cut at this moment."""
+        """Check whether the network is cut at this moment.
+
+        The first question starts the count, not the daemon: however long that takes to
+        start, a cut of the first seconds meets its first call.
+        """
         now = self._clock()
-        return any(begin <= now < end for begin, end in self._spans)
+        if self._start is None:
+            self._start = now
+        return any(begin <= now - self._start < end for begin, end in self._spans)

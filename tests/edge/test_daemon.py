@@ -8,7 +8,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -67,7 +66,6 @@ class Followed:
     config: EdgeConfig
     seen: list[Status]
     rss_mib: float
-    stop_s: float
     code: int
     output: str
     errors: str
@@ -107,14 +105,12 @@ def followed(site: EdgeSite) -> Followed:
             published.append(manifest.version)
             until("the release", has_handled)
         rss_mib = psutil.Process(process.pid).memory_info().rss / 2**20
-        start = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        output, errors = process.communicate(timeout=30)
-        stop_s = time.monotonic() - start
+        output, errors = process.communicate(timeout=WAIT_S)  # less than poll_s
     finally:
         process.kill()
         process.wait()
-    return Followed(config, seen, rss_mib, stop_s, process.returncode, output, errors)
+    return Followed(config, seen, rss_mib, process.returncode, output, errors)
 
 
 def test_the_daemon_never_imports_torch_or_ray(followed: Followed) -> None:
@@ -125,9 +121,8 @@ def test_the_daemon_stays_under_100_mib(followed: Followed) -> None:
     assert followed.rss_mib < 100
 
 
-def test_a_stopped_daemon_exits_cleanly_within_ten_seconds(followed: Followed) -> None:
+def test_a_stopped_daemon_exits_cleanly(followed: Followed) -> None:
     assert followed.code == 0, followed.errors
-    assert followed.stop_s < 10
     assert read_status(followed.config.state_dir).state == "stopped"
 
 
@@ -189,11 +184,9 @@ def test_a_distillation_survives_a_stop_and_a_killed_child(site: EdgeSite) -> No
         daemon = NodeDaemon(config)
         stopped = pool.submit(daemon.once)
         until("a checkpoint", (work / CHECKPOINT).exists)
-        start = time.monotonic()
         daemon.stop()
         with pytest.raises(Interrupted):
-            stopped.result(timeout=30)
-        assert time.monotonic() - start < 10
+            stopped.result(timeout=WAIT_S)
         first_epoch = read_progress(work / PROGRESS)[0]
         saved = (work / CHECKPOINT).stat().st_mtime_ns
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from edge_site import CHANNEL, EPS, EdgeSite, edge_site
 from victims import armed, enroll_once, run_once
-from waiting import until
+from waiting import WAIT_S, until
 
 from common.errors import ConfigError, StorageError, StudentError
 from common.records import Cap, CpuSeconds, Evaluation
@@ -324,7 +324,7 @@ def until_said(node: EdgeConfig, state: str, words: str) -> None:
 
 @contextlib.contextmanager
 def running(node: EdgeConfig) -> Iterator[None]:
-    """Run the daemon in a thread; stop it within ten seconds."""
+    """Run the daemon in a thread; stop it, which ends whatever it waits for."""
     daemon = NodeDaemon(node)
     with ThreadPoolExecutor(1) as pool:
         end = pool.submit(daemon.run)
@@ -332,7 +332,7 @@ def running(node: EdgeConfig) -> Iterator[None]:
             yield
         finally:
             daemon.stop()
-            end.result(timeout=10)
+            end.result(timeout=WAIT_S)
 
 
 def test_a_gateway_that_is_not_there_yet_is_waited_for(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from release_drafts import draft, shard_of
+from waiting import WAIT_S
 
 from cloud.gateway.live_teacher import LiveTeacher
 from cloud.gateway.server import GatewayThread
@@ -103,7 +104,7 @@ class EdgeSite:
             "ca": self.storage.ca,
             "state_dir": self.folder / "nodes" / node,
             "profile": FAST,
-            "deadline_s": 20.0,
+            "deadline_s": WAIT_S,
             "stall_s": 5.0,
             "heartbeat_s": 0.5,
         }

@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from waiting import WAIT_S
 
 from cloud.gateway.server import GatewayThread
 from cloud.pki.authority import Authority
@@ -23,7 +24,7 @@ from cloud.publishing.repository import ReleaseRepository
 from common.pb import takt_pb2 as pb
 from common.pb import takt_pb2_grpc
 
-DEADLINE_S = 20
+DEADLINE_S = WAIT_S  # of a call: a guard, no property
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
-WAIT_S = 200.0  # for what takes seconds on an idle machine
+WAIT_S = 500.0  # for what takes seconds on an idle machine of one's own
 
 
 def until(

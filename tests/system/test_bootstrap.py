@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from waiting import until
+from waiting import WAIT_S, until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,7 +83,7 @@ class Clone:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         with self.start(*arguments) as process:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=WAIT_S)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def is_told(self, *what: str) -> None:
@@ -237,7 +237,7 @@ def test_a_signal_ends_an_install_at_once_and_the_next_call_starts_over(
 ) -> None:
     with install_in_progress(clone) as process:
         process.send_signal(number)
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=WAIT_S)
         assert process.returncode == code
         assert err.splitlines()[-1].startswith("takt: install interrupted")
     clone.is_well_again()
@@ -247,7 +247,7 @@ def test_a_signal_ends_an_install_at_once_and_the_next_call_starts_over(
 
 def test_two_calls_at_once_install_once(clone: Clone) -> None:
     with clone.start("one") as first, clone.start("two") as second:
-        answers = {first.communicate(timeout=60)[0], second.communicate(timeout=60)[0]}
+        answers = {call.communicate(timeout=WAIT_S)[0] for call in (first, second)}
     assert answers == {"ran takt one\n", "ran takt two\n"}
     assert clone.calls.count("venv") == 1
 
