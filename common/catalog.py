@@ -16,7 +16,9 @@ from typing import Literal
 
 from common.errors import ConfigError
 
+# What is extracted of a sample; a release that ships its images has these beside it.
 Content = Literal["soft_labels", "deltas", "adv_labels", "boundary_points", "margins"]
+ImageContent = Literal["images", "val_images"]
 
 # What `takt` reads where a release has it: without shipped deltas it begins at noise.
 OPTIONAL: frozenset[Content] = frozenset({"deltas"})

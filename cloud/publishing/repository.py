@@ -1,7 +1,7 @@
 """The signed release repository on a filesystem: releases by channel and version.
 
     metadata/   the TUF roles, see `cloud.publishing.tuf_metadata`
-    targets/    <channel>/<version>/<sha256>.manifest.json and the shards beside it;
+    targets/    <channel>/<version>/<sha256>.manifest.json, shards and weights there;
                 <channel>/<sha256>.channel.json, the pointer {"version": N}
 
 Files first, signatures after them: a publish that dies leaves its release invisible or
@@ -22,7 +22,13 @@ from cloud.publishing.tuf_metadata import SignedMetadata
 from common.clock import Clock, utc_now
 from common.durable import locked, make_folder, write_atomic
 from common.errors import ConfigError, StorageError
-from common.release import Manifest, decode_manifest, encode_manifest
+from common.release import (
+    Manifest,
+    ShardInfo,
+    WeightsInfo,
+    decode_manifest,
+    encode_manifest,
+)
 
 KEEP_RELEASES = 8  # of each channel: a node may still be pulling an older one
 _CHANNEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -89,15 +95,21 @@ class ReleaseRepository:
         return decode_manifest(self._read(target))
 
     def publish(
-        self, draft: Manifest, folder: Path, *, force: bool = False
+        self,
+        draft: Manifest,
+        folder: Path,
+        *,
+        weights: Path | None = None,
+        force: bool = False,
     ) -> Manifest:
         """Sign a release and make it its channel's newest.
 
         Args:
             draft: the manifest; its version is replaced by the channel's next one
-                and the shards' paths, which are file names in `folder`, by their
-                places in the repository.
+                and the files' paths, which are file names in `folder` and `weights`,
+                by their places in the repository.
             folder: holds the shards.
+            weights: holds the starting weights; None: `folder` does.
             force: publish again what is the channel's newest release already.
 
         Returns:
@@ -105,7 +117,7 @@ class ReleaseRepository:
 
         Raises:
             ConfigError: the channel's name is not one.
-            StorageError: a shard differs from the draft, the disk is full, or
+            StorageError: a file differs from the draft, the disk is full, or
                 a key is missing; the channel's newest release stays.
             TrustError: a node would refuse the manifest: its shards have holes.
         """
@@ -125,9 +137,13 @@ class ReleaseRepository:
             prefix = f"{manifest.channel}/{manifest.version}"
             # Files of a publish that was killed; no signed metadata names them.
             shutil.rmtree(self.targets / prefix, ignore_errors=True)
-            for source, shard in zip(draft.shards, manifest.shards, strict=True):
-                data = _read_shard(folder / source.path, shard.num_bytes, shard.sha256)
-                self._add(targets, shard.path, data, "publish.shard")
+            for file in manifest.shards:
+                data = _read_file(folder, file, "extract the knowledge")
+                self._add(targets, file.path, data, "publish.shard")
+            for starting in manifest.weights.values():
+                step = "make the starting weights"
+                data = _read_file(weights or folder, starting, step)
+                self._add(targets, starting.path, data, "publish.weights")
             data = encode_manifest(manifest)
             decode_manifest(data)  # never sign what every node would refuse
             self._add(targets, f"{prefix}/manifest.json", data, "publish.manifest")
@@ -203,28 +219,36 @@ class ReleaseRepository:
 
 
 def _placed(draft: Manifest, version: int) -> Manifest:
-    """Give a draft its version and its shards their places."""
-    shards = []
-    for shard in draft.shards:
-        if not _FILE.fullmatch(shard.path):
-            raise StorageError(f"shard {shard.path[:80]!r}: expected a plain file name")
-        path = f"{draft.channel}/{version}/{shard.path}"
-        shards.append(shard.model_copy(update={"path": path}))
-    return draft.model_copy(update={"version": version, "shards": tuple(shards)})
+    """Give a draft its version and its files their places."""
+
+    def place(name: str, kind: str) -> dict[str, str]:
+        if not _FILE.fullmatch(name):
+            raise StorageError(f"{kind} {name[:80]!r}: expected a plain file name")
+        return {"path": f"{draft.channel}/{version}/{name}"}
+
+    shards = [s.model_copy(update=place(s.path, "shard")) for s in draft.shards]
+    weights = {
+        student: w.model_copy(update=place(w.path, "weights"))
+        for student, w in draft.weights.items()
+    }
+    update = {"version": version, "shards": tuple(shards), "weights": weights}
+    return draft.model_copy(update=update)
 
 
-def _read_shard(path: Path, num_bytes: int, sha256: str) -> bytes:
-    """Read a shard that must be what extraction declared."""
+def _read_file(folder: Path, file: ShardInfo | WeightsInfo, step: str) -> bytes:
+    """Read a file that must be what was declared of it."""
+    path = folder / file.path.rpartition("/")[2]
+    kind = "shard" if isinstance(file, ShardInfo) else "weights"
     try:
         data = path.read_bytes()
     except OSError as e:
         raise StorageError(
-            f"cannot read shard {path}: {e.strerror}; extract the knowledge again"
+            f"cannot read {kind} {path}: {e.strerror}; {step} again"
         ) from e
     found = hashlib.sha256(data).hexdigest()
-    if len(data) != num_bytes or found != sha256:
+    if len(data) != file.num_bytes or found != file.sha256:
         raise StorageError(
-            f"shard {path} has {len(data)} bytes and digest {found[:12]}, expected "
-            f"{num_bytes} and {sha256[:12]}; extract the knowledge again"
+            f"{kind} {path} has {len(data)} bytes and digest {found[:12]}, expected "
+            f"{file.num_bytes} and {file.sha256[:12]}; {step} again"
         )
     return data

@@ -7,7 +7,6 @@ Not here: augmentation, batching, file formats (`idx.py`, `image_folder.py`),
 where files lie and downloads (`sources.py`).
 """
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config import DatasetConfig
+from common.data.fingerprint import Fingerprint
 from common.data.sources import Download, Source, Sources, download_public, open_sources
 from common.errors import DataError
 
@@ -50,10 +50,9 @@ class Split:
 
     def fingerprint(self) -> str:
         """Hash shape, pixels and labels in order: sha256, hex."""
-        digest = hashlib.sha256(repr(self.images.shape).encode())
-        digest.update(np.ascontiguousarray(self.images).data)
-        digest.update(np.ascontiguousarray(self.labels, "<i8").data)
-        return digest.hexdigest()
+        found = Fingerprint(self.images.shape)
+        found.add(self.images, self.labels)
+        return found.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,19 @@
 
 A release is a manifest (JSON) and shards (safetensors, at most 4 MiB each).
 This is the one place to import them from; the parts live in `manifest.py`
-(records and their checks), `shards.py` (the codec) and `quantize.py` (numbers).
+(records), `manifest_file.py` (what is refused of them), `shards.py` (the codec),
+`quantize.py` (numbers), `pixels.py` and `images.py` (the images of a release that
+ships its own).
 
-Not covered: signatures and trust (the TUF metadata around it), the images
-themselves, and torch (numpy only, so that the daemon can use it).
+Not covered: signatures and trust (the TUF metadata around it), starting weights (a
+model file, common.models.files), and torch (numpy only, so that the daemon can use it).
 """
 
+from common.release.images import (
+    each_image_shard,
+    image_arrays,
+    release_images,
+)
 from common.release.manifest import (
     MAX_SHARD_BYTES,
     MAX_WEIGHTS_BYTES,
@@ -20,10 +27,13 @@ from common.release.manifest import (
     WeightsInfo,
     check_contents,
     check_views,
-    decode_manifest,
-    encode_manifest,
     recipe_of,
     student_card,
+)
+from common.release.manifest_file import (
+    MAX_IMAGES_BYTES,
+    decode_manifest,
+    encode_manifest,
 )
 from common.release.quantize import (
     dequantize_rows,
@@ -40,6 +50,7 @@ from common.release.shards import (
 )
 
 __all__ = [
+    "MAX_IMAGES_BYTES",
     "MAX_SHARD_BYTES",
     "MAX_WEIGHTS_BYTES",
     "SCHEMA",
@@ -55,11 +66,14 @@ __all__ = [
     "decode_manifest",
     "decode_shard",
     "dequantize_rows",
+    "each_image_shard",
     "encode_manifest",
     "encode_shard",
+    "image_arrays",
     "pack_signs",
     "quantize_rows",
     "recipe_of",
+    "release_images",
     "samples_per_shard",
     "shard_layout",
     "student_card",

@@ -1,29 +1,24 @@
-"""The manifest of a release: its signed table of contents, and its checks.
+"""The manifest of a release: its signed table of contents, as records.
 
-Not here: what the shards' bytes look like (`shards.py`), signatures and trust
-(the TUF metadata around the manifest), and the images themselves (a node brings
-its own; `Manifest.fingerprint` ties the two). Torch-free.
+Not here: its JSON, and what is refused of it (`manifest_file.py`), what the shards'
+bytes look like (`shards.py`), signatures and trust (the TUF metadata around the
+manifest). Torch-free.
 """
 
-import json
-import re
 from typing import Literal
 
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt
 
-from common.catalog import OPTIONAL, Content, contents_for
+from common.catalog import OPTIONAL, contents_for
 from common.config import KnowledgeConfig, StudentConfig, count_views
-from common.errors import ConfigError, TrustError, one_line
+from common.errors import ConfigError
 from common.models.card import ModelCard
 from common.records import Evaluation, Record
 
 MAX_SHARD_BYTES = 4 * 1024 * 1024
 # 1: deltas held adv_labels, and there were no views; 2: no images and no weights
 SCHEMA = 3
-_READ = (1, 2, SCHEMA)
 MAX_WEIGHTS_BYTES = 64 * 1024 * 1024
-
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 class CandidateScore(Record):
@@ -59,7 +54,8 @@ class ShardInfo(Record):
     """One shard of a release: samples [first, first + num_samples)."""
 
     path: str  # of the TUF target, "<channel>/<version>/<file>"
-    content: Content
+    # Of common.catalog; those of an older or a later takt are passed over.
+    content: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
     view: int = Field(default=0, ge=0, exclude_if=lambda v: v == 0)  # of its samples
     first: int = Field(ge=0)
     num_samples: int = Field(ge=1)
@@ -126,7 +122,7 @@ class Manifest(Record):
         return len(self.class_names)
 
     def shards_for(
-        self, contents: frozenset[Content], num_views: int = 1
+        self, contents: frozenset[str], num_views: int = 1
     ) -> tuple[ShardInfo, ...]:
         """List the shards that hold any of `contents` of the first `num_views`."""
         return tuple(
@@ -209,81 +205,4 @@ def check_views(recipe: StudentConfig, source: KnowledgeConfig | Manifest) -> No
             f"num_views = {recipe.num_views} of a student ({recipe.model}, "
             f"{recipe.method}), but there are {count} {which}; lower it, or raise "
             "num_views, shift or flip of [knowledge]"
-        )
-
-
-def encode_manifest(manifest: Manifest) -> bytes:
-    """Serialise a manifest as JSON."""
-    return manifest.model_dump_json(indent=1).encode()
-
-
-def decode_manifest(data: bytes) -> Manifest:
-    """Parse a manifest.
-
-    Raises:
-        TrustError: it is not a manifest, of a schema this takt does not read, its
-            shards lie outside its folder or do not cover the samples it declares.
-    """
-    try:
-        tree = json.loads(data)
-        found = tree.get("schema_version") if isinstance(tree, dict) else None
-        if found not in _READ:
-            raise TrustError(
-                f"release manifest has schema {found!r}, this takt reads {SCHEMA}; "
-                "update takt on this node or publish with the same version"
-            )
-        manifest = Manifest.model_validate(tree)
-    except (ValueError, ValidationError, RecursionError) as e:
-        raise TrustError(f"release manifest is malformed: {one_line(e)}") from e
-    _check_paths(manifest)
-    _check_coverage(manifest)
-    return manifest
-
-
-def _check_paths(manifest: Manifest) -> None:
-    """Refuse shards outside the release's own folder, and shards of equal name."""
-    folder = f"{manifest.channel}/{manifest.version}/"
-    seen: set[str] = set()
-    for shard in manifest.shards:
-        name = shard.path.removeprefix(folder)
-        if shard.path == name or not _FILE_NAME.fullmatch(name):
-            raise TrustError(
-                f"release manifest: shard path {shard.path[:80]!r}, expected a file "
-                f"directly in {folder}"
-            )
-        if name.lower() in seen:  # some nodes' file systems fold case
-            raise TrustError(f"release manifest: shard path {shard.path} occurs twice")
-        seen.add(name.lower())
-
-
-def _check_coverage(manifest: Manifest) -> None:
-    """Refuse shards that overlap, leave holes or reach beyond samples and views."""
-    found: dict[tuple[Content, int], list[ShardInfo]] = {}
-    for shard in manifest.shards:
-        found.setdefault((shard.content, shard.view), []).append(shard)
-    for (content, view), shards in found.items():
-        name = f"{content} of view {view}" if view else content
-        expected = 0
-        for shard in sorted(shards, key=lambda s: s.first):
-            if shard.first != expected:
-                raise TrustError(
-                    f"release manifest: shards of {name} continue at sample "
-                    f"{shard.first}, expected {expected}"
-                )
-            expected += shard.num_samples
-        if expected != manifest.num_samples:
-            raise TrustError(
-                f"release manifest: shards of {name} hold {expected} samples, "
-                f"expected {manifest.num_samples}"
-            )
-    if manifest.num_views > count_views(manifest.shift, manifest.flip):
-        raise TrustError(
-            f"release manifest: {manifest.num_views} views with shift "
-            f"{manifest.shift}, flip {manifest.flip}, which has fewer"
-        )
-    views = {view for content, view in found if content == "soft_labels"}
-    if views and views != set(range(manifest.num_views)):
-        raise TrustError(
-            f"release manifest: soft_labels of views {sorted(views)}, expected 0 to "
-            f"{manifest.num_views - 1}"
         )

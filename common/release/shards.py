@@ -12,23 +12,28 @@ node pulls only what its recipe uses:
                        float16; boundary_logits (n, K) int8 +
                        boundary_logits_scale (n,) float16; boundary_class (n,) uint8
     margins            margin (n,) float16, nearest_class (n,) uint8
+    images             packed (m,) uint8, all n images in one (`pixels.py`); labels
+                       (n,) uint8, uint16 of more than 256 classes; val_images alike
 
-Never pickle. Not here: how numbers become int8 (`quantize.py`), trust.
+Images are returned as they were: `images` (n, C, H, W) in the place of `packed`. A
+shard's images are at most 4 MiB unpacked as well. Never pickle. Not here: how numbers
+become int8 (`quantize.py`), all images of a release (`images.py`), trust.
 """
 
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from common.catalog import Content
+from common.catalog import ImageContent
 from common.errors import TrustError, one_line
 from common.release.manifest import MAX_SHARD_BYTES, Manifest, ShardInfo
+from common.release.pixels import pack_pixels, unpack_pixels
 
 Arrays = Mapping[str, NDArray[Any]]
 Layout = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
@@ -36,13 +41,22 @@ Layout = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 _INT8, _UINT8, _FLOAT16 = np.dtype("int8"), np.dtype("uint8"), np.dtype("float16")
 
 
+def label_type(num_classes: int) -> np.dtype[Any]:
+    """Return the dtype of the labels that are shipped with images."""
+    return _UINT8 if num_classes <= 256 else np.dtype("uint16")
+
+
 def shard_layout(
-    content: Content, num_samples: int, sample_shape: tuple[int, int, int], classes: int
+    content: str, num_samples: int, sample_shape: tuple[int, int, int], classes: int
 ) -> Layout:
-    """State the dtype and shape of each tensor that a shard of `content` holds."""
+    """State the dtype and shape of each tensor of `content`, images unpacked."""
     n = num_samples
     row, number = (_INT8, (n, classes)), (_FLOAT16, (n,))
-    layouts: dict[Content, Layout] = {
+    images = {
+        "images": (_UINT8, (n, *sample_shape)),
+        "labels": (label_type(classes), (n,)),
+    }
+    layouts: dict[str, Layout] = {
         "soft_labels": {"logits": row, "logits_scale": number},
         "deltas": {
             "delta_signs": (_UINT8, (n, math.ceil(math.prod(sample_shape) / 8))),
@@ -56,12 +70,14 @@ def shard_layout(
             "boundary_class": (_UINT8, (n,)),
         },
         "margins": {"margin": number, "nearest_class": (_UINT8, (n,))},
+        "images": images,
+        "val_images": images,
     }
     return layouts[content]
 
 
 def samples_per_shard(
-    content: Content, sample_shape: tuple[int, int, int], classes: int
+    content: str, sample_shape: tuple[int, int, int], classes: int
 ) -> int:
     """Say how many samples of `content` fit a shard of `MAX_SHARD_BYTES`."""
     layout = shard_layout(content, 1, sample_shape, classes)
@@ -70,10 +86,11 @@ def samples_per_shard(
 
 
 def encode_shard(arrays: Arrays) -> bytes:
-    """Serialise the tensors of one shard (safetensors)."""
-    return safetensors.numpy.save(
-        {k: np.ascontiguousarray(v) for k, v in arrays.items()}
-    )
+    """Serialise the tensors of one shard (safetensors); images are compressed."""
+    stored = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+    if "images" in stored:
+        stored["packed"] = pack_pixels(stored.pop("images"))
+    return safetensors.numpy.save(stored)
 
 
 def decode_shard(data: bytes, info: ShardInfo, manifest: Manifest) -> Arrays:
@@ -92,6 +109,8 @@ def decode_shard(data: bytes, info: ShardInfo, manifest: Manifest) -> Arrays:
         arrays = safetensors.numpy.load(data)
     except (SafetensorError, ValueError, KeyError) as e:
         raise TrustError(f"shard {info.path} is malformed: {one_line(e)}") from e
+    if info.content in get_args(ImageContent):
+        arrays = _unpack_images(arrays, info, manifest)
     shape_of = info.num_samples, manifest.sample_shape, manifest.num_classes
     layout = shard_layout(info.content, *shape_of)
     if info.content == "deltas" and manifest.schema_version == 1:
@@ -101,13 +120,34 @@ def decode_shard(data: bytes, info: ShardInfo, manifest: Manifest) -> Arrays:
             f"shard {info.path} holds {sorted(arrays)}, expected {sorted(layout)}"
         )
     _check_arrays(arrays, layout, info)
-    for name in ("boundary_class", "nearest_class"):
+    for name in ("boundary_class", "nearest_class", "labels"):
         if name in arrays and arrays[name].max() >= manifest.num_classes:
             raise TrustError(
                 f"shard {info.path}: {name} goes up to {arrays[name].max()}, expected "
                 f"less than {manifest.num_classes} classes"
             )
     return arrays
+
+
+def _unpack_images(
+    arrays: dict[str, NDArray[Any]], info: ShardInfo, manifest: Manifest
+) -> dict[str, NDArray[Any]]:
+    """Replace `packed` by the images that the manifest declares, and no more."""
+    if set(arrays) != {"packed", "labels"}:
+        raise TrustError(
+            f"shard {info.path} holds {sorted(arrays)}, expected ['labels', 'packed']"
+        )
+    packed = arrays.pop("packed")
+    if packed.dtype != _UINT8 or packed.ndim != 1:
+        raise TrustError(
+            f"shard {info.path}: packed is {packed.dtype}{packed.shape}, expected "
+            "uint8(m,)"
+        )
+    try:
+        images = unpack_pixels(packed, (info.num_samples, *manifest.sample_shape))
+    except TrustError as e:
+        raise TrustError(f"shard {info.path}: {e}") from e
+    return {"images": images, **arrays}
 
 
 def _check_arrays(arrays: Arrays, layout: Layout, info: ShardInfo) -> None:

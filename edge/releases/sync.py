@@ -1,10 +1,11 @@
 """From a channel's name to a verified release folder.
 
 The signed pointer ``<channel>/channel.json`` names the current version; the signed
-manifest lists its shards; only those that the node's recipe reads are pulled. The
-files of the folder are verified twice, against the TUF metadata and against the
-manifest, and their numbers are checked. Not here: the
-metadata's rules (edge/releases/tuf_client.py), the transfer (edge/releases/cache.py).
+manifest lists its files; only those that the node's recipe reads are pulled: shards,
+the images of a release that ships its own, starting weights. The files of the folder
+are verified twice, against the TUF metadata and against the manifest, and their
+numbers are checked. Not here: the metadata's rules (edge/releases/tuf_client.py), the
+transfer (edge/releases/cache.py), the weights as a model (common.models.files).
 """
 
 import contextlib
@@ -12,21 +13,23 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from tuf.api.metadata import TargetFile
 
 from common import faults
-from common.catalog import contents_for
+from common.catalog import ImageContent, contents_for
 from common.durable import storing, write_atomic
 from common.errors import TaktError, TrustError
 from common.release import (
     Manifest,
     ShardInfo,
+    WeightsInfo,
     decode_manifest,
     decode_shard,
+    each_image_shard,
     recipe_of,
 )
 from edge.link.client import Link
@@ -38,6 +41,7 @@ MANIFEST = "manifest.json"
 _MAX_POINTER_BYTES = 4096
 _MAX_MANIFEST_BYTES = 8 * 1024 * 1024
 
+File = ShardInfo | WeightsInfo
 Progress = Callable[[str, float], None]  # state ("pulling", "verifying"), in [0, 1]
 
 
@@ -102,7 +106,7 @@ class ReleaseSync:
             progress: called with the state and its progress.
 
         Returns:
-            The folder with manifest.json and the verified shards, by file name.
+            The folder with manifest.json and the verified files, by file name.
 
         Raises:
             TrustError: something is not what was signed; nothing changed.
@@ -119,20 +123,19 @@ class ReleaseSync:
                 f"{path} says it is {manifest.channel} {manifest.version}, expected "
                 f"{release.channel} {release.version}; the release is refused"
             )
-        shards = needed_shards(manifest, student)
-        targets = [self._find(shard.path) for shard in shards]
-        for shard, target in zip(shards, targets, strict=True):
-            declared = (shard.num_bytes, shard.sha256)
+        needed = needed_files(manifest, student)
+        targets = [self._find(file.path) for file in needed]
+        for file, target in zip(needed, targets, strict=True):
+            declared = (file.num_bytes, file.sha256)
             if (target.length, target.hashes.get("sha256")) != declared:
                 raise TrustError(
-                    f"{shard.path}: the manifest declares other bytes than the signed "
+                    f"{file.path}: the manifest declares other bytes than the signed "
                     "metadata; the release is refused"
                 )
-        files = self._pull_all(targets, progress)
-        for index, (shard, file) in enumerate(zip(shards, files, strict=True)):
-            progress("verifying", index / len(shards))
-            decode_shard(file.read_bytes(), shard, manifest)
-        return self._assemble(release.version, data, shards, files)
+        pulled = self._pull_all(targets, progress)
+        places = dict(zip((file.path for file in needed), pulled, strict=True))
+        _verify(manifest, needed, places, progress)
+        return self._assemble(release.version, data, places)
 
     def prune(self, keep: set[int]) -> None:
         """Remove releases except the versions in `keep`, and files they do not use.
@@ -145,7 +148,9 @@ class ReleaseSync:
                 folder = self._state.releases / str(version)
                 data = (folder / MANIFEST).read_bytes()
                 digests.add(hashlib.sha256(data).hexdigest())
-                digests.update(s.sha256 for s in decode_manifest(data).shards)
+                manifest = decode_manifest(data)
+                digests.update(s.sha256 for s in manifest.shards)
+                digests.update(w.sha256 for w in manifest.weights.values())
         with contextlib.suppress(OSError, TaktError):
             digests.update(self._find(f"{self.channel}/channel.json").hashes.values())
         with contextlib.suppress(OSError):
@@ -166,18 +171,14 @@ class ReleaseSync:
         return [self._cache.get(target, on_bytes=count) for target in targets]
 
     def _assemble(
-        self,
-        version: int,
-        manifest: bytes,
-        shards: Sequence[ShardInfo],
-        files: Sequence[Path],
+        self, version: int, manifest: bytes, places: Mapping[str, Path]
     ) -> Path:
-        """Hard-link the shards under their names; write the manifest last."""
+        """Hard-link the files under their names; write the manifest last."""
         folder = self._state.releases / str(version)
         with storing(folder):
             folder.mkdir(exist_ok=True)
-            for shard, file in zip(shards, files, strict=True):
-                place = folder / shard.path.rpartition("/")[2]
+            for path, file in places.items():
+                place = folder / path.rpartition("/")[2]
                 part = place.with_name(f".{place.name}.part")
                 part.unlink(missing_ok=True)
                 _hard_link(file, part)
@@ -208,15 +209,47 @@ class ReleaseSync:
         return target
 
 
-def needed_shards(manifest: Manifest, student: str) -> tuple[ShardInfo, ...]:
-    """List the shards that a student's recipe reads.
+def needed_files(manifest: Manifest, student: str) -> tuple[File, ...]:
+    """List the files that a student's recipe reads: shards, and starting weights.
 
     Raises:
         ConfigError: the release has no such recipe.
     """
     recipe = recipe_of(manifest, student)
-    contents = contents_for(recipe.method, recipe.boundary_weight)
-    return manifest.shards_for(contents, recipe.num_views)
+    contents: frozenset[str] = contents_for(recipe.method, recipe.boundary_weight)
+    shards = manifest.shards_for(
+        contents.union(get_args(ImageContent)), recipe.num_views
+    )
+    weights = manifest.weights.get(student)
+    return shards if weights is None else (*shards, weights)
+
+
+def _verify(
+    manifest: Manifest,
+    needed: Sequence[File],
+    places: Mapping[str, Path],
+    progress: Progress,
+) -> None:
+    """Decode what was pulled, one shard at a time, and hold it to the manifest.
+
+    Raises:
+        TrustError: a shard, or all images together, are not what was declared.
+    """
+    done = 0
+
+    def read(info: ShardInfo) -> bytes:
+        nonlocal done
+        progress("verifying", done / len(needed))
+        done += 1
+        return places[info.path].read_bytes()
+
+    for content in get_args(ImageContent):
+        if manifest.images == "transfer":
+            for _ in each_image_shard(manifest, content, read):
+                pass
+    for info in needed:
+        if isinstance(info, ShardInfo) and info.content not in get_args(ImageContent):
+            decode_shard(read(info), info, manifest)
 
 
 def _hard_link(source: Path, place: Path) -> None:

@@ -18,6 +18,7 @@ from common.errors import ConfigError, Interrupted, TrustError
 from common.models.files import load_model
 from common.release import (
     Manifest,
+    ShardInfo,
     decode_manifest,
     decode_shard,
     dequantize_rows,
@@ -33,7 +34,7 @@ from edge.distill.fit import fit_student
 from edge.distill.knowledge import read_knowledge, read_manifest
 from edge.distill.task import Task
 from edge.distill.training import Training
-from edge.releases.sync import needed_shards
+from edge.releases.sync import needed_files
 
 ATTACK = AttackConfig(steps=1, step_size=0.15)
 NUM_VIEWS, SHIFT = 4, 1
@@ -236,7 +237,8 @@ def test_a_training_with_views_that_was_stopped_repeats_exactly(
 
 def test_a_node_pulls_the_views_that_its_recipe_trains_on(manifest: Manifest) -> None:
     def views(name: str) -> set[tuple[str, int]]:
-        return {(s.content, s.view) for s in needed_shards(manifest, name)}
+        files = needed_files(manifest, name)
+        return {(s.content, s.view) for s in files if isinstance(s, ShardInfo)}
 
     assert views("two") == {("soft_labels", 0), ("soft_labels", 1), ("deltas", 0)}
     assert len(views("all")) == NUM_VIEWS + 1

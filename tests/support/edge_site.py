@@ -14,13 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from release_drafts import draft, shard_of
+from small_runs import small_card
+from tuf.api.metadata import TargetFile
 from waiting import WAIT_S
 
 from cloud.gateway.live_teacher import LiveTeacher
 from cloud.gateway.server import GatewayThread
 from cloud.publishing.repository import ReleaseRepository
+from cloud.publishing.signing_keys import RoleKeys
+from cloud.publishing.tuf_metadata import SignedMetadata
 from cloud.storage import StorageDir
-from common.catalog import Content
+from common.clock import utc_now
 from common.config import (
     AttackConfig,
     DatasetConfig,
@@ -28,10 +32,15 @@ from common.config import (
     ProfileConfig,
     StudentConfig,
 )
-from common.data.datasets import load_dataset
+from common.data.datasets import Split, load_dataset
+from common.records import Evaluation
 from common.release import (
+    Arrays,
     Manifest,
+    WeightsInfo,
+    encode_manifest,
     encode_shard,
+    image_arrays,
     pack_signs,
     quantize_rows,
 )
@@ -182,19 +191,98 @@ class EdgeSite:
             **changes,
         )
 
+    def publish_transfer(
+        self,
+        *,
+        num_images: int = 60,
+        num_val: int = 20,
+        weights: tuple[str, ...] = ("tiny",),
+        **fields: Any,
+    ) -> Manifest:
+        """Publish some digits themselves, a centroid teacher's labels, and weights.
+
+        Args:
+            num_images: of the training split, the first ones.
+            num_val: of the validation split.
+            weights: students with starting weights, which are random ones.
+            fields: of the manifest.
+        """
+        dataset = load_dataset(DatasetConfig(), seed=0)
+        train, val = dataset.train, dataset.val
+        images, labels = train.images[:num_images], train.labels[:num_images]
+        x = train.images.reshape(len(train), -1).astype(np.float32) / 255
+        centroids = np.stack([x[train.labels == c].mean(axis=0) for c in range(10)])
+        logits = _centroid_logits(x[:num_images], centroids)
+        students = fields.get("students", {"tiny": recipe()})
+        shipped = image_arrays(val.images[:num_val], val.labels[:num_val], 10)
+        default: dict[str, Any] = {
+            "images": "transfer",
+            "source": "digits",
+            "num_samples": num_images,
+            "num_val": num_val,
+            "fingerprint": Split(images, labels).fingerprint(),
+            "weights": {name: self._weights(name, students[name]) for name in weights},
+        }
+        return self._publish(
+            {
+                "images": image_arrays(images, labels, 10),
+                "val_images": shipped,
+                "soft_labels": _labels("logits", logits),
+            },
+            **{**default, **fields},
+        )
+
+    def _weights(self, name: str, recipe: StudentConfig) -> WeightsInfo:
+        from common.models.files import save_model
+        from common.models.zoo import build_model, num_parameters
+
+        path = self.folder / "drafts" / f"weights-{name}.safetensors"
+        model = build_model(recipe.model, in_channels=1, image_size=8, num_classes=10)
+        card = small_card(architecture=recipe.model, method=recipe.method)
+        sha256 = save_model(path, model.half(), card)
+        return WeightsInfo(
+            path=path.name,
+            num_bytes=path.stat().st_size,
+            sha256=sha256,
+            architecture=recipe.model,
+            num_parameters=num_parameters(model),
+            clean_accuracy=0.1,
+            robust=Evaluation(
+                attack="pgd",
+                version="3 steps",
+                norm="Linf",
+                eps=EPS,
+                num_images=20,
+                accuracy=0.1,
+                seed=0,
+            ),
+        )
+
+    def sign_manifest(self, manifest: Manifest) -> None:
+        """Sign a manifest as it is, whatever the files of its release are."""
+        folder = self.storage.repository / "metadata"
+        metadata = SignedMetadata(folder, RoleKeys(self.storage.keys), clock=utc_now)
+        state = metadata.load()
+        path = f"{manifest.channel}/{manifest.version}/manifest.json"
+        data = encode_manifest(manifest)
+        target = TargetFile.from_data(path, data, ["sha256"])
+        state.targets.signed.targets[path] = target
+        folder = self.repository.targets / path.rpartition("/")[0]
+        (folder / f"{target.hashes['sha256']}.manifest.json").write_bytes(data)
+        metadata.commit(state, "publish")
+
     def publish_plain(self, **fields: Any) -> Manifest:
         """Publish a release without shards, for methods that read none."""
         return self._publish({}, **fields)
 
-    def _publish(
-        self, contents: dict[Content, dict[str, NDArray[Any]]], **fields: Any
-    ) -> Manifest:
+    def _publish(self, contents: dict[str, Arrays], **fields: Any) -> Manifest:
         drafts = self.folder / "drafts"
         drafts.mkdir(exist_ok=True)
         shards = []
         for content, arrays in contents.items():
             data = encode_shard(arrays)
-            shard = shard_of(content, data, num_samples=fields["num_samples"])
+            count = "num_val" if content == "val_images" else "num_samples"
+            shard = shard_of(content, data, num_samples=fields[count])
             (drafts / shard.path).write_bytes(data)
             shards.append(shard)
         default: dict[str, Any] = {

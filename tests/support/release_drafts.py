@@ -3,7 +3,6 @@
 import hashlib
 from typing import Any
 
-from common.catalog import Content
 from common.config import AttackConfig, StudentConfig
 from common.release import Manifest, ShardInfo, TeacherCard
 
@@ -43,7 +42,7 @@ def draft(**changes: Any) -> Manifest:
     return Manifest(**{**fields, **changes})
 
 
-def shard_of(content: Content, data: bytes, *, num_samples: int) -> ShardInfo:
+def shard_of(content: str, data: bytes, *, num_samples: int) -> ShardInfo:
     """Describe the one shard of a content; its bytes belong at its path."""
     return ShardInfo(
         path=f"{content}-0.safetensors",
