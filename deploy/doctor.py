@@ -32,6 +32,7 @@ from common.config import (
 from common.data.sources import open_sources
 from common.effective_limits import effective_limits
 from common.errors import DataError
+from common.interpreter import python
 from edge.limits import MINIMUM_MIB, probe_methods
 
 FAILED = 1  # exit code when a check failed; warnings alone leave it 0
@@ -145,7 +146,7 @@ def start_torch_check() -> Callable[[], Finding]:
             return lambda: missing
     pair = " + ".join(f"{name} {version}" for name, version in versions.items())
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", _IMPORT_PAIR],
+        python("-W", "ignore", "-c", _IMPORT_PAIR),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

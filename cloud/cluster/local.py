@@ -17,11 +17,16 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cloud.cluster.cleanup import end_cluster, end_processes
 from cloud.cluster.environment import core_environment, interrupts_ignored, on_loopback
 from common.address import Address, is_loopback, parse_address
 from common.errors import ClusterError, ConfigError, one_line
+from common.interpreter import OWN_CODE
+
+if TYPE_CHECKING:
+    from ray.job_config import JobConfig
 
 # Ray appends up to 63 bytes of session and socket name; AF_UNIX takes 107.
 _MAX_FOLDER_BYTES = 107 - 67
@@ -74,6 +79,7 @@ def local_cluster(
         RAY_USAGE_STATS_ENABLED="0",
         # Ray warns of a future change unless this is set.
         RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+        **OWN_CODE,
     ):
         try:
             address = _start(folder, num_cpus, logs_dir)
@@ -104,7 +110,12 @@ def connect(address: str) -> Iterator[None]:
             socket.create_connection(target, _ANSWER_S).close()
         local = target is not None and is_loopback(target.host)
         with on_loopback() if local else contextlib.nullcontext():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(
+                address=address,
+                job_config=_job_config(),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except Exception as e:  # Ray raises plain and private classes alike
         raise ClusterError(
             f"no Ray cluster lets us in at '{address}': {one_line(e)}; {advice}"
@@ -114,6 +125,17 @@ def connect(address: str) -> Iterator[None]:
     finally:
         with interrupts_ignored():
             ray.shutdown()
+
+
+def _job_config() -> "JobConfig":
+    """Make a job whose workers do not import from this process's working directory.
+
+    Ray puts that folder first in the sys.path of all workers, except for drivers that
+    are clients; nothing else depends on being one.
+    """
+    from ray.job_config import JobConfig
+
+    return JobConfig(_client_job=True)
 
 
 def _require_no_cluster() -> None:
@@ -147,6 +169,7 @@ def _start(folder: Path, num_cpus: int, logs_dir: Path | None) -> str:
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
+                    job_config=_job_config(),
                     runtime_env=_RUNTIME_ENV,
                     _node_ip_address="127.0.0.1",
                     # One below: Ray opens its own folder to everybody.

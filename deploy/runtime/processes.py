@@ -9,7 +9,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from common.interpreter import python
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -46,7 +47,7 @@ def start_worker(module: str, log: Path) -> "subprocess.Popen[str]":
     """Start ``python -m module`` on one thread: lines in and out, stderr to a log."""
     with log.open("ab") as stderr:
         return subprocess.Popen(
-            tied_to_parent([sys.executable, "-m", module]),
+            tied_to_parent(python("-m", module)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

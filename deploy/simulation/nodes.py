@@ -9,7 +9,6 @@ known, and a mounted folder with its students. Not here: the daemon
 """
 
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +19,7 @@ from common.clock import Clock, utc_now
 from common.config import NodeConfig
 from common.durable import make_folder
 from common.errors import StorageError
+from common.interpreter import python
 from deploy.runtime.processes import end_trees, start_daemon
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class SimulatedNodes:
             )
             save_edge_config(config, state_dir / "edge.toml")
             token = new_token(node.name)
-            argv = [sys.executable, "-m", "deploy.cli.main", "edge", "run"]
+            argv = python("-m", "deploy.cli.main", "edge", "run")
             self._processes[node.name] = start_daemon(
                 [*argv, "--config", str(state_dir / "edge.toml")],
                 self._log(node.name),

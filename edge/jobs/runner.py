@@ -10,7 +10,6 @@ as the error that its exit code stands for). Not here: the caps
 import contextlib
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +30,7 @@ from common.errors import (
     TaktError,
     TrustError,
 )
+from common.interpreter import python
 from common.records import Cap, Record
 from edge.jobs.job import (
     PROGRESS,
@@ -178,7 +178,7 @@ class Distillation:
     def _run_once(self, executor: Executor, job: DistilJob) -> tuple[int, str]:
         """Start the child and wait for its end: its exit status and last line."""
         log = job.work_dir / LOG
-        argv = [sys.executable, "-m", "edge.distill", str(job.work_dir / JOB)]
+        argv = python("-m", "edge.distill", str(job.work_dir / JOB))
         environment = {**os.environ, **child_environment(self._profile)}
         with storing(log):
             with log.open("ab") as stream:

@@ -8,7 +8,6 @@ Torch-free. Not here: which students are tried, and the choice
 
 import os
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import Field
 from common.config import DatasetConfig, KnowledgeConfig, ProfileConfig, StudentConfig
 from common.durable import write_atomic
 from common.errors import OUT_OF_MEMORY, TaktError
+from common.interpreter import python
 from edge.jobs.job import Message, read_message
 from edge.jobs.runner import ERRORS, last_line
 from edge.limits import child_environment, num_threads, open_executor
@@ -95,7 +95,7 @@ def try_out(
         write_atomic(work / JOB, job.model_dump_json().encode())
         with (work / LOG).open("wb") as log:
             process = executor.spawn(
-                [sys.executable, "-m", "edge.distill.trial", str(work / JOB)],
+                python("-m", "edge.distill.trial", str(work / JOB)),
                 env={**os.environ, **child_environment(profile)},
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -7,7 +7,6 @@ Not here: what a cap is (`edge/limits/backend.py`), who watches the child
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from common.errors import CapError
+from common.interpreter import python
 from edge.limits.backend import Launch
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
@@ -87,7 +87,7 @@ def start(
         "groups": launch.groups,
         "limits": dict(launch.limits),
     }
-    launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), json.dumps(spec)]
+    launcher = python("-S", str(_LAUNCHER), json.dumps(spec))
     command = [*launch.prefix, *launcher, *argv]
 
     def popen() -> CappedProcess:

@@ -14,6 +14,7 @@ from waiting import until
 from cloud.cluster.cleanup import processes_of
 from cloud.cluster.local import LocalCluster, connect, local_cluster
 from common.errors import ClusterError
+from common.interpreter import python
 
 pytestmark = pytest.mark.ray
 
@@ -50,6 +51,20 @@ Node.start_ray_processes = fails_once
 with local_cluster():
     gc.collect()
 print(len(tries))
+"""
+
+
+WORKER = """
+import ray
+from cloud.cluster.local import local_cluster
+with local_cluster():
+    @ray.remote
+    def where():
+        import random, sys, cloud.training
+        return random.__file__, cloud.__file__, sys.path
+    random_file, cloud_file, paths = ray.get(where.remote())
+    print(random_file, cloud_file, sep=chr(10))
+    print(*paths, sep=chr(10))
 """
 
 
@@ -139,6 +154,24 @@ def test_a_second_cluster_does_not_meet_the_first_and_ctrl_c_ends_all_of_it(
     assert processes_of(short_folder) == []
     assert list(short_folder.glob("takt-*")) == []
     assert processes_of(cluster.folder)
+
+
+def test_a_worker_imports_nothing_from_the_drivers_folder_or_pythonpath(
+    short_folder: Path,
+) -> None:
+    users = short_folder / "users"
+    for name in ("random", "cloud", "common"):
+        (users / name).mkdir(parents=True)
+        (users / name / "__init__.py").write_text("raise SystemExit('the users')")
+    done = subprocess.run(
+        python("-c", WORKER),
+        cwd=users,
+        env={**os.environ, "TMPDIR": str(short_folder), "PYTHONPATH": str(users)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(users) not in done.stdout
 
 
 def test_ctrl_c_while_ray_starts_leaves_no_process(short_folder: Path) -> None:

@@ -100,7 +100,8 @@ class Clone:
 def clone(tmp_path: Path) -> Clone:
     home = tmp_path / "a clone with spaces"
     home.mkdir()
-    for name in ("takt", "pyproject.toml", "constraints.txt"):
+    (home / "deploy" / "cli").mkdir(parents=True)
+    for name in ("takt", "pyproject.toml", "constraints.txt", "deploy/cli/takt.sh"):
         shutil.copy(ROOT / name, home / name)
     python = tmp_path / "bin" / "python3"
     python.parent.mkdir()
@@ -168,11 +169,13 @@ def test_new_pins_install_again_but_new_lint_rules_do_not(clone: Clone) -> None:
         file.write('\n[tool.ruff.lint.extra]\nnote = "of no interest"\n')
     clone.run("status")
     assert clone.calls == before
-    with (clone.home / "constraints.txt").open("a") as file:
-        file.write("a-new-pin==1.0\n")
-    clone.run("status")
-    assert clone.calls[len(before) :][-1].startswith("uv pip install")
-    assert "venv" not in clone.calls[len(before) :]  # changed in place
+    for name in ("constraints.txt", "deploy/cli/takt.sh"):  # a pin; what was copied
+        before = clone.calls
+        with (clone.home / name).open("a") as file:
+            file.write("# new\n")
+        clone.run("status")
+        assert clone.calls[len(before) :][-1].startswith("uv pip install")
+        assert "venv" not in clone.calls[len(before) :]  # changed in place
 
 
 def test_test_adds_what_the_tests_need_and_hands_its_options_to_the_gates(
@@ -259,6 +262,17 @@ def test_a_moved_clone_gets_a_new_venv(clone: Clone, tmp_path: Path) -> None:
     assert clone.calls.count("venv") == 2
 
 
+def test_modules_in_the_working_directory_or_on_pythonpath_are_left_alone(
+    clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("venv", "signal", "ensurepip"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the users')\n")
+    monkeypatch.chdir(tmp_path)
+    clone.settings = {"PYTHONPATH": str(tmp_path)}
+    done = clone.run("status")
+    assert (done.returncode, done.stdout) == (7, "ran takt status\n")
+
+
 def test_without_a_fitting_python_it_says_the_fix(clone: Clone) -> None:
     clone.python.write_text("#!/bin/sh\necho 3.9 no\n")
     clone.settings = {"TAKT_PYTHON": str(clone.python)}
@@ -270,7 +284,7 @@ def test_without_a_fitting_python_it_says_the_fix(clone: Clone) -> None:
 
 def test_without_the_venv_module_it_names_the_package(clone: Clone) -> None:
     clone.python.write_text(
-        '#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; *) echo 3.11 ok;; esac\n'
+        '#!/bin/sh\ncase "$3" in *ensurepip*) exit 1;; *) echo 3.11 ok;; esac\n'
     )
     done = clone.run("status")
     assert done.returncode == 1

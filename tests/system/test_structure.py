@@ -62,6 +62,15 @@ def test_no_module_is_a_drawer_for_everything() -> None:
     assert [path for path in own_files() if path.stem in drawers] == []
 
 
+def test_children_in_python_are_started_by_one_function() -> None:
+    starts = [
+        path.relative_to(ROOT)
+        for path in own_files()
+        if re.search(r"\[\s*sys\.executable", path.read_text())
+    ]
+    assert starts == [Path("common/interpreter.py")]
+
+
 def test_sources_are_ascii() -> None:
     others = [ROOT / "takt", ROOT / "constraints.txt", ROOT / "pyproject.toml"]
     others += (ROOT / "proto").rglob("*.proto")
