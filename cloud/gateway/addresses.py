@@ -19,6 +19,7 @@ from common.durable import write_atomic
 from common.errors import AddressError
 
 _WILDCARDS = ("0.0.0.0", "::", "")
+_LOOPBACKS = ("127.0.0.1", "::1")  # gRPC binds either wildcard for both families
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,14 @@ class Addresses:
 
     @property
     def reachable_host(self) -> str:
-        """Return a host that this machine reaches the sockets by."""
-        if self.host in _WILDCARDS:
-            return "::1" if self.host == "::" else "127.0.0.1"
-        return self.host
+        """Return a host that this machine reaches the sockets by.
+
+        Of a wildcard the loopback address that there is: a container may have no IPv6
+        though it takes connections at "::", and a machine may have nothing else.
+        """
+        if self.host not in _WILDCARDS:
+            return self.host
+        return next(filter(_is_here, _LOOPBACKS), _LOOPBACKS[0])
 
     @classmethod
     def load(cls, storage: StorageDir) -> Self | None:
@@ -99,12 +104,29 @@ def bind_error(host: str, port: int) -> AddressError | None:
                 f"-ltnp 'sport = :{port}' names it), or set gateway.port and "
                 "gateway.enroll_port to other ports or to 0 for free ones"
             )
-        if isinstance(e, socket.gaierror) or e.errno == errno.EADDRNOTAVAIL:
+        if e.errno in (errno.EACCES, errno.EPERM):
             return AddressError(
-                f"cannot listen on {where}: {e.strerror}; gateway.host must be an "
-                "address of this machine, for instance 127.0.0.1 or 0.0.0.0"
+                f"cannot listen on {where}: {e.strerror}; ports below 1024 need root"
+            )
+        if ":" in host and not _is_here("::1"):
+            return AddressError(
+                f"cannot listen on {where}: this machine or container has no IPv6; set "
+                "gateway.host to an IPv4 address of it, for instance 127.0.0.1 or "
+                "0.0.0.0"
             )
         return AddressError(
-            f"cannot listen on {where}: {e.strerror}; ports below 1024 need root"
+            f"cannot listen on {where}: {e.strerror}; gateway.host must be an address "
+            "of this machine, for instance 127.0.0.1, ::1, 0.0.0.0 or ::"
         )
     return None
+
+
+def _is_here(address: str) -> bool:
+    """Check whether an address is one of this machine's."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
