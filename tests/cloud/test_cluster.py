@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from waiting import until
+from waiting import WAIT_S, until
 
 from cloud.cluster.cleanup import processes_of
 from cloud.cluster.local import LocalCluster, connect, local_cluster
@@ -126,7 +126,7 @@ def test_the_token_is_private_and_a_stranger_without_it_is_refused(
     assert cluster.token_path.stat().st_mode & 0o777 == 0o600
     assert cluster.folder.stat().st_mode & 0o777 == 0o700
     stranger = started(STRANGER, short_folder, cluster.address)
-    output, _ = stranger.communicate(timeout=120)
+    output, _ = stranger.communicate(timeout=WAIT_S)
     assert output == "refused 0\n"
 
 
@@ -150,7 +150,7 @@ def test_a_second_cluster_does_not_meet_the_first_and_ctrl_c_ends_all_of_it(
     assert len(ray.nodes()) == 1  # type: ignore[no-untyped-call]
     assert processes_of(short_folder)
     other.send_signal(signal.SIGINT)
-    other.communicate(timeout=60)
+    other.communicate(timeout=WAIT_S)
     assert processes_of(short_folder) == []
     assert list(short_folder.glob("takt-*")) == []
     assert processes_of(cluster.folder)
@@ -178,7 +178,7 @@ def test_ctrl_c_while_ray_starts_leaves_no_process(short_folder: Path) -> None:
     starting = started(SECOND_CLUSTER, short_folder)
     until("Ray", lambda: len(processes_of(short_folder)) >= 2, alive=starting)
     starting.send_signal(signal.SIGINT)
-    output, _ = starting.communicate(timeout=90)
+    output, _ = starting.communicate(timeout=WAIT_S)
     assert output == ""  # it had not come up
     assert processes_of(short_folder) == []
     assert list(short_folder.glob("takt-*")) == []
@@ -188,7 +188,7 @@ def test_a_start_that_fails_once_is_made_up_for_and_nothing_of_it_is_left(
     short_folder: Path,
 ) -> None:
     process = started(FAILS_ONCE, short_folder, stderr=subprocess.PIPE)
-    output, errors = process.communicate(timeout=200)
+    output, errors = process.communicate(timeout=WAIT_S)
     assert output == "2\n"
     assert "still running" not in errors  # nobody lost track of a process
     assert processes_of(short_folder) == []

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,25 +81,25 @@ def test_neither_a_killed_worker_nor_ctrl_c_changes_the_teacher(
 ) -> None:
     progress = tmp_path / "progress.jsonl"
     killed: list[int] = []
+    ended = threading.Event()
 
     def disturb() -> None:
-        deadline = time.monotonic() + 200
-        while time.monotonic() < deadline:
-            done = len(epochs_in(progress))
+        while (done := len(epochs_in(progress))) < 8 and not ended.wait(0.01):
             if done >= 3 and not killed:
                 killed.extend(other_workers(cluster, progress))
                 for pid in killed:
                     os.kill(pid, signal.SIGKILL)
-            if done >= 8:
-                os.kill(os.getpid(), signal.SIGINT)
-                return
-            time.sleep(0.01)
+        if not ended.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
 
     disturbance = threading.Thread(target=disturb)
     disturbance.start()
-    with pytest.raises(KeyboardInterrupt):
-        train_teacher(CONFIG, StorageDir(tmp_path))
-    disturbance.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_teacher(CONFIG, StorageDir(tmp_path))
+    finally:
+        ended.set()
+        disturbance.join()
     assert len(killed) == 1
     assert not psutil.pid_exists(killed[0])
     assert not (tmp_path / "teacher.json").exists()

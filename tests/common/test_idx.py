@@ -2,7 +2,6 @@
 
 import gzip
 import struct
-import time
 import urllib.error
 from collections.abc import Callable
 from pathlib import Path
@@ -36,13 +35,11 @@ def _write_mnist(root: Path, num_train: int = 60, num_test: int = 20) -> Path:
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
-def test_real_idx_files_are_read_whole_in_under_a_cpu_second(
+def test_real_idx_files_are_read_whole(
     name: str, data_dir: Callable[[str], Path]
 ) -> None:
     config = DatasetConfig.model_validate({"name": name, "data_dir": data_dir(name)})
-    start = time.process_time()
     dataset = load_dataset(config, seed=0)
-    assert time.process_time() - start < 1  # 0.2 measured
     assert (len(dataset.train), len(dataset.val)) == (54_000, 6_000)
     assert len(dataset.test) == 10_000
     assert set(dataset.test.labels) == set(range(10))

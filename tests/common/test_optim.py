@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from waiting import WAIT_S
 
 from common.errors import ConfigError
 from common.optim import SGD, cosine, one_cycle, schedule, warmed_up
@@ -76,7 +77,7 @@ def test_a_training_step_does_not_import_torchs_compiler() -> None:
         "optimizer.step()\n"
         "assert 'torch._dynamo' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=WAIT_S)
 
 
 @pytest.mark.parametrize("name", ["cosine", "one_cycle"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
-from waiting import until
+from waiting import WAIT_S, until
 
 from cloud.publishing.repository import ReleaseRepository
 from common.errors import ConfigError
@@ -33,13 +33,13 @@ def takt(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
         [sys.executable, "-m", "deploy.cli.main", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT_S,
     )
 
 
 def python(code: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=WAIT_S
     )
 
 
@@ -128,7 +128,7 @@ def test_a_wrong_command_is_answered_in_one_line_with_its_code(
         [sys.executable, "-m", "deploy.cli.main", *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT_S,
         cwd=tmp_path,
     )
     assert done.returncode == code, done.stderr
@@ -202,7 +202,7 @@ def test_a_signal_runs_the_clean_up_and_decides_the_exit_code(
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=WAIT_S)
     assert out == "cleaned\n"
     assert process.returncode == code
     assert number.name in one_line(err)
@@ -225,7 +225,7 @@ def test_a_node_that_waits_for_its_gateway_can_be_stopped(tmp_path: Path) -> Non
     try:
         until("its key", (tmp_path / "identity" / "node.key").exists, alive=process)
         process.terminate()
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=WAIT_S)
     finally:
         process.kill()
     assert process.returncode == 143, err
@@ -266,7 +266,7 @@ def test_a_reader_that_goes_away_is_no_bug() -> None:
         shell=True,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT_S,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     assert "bug" not in done.stderr and "Traceback" not in done.stderr

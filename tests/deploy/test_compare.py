@@ -61,7 +61,8 @@ def test_a_row_has_the_public_fields_and_fractions(site: Site) -> None:
 
 def test_every_method_gets_the_same_cpu_seconds(site: Site) -> None:
     for row in read_rows(site.out):
-        assert row.cpu_s == pytest.approx(BUDGET_S, rel=0.06), row.method
+        # By a step too much, at most: tests/edge/test_distill_fit.py.
+        assert (row.cpu_budget_s, row.cpu_s >= 0.99 * BUDGET_S) == (BUDGET_S, True)
         assert 0 < row.attack_cpu_s < row.cpu_s
         assert len(row.trained_with) == 1
 
@@ -87,7 +88,7 @@ def test_with_the_live_teacher_a_row_counts_what_crossed_and_whose_time_it_was(
     finally:
         site.grid.write_text(grid_text(site.config, "takt"))
     (row,) = read_rows(out)
-    assert row.cpu_s == pytest.approx(BUDGET_S, rel=0.06)
+    assert row.cpu_s >= 0.99 * BUDGET_S
     assert row.teacher_cpu_s is not None and row.teacher_cpu_s > 0
     # Images up at each of the attack's step and of the loss; a gradient down.
     images = row.epochs * 360 * 64 * 4 * 3

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from docker_site import compose_tools
+from waiting import WAIT_S
 
 from deploy.runtime.settings import load_run_config
 
@@ -50,7 +51,7 @@ def reading(tool: list[str], num_nodes: int) -> "subprocess.CompletedProcess[str
         [*tool, "-f", str(COMPOSE), "config"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT_S,
         env={**os.environ, "TAKT_NODES": str(num_nodes)},
     )
 

@@ -9,6 +9,7 @@ import psutil
 import pytest
 import torch
 from small_runs import small_card
+from waiting import WAIT_S
 
 from common.config import DatasetConfig
 from common.errors import StorageError
@@ -82,10 +83,10 @@ def test_an_evaluation_worker_that_died_is_replaced_and_all_go_in_the_end(
     ) as pool:
         (worker,) = set(psutil.Process().children()) - before
         with pytest.raises(StorageError, match="cannot read model"):
-            pool.submit(tmp_path / "none.safetensors", 10).result(timeout=120)
+            pool.submit(tmp_path / "none.safetensors", 10).result(timeout=WAIT_S)
         worker.kill()
         with pytest.raises(StorageError, match="cannot read model"):
-            pool.submit(tmp_path / "none.safetensors", 10).result(timeout=120)
+            pool.submit(tmp_path / "none.safetensors", 10).result(timeout=WAIT_S)
         assert not worker.is_running()
     assert set(psutil.Process().children()) <= before
 

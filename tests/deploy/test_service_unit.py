@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import WAIT_S
 
 from common.errors import CapError, ConfigError, IdentityError, TaktError
 from edge.config import load_edge_config
@@ -36,7 +37,7 @@ def service_section() -> dict[str, list[str]]:
 def analyze(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     assert ANALYZE is not None
     return subprocess.run(
-        [ANALYZE, *map(str, arguments)], capture_output=True, text=True, timeout=60
+        [ANALYZE, *map(str, arguments)], capture_output=True, text=True, timeout=WAIT_S
     )
 
 

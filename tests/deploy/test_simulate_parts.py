@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from waiting import WAIT_S
 
 from deploy.runtime.processes import end_trees
 from deploy.runtime.settings import load_run_config
@@ -45,7 +46,7 @@ def test_a_child_that_ignores_sigterm_is_ended_with_its_own_children() -> None:
     end_trees([process], grace_s=0.2)
     process.stdout.close()
     assert process.returncode == -signal.SIGKILL
-    psutil.wait_procs([child], timeout=10)
+    psutil.wait_procs([child], timeout=WAIT_S)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import pytest
+from waiting import WAIT_S
 
 from common.catalog import STUDENT_ARCHITECTURES
 from common.config import KnowledgeConfig, ProfileConfig
@@ -41,7 +42,7 @@ def takt_fit(*arguments: str) -> "subprocess.CompletedProcess[str]":
         [sys.executable, "-m", "deploy.cli.main", "fit", *arguments],
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=WAIT_S,
     )
 
 
@@ -192,4 +193,4 @@ def test_the_verb_loads_neither_ray_nor_torch() -> None:
         "import sys, deploy.selection.student, deploy.cli.main\n"
         "sys.exit(bool({'ray', 'torch'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=WAIT_S).returncode == 0

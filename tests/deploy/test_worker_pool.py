@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from waiting import WAIT_S
 
 from common.errors import Interrupted
 from deploy.runtime.processes import exchange
@@ -16,7 +17,7 @@ def test_a_closed_pool_has_ended_its_workers_and_starts_no_more(tmp_path: Path) 
     workers = [pool.start(), pool.start()]
     waiting = pool.submit(exchange, workers[0], "[1,")  # it answers at the end only
     pool.close()
-    assert waiting.result(timeout=60) == ""
+    assert waiting.result(timeout=WAIT_S) == ""
     assert all(worker.returncode is not None for worker in workers)
     with pytest.raises(Interrupted):
         pool.start()
@@ -27,7 +28,7 @@ def test_a_worker_that_died_is_ended_with_its_exit_code(tmp_path: Path) -> None:
     worker = pool.start()
     assert worker.stdin is not None
     worker.stdin.close()  # an empty document: json.tool refuses it
-    worker.wait(timeout=60)
+    worker.wait(timeout=WAIT_S)
     assert exchange(worker, "late") == ""
     assert pool.end(worker) == 1
     pool.close()

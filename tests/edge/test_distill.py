@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from distill_site import job_for, write_release
+from waiting import WAIT_S
 
 from common.config import DatasetConfig
 from common.data.datasets import load_dataset
@@ -118,7 +119,10 @@ def test_the_child_needs_neither_torchvision_nor_sklearn_nor_a_compiler(
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, job], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, job],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

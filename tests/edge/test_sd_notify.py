@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from edge_site import EdgeSite, edge_site, node_environment
+from waiting import WAIT_S
 
 from common.config import ProfileConfig
 from common.errors import ConfigError
@@ -23,7 +24,6 @@ from edge.config import EdgeConfig, save_edge_config
 from edge.daemon.sd_notify import Notifier
 
 PERIOD_S = 24.0  # of the watchdog; a keep-alive is due every quarter of it
-WAIT_S = 60.0
 
 
 class Manager:
@@ -205,7 +205,7 @@ def test_a_service_is_ready_reports_its_status_keeps_alive_while_idle_and_stops(
         rss_mib = psutil.Process(process.pid).memory_info().rss / 2**20
         process.terminate()
         manager.hear("STOPPING=1")
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=WAIT_S) == 0
     assert rss_mib < 100
 
 

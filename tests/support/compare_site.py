@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from waiting import WAIT_S
+
 from common.faults import VARIABLE
 from deploy.compare.run import Choice, run_compare
 
@@ -68,4 +70,6 @@ class Site:
         argv = ["-m", "deploy.cli.main", "compare", "--grid", str(self.grid)]
         argv += ["--out", str(self.out), "--work", str(self.work), "--workers", "1"]
         env = {**os.environ, VARIABLE: fault}
-        return subprocess.run([sys.executable, *argv], env=env, timeout=200).returncode
+        return subprocess.run(
+            [sys.executable, *argv], env=env, timeout=WAIT_S
+        ).returncode

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from waiting import WAIT_S
 
 from deploy.runtime.processes import end_trees
 
@@ -93,7 +94,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, s
                 family.look()
         out = "".join(lines)
         # 11: with two epochs a student may well answer one class for everything.
-        assert process.wait(60) in (0, 11), out
+        assert process.wait(WAIT_S) in (0, 11), out
     finally:
         end_trees([process], grace_s=20)
     assert family.alive() == []
@@ -198,7 +199,7 @@ def test_report_says_the_same_again(finished: tuple[Path, str]) -> None:
         [sys.executable, "-m", "deploy.cli.main", "report", str(run)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT_S,
     )
     assert done.returncode == 0
     assert (run / "report.html").read_text() == before
@@ -244,7 +245,7 @@ def test_a_stopped_run_leaves_no_process_and_keeps_its_folder(
                 pytest.fail(f"it ended before it said '{line}'")
             family.look()
             process.send_signal(number)
-            _, err = process.communicate(timeout=120)
+            _, err = process.communicate(timeout=WAIT_S)
         finally:  # a test that fails leaves no simulation behind
             end_trees([process], grace_s=20)
     assert process.returncode == code, err
@@ -268,7 +269,7 @@ def test_missing_data_ends_the_run_before_anything_is_started(tmp_path: Path) ->
         ),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT_S,
     )
     assert done.returncode == 3, done.stderr
     assert done.stderr.startswith("takt: ") and done.stderr.count("\n") == 1
