@@ -1,7 +1,8 @@
 """Files of models: safetensors with the `ModelCard` as JSON in the header.
 
 The header also holds a digest of the weights, so that a damaged file is refused. Not
-here: building a model (zoo.py), files in general (common.tensor_file).
+here: building a model (zoo.py), files in general (common.tensor_file), telling files of
+other programs (foreign.py).
 """
 
 import hashlib
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 from common.durable import make_folder, write_atomic
 from common.errors import ConfigError, StorageError, one_line
 from common.models.card import ModelCard
+from common.models.foreign import CARD_KEY, refuse_foreign, unreadable
 from common.models.zoo import build_model
 from common.tensor_file import encode_tensors, read_tensors
 
-_CARD_KEY, _DIGEST = "takt.card", "weights_sha256"
+_DIGEST = "weights_sha256"
 
 
 def save_model(
@@ -32,7 +34,7 @@ def save_model(
     """
     tensors = model.state_dict()
     note = {**card.model_dump(mode="json"), _DIGEST: _digest(tensors)}
-    data = encode_tensors(tensors, _CARD_KEY, note)
+    data = encode_tensors(tensors, CARD_KEY, note)
     make_folder(path.parent)
     write_atomic(path, data, point=point)
     return hashlib.sha256(data).hexdigest()
@@ -42,10 +44,12 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
     """Rebuild a saved model, in eval mode on the CPU, and read its card.
 
     Raises:
-        StorageError: the file is missing, damaged or not one of takt's.
+        StorageError: the file is missing, damaged or of another program; nothing in
+            one is ever unpickled.
     """
+    refuse_foreign(path)
     try:
-        note, tensors = read_tensors(path, _CARD_KEY)
+        note, tensors = read_tensors(path, CARD_KEY)
         card = ModelCard.model_validate(note)
         if _digest(tensors) != note[_DIGEST]:
             raise ValueError("weights differ from their digest")
@@ -57,10 +61,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
         )
         model.load_state_dict(tensors)
     except OSError as e:
-        raise StorageError(
-            f"cannot read model {path}: {e.strerror or e}; give a .safetensors file of "
-            "takt"
-        ) from e
+        raise unreadable(path, e) from e
     except (ConfigError, KeyError, RuntimeError, ValidationError, ValueError) as e:
         reason = one_line(e, 160)
         raise StorageError(

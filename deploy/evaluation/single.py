@@ -9,7 +9,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from common.config import AttackConfig, DatasetConfig
-from common.errors import ConfigError, DataError, StorageError
+from common.errors import ConfigError, DataError
+from common.models.foreign import refuse_foreign
 from deploy.evaluation.images import stratified_positions
 from deploy.report.wording import describe, percent
 
@@ -62,8 +63,7 @@ def evaluate_model(
     """
     if attack not in ATTACKS:
         raise ConfigError(f"--attack {attack}: expected one of {', '.join(ATTACKS)}")
-    if not path.is_file():  # checked before torch is imported
-        raise StorageError(f"no model at {path}; give a .safetensors file of takt")
+    refuse_foreign(path)  # before torch is imported
     from common.data.datasets import load_dataset
     from common.models.files import load_model
     from common.robustness.evaluate import (

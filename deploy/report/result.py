@@ -203,7 +203,8 @@ def read_result(run_dir: Path) -> RunResult:
         ) from e
     except ValueError as e:
         raise StorageError(
-            f"{path} is damaged: {e}; expected JSON; run the simulation again"
+            f"{path} is no JSON, or damaged; give a run's folder, for instance "
+            "runs/digits-20260101-120000, or run the simulation again"
         ) from e
     found = tree.get("schema") if isinstance(tree, dict) else None
     if found != SCHEMA:

@@ -218,13 +218,6 @@ def test_a_damaged_model_file_is_refused_in_one_line(
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_safetensors_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "m.safetensors"
-    safetensors.torch.save_file({"a": torch.zeros(2)}, path)
-    with pytest.raises(StorageError, match="not of takt"):
-        load_model(path)
-
-
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No such file"):
         load_model(tmp_path / "none.safetensors")
