@@ -33,6 +33,7 @@ from common.data.sources import open_sources
 from common.effective_limits import effective_limits
 from common.errors import DataError
 from common.interpreter import python
+from common.text import counted
 from edge.limits import MINIMUM_MIB, probe_methods
 
 FAILED = 1  # exit code when a check failed; warnings alone leave it 0
@@ -109,9 +110,10 @@ def print_findings(findings: list[Finding], echo: Callable[[str], object]) -> in
     failed = sum(finding.level == "fail" for finding in findings)
     warned = sum(finding.level == "warn" for finding in findings)
     if failed:
-        echo(f"{failed} of {len(findings)} checks failed: fix these first")
+        these = "this" if failed == 1 else "these"
+        echo(f"{failed} of {len(findings)} checks failed: fix {these} first")
         return FAILED
-    echo("takt works here" + (f", with {warned} warnings" if warned else ""))
+    echo("takt works here" + (f", with {counted(warned, 'warning')}" if warned else ""))
     return 0
 
 
@@ -168,7 +170,8 @@ def start_torch_check() -> Callable[[], Finding]:
             return Finding("fail", "torch", f"{pair}: {last[:160]}", fix)
         build = json.loads(output.splitlines()[-1])
         kind = f"CUDA {build['cuda']} build" if build["cuda"] else "CPU build"
-        return Finding("ok", "torch", f"{pair}, {kind}, {build['gpus']} GPUs")
+        gpus = counted(build["gpus"], "GPU")
+        return Finding("ok", "torch", f"{pair}, {kind}, {gpus}")
 
     return finish
 
@@ -231,7 +234,8 @@ def check_ports(gateway: GatewayConfig) -> Finding:
             return Finding("fail", "ports", found, fix)
     if not ports:
         return Finding("ok", "ports", f"any free ones on {gateway.host}")
-    return Finding("ok", "ports", f"{ports} on {gateway.host} are free")
+    listed = " and ".join(map(str, ports))
+    return Finding("ok", "ports", f"free on {gateway.host}: {listed}")
 
 
 def check_clock(now: float, pki_dir: Path | None) -> Finding:

@@ -6,6 +6,7 @@ Not here: the jobs (`cloud.training.job`, `cloud.extraction.job`), the cluster
 
 from common.config import RunConfig
 from common.errors import ClusterError, TaktError
+from common.text import shortened
 
 
 def require_cluster() -> None:
@@ -36,4 +37,4 @@ def last_line(error: Exception) -> str:
     if isinstance(error, TaktError):
         return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:200]
+    return shortened(lines[-1] if lines else type(error).__name__, 200)

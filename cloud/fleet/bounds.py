@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from cloud.errors import BadRequestError
 from common.pb.takt_pb2 import HeartbeatRequest, ReportRequest
+from common.text import shortened
 
 MAX_BIGINT = 2**63 - 1  # what the database can hold
 MAX_CURVE = 10_000
@@ -83,7 +84,7 @@ def checked_report(report: ReportRequest) -> ReportRequest:
 
 def clean(text: str, length: int) -> str:
     """Cut a string and replace what is not printable (no terminal escapes)."""
-    cut = text if len(text) <= length else text[: length - 3] + "..."
+    cut = shortened(text, length)
     return "".join(c if c.isprintable() else " " for c in cut)
 
 

@@ -17,6 +17,7 @@ from common.config import DatasetConfig
 from common.data.fingerprint import Fingerprint
 from common.data.sources import Download, Source, Sources, download_public, open_sources
 from common.errors import DataError
+from common.text import counted
 
 if TYPE_CHECKING:
     import torch
@@ -130,7 +131,7 @@ def _notes(source: Sources, config: DatasetConfig, cut: "_Cut") -> tuple[str, ..
     return (
         *source.notes,
         f"no separate test images: {len(cut.test)} of {len(source.train.labels)}, "
-        "stratified, were set aside as the test split",
+        "stratified, set aside as the test split",
     )
 
 
@@ -249,8 +250,8 @@ def _check_classes(
     present = int((counts > 0).sum())
     if present < 2:
         raise DataError(
-            f"data set '{config.name}' has images of {present} class(es) only, "
-            "expected at least 2"
+            f"data set '{config.name}' has images of "
+            f"{counted(present, 'class', 'classes')} only, expected at least 2"
         )
     if config.limit is not None and config.limit < 2 * present:
         raise DataError(

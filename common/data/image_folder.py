@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common.errors import DataError, one_line
+from common.text import counted
 
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -83,7 +84,7 @@ def scan_tree(root: Path, class_names: Sequence[str] | None = None) -> Tree:
     _check_names(root, names)
     if len(names) < 2:
         raise DataError(
-            f"{root} has {len(names)} class folder(s), expected at least 2: "
+            f"{root} has {counted(len(names), 'class folder')}, expected at least 2: "
             f"{root}/CLASS/IMAGE"
         )
     paths: list[Path] = []
@@ -146,9 +147,10 @@ def describe_oddities(tree: Tree, root: Path) -> tuple[str, ...]:
         )
     animations = [p for p in tree.paths if _is_animation(p)]
     if animations:
+        images = f"of {counted(len(tree.paths), 'image')} in {root}"
         notes.append(
-            f"{len(animations)} of {len(tree.paths)} images in {root} have several "
-            f"frames or pages ({animations[0].name}): the first of each counts"
+            f"{len(animations)} {images} with several frames or pages "
+            f"({animations[0].name}): the first of each counts"
         )
     return tuple(notes)
 

@@ -215,7 +215,7 @@ def _folder(
     ]
     if missing:
         raise DataError(
-            f"{root / 'train'} lacks the class folder(s) {', '.join(missing)}; "
+            f"{root / 'train'} lacks class folders: {', '.join(missing)}; "
             "unpack it again"
         )
     if not isinstance(form, Form):

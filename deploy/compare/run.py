@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from common.errors import ConfigError
+from common.text import counted
 from deploy.compare.grid import Entry, chosen, load_grid, make_plan
 from deploy.compare.messages import GroupJob, RowJob
 from deploy.compare.pool import RowPool
@@ -77,7 +78,7 @@ def run_compare(
         for row in file.rows:
             trained.drop(row.identity)  # a kill may have come in between
         num_done = len(plan) - len(missing)
-        print_line(console, f"{len(plan)} rows, {num_done} of them there")
+        print_line(console, f"{counted(len(plan), 'row')}, {num_done} there already")
         if missing:
             _make_rows(missing, file, work, trained, num_workers, console)
         from deploy.compare.plots import write_plots  # and with it matplotlib

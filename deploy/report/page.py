@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from common.durable import write_atomic
 from common.records import Evaluation
+from common.text import counted
 from deploy.report import bars
 from deploy.report.charts import Series, curves, swatch
 from deploy.report.result import NodeResult, RunResult, find_autoattack, read_result
@@ -90,7 +91,7 @@ def _robust_note(result: RunResult) -> str:
     first = next((n.autoattack for n in result.nodes if n.autoattack), teacher)
     note = f"{describe(first)} a student." if first else ""
     if teacher is not None:
-        note += f" Teacher: {teacher.num_images} images."
+        note += f" Teacher: {counted(teacher.num_images, 'image')}."
     return f"{note} Bars run from 0 to 100 %."
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from common.config import RunConfig
 from common.records import Evaluation
 from common.release import TeacherCard
+from common.text import counted
 from deploy.report.result import (
     Accuracies,
     NodeResult,
@@ -32,7 +33,7 @@ def describe(evaluation: Evaluation) -> str:
     name = ATTACK_NAMES.get(evaluation.attack, evaluation.attack)
     return (
         f"{name} {evaluation.version}, {evaluation.norm}, eps {evaluation.eps:.4g}, "
-        f"{evaluation.num_images} images"
+        f"{counted(evaluation.num_images, 'image')}"
     )
 
 
@@ -49,14 +50,14 @@ def human_bytes(count: float | None) -> str:
 def describe_teacher(card: TeacherCard) -> str:
     """Say in a line what came of stage 1."""
     parts = [
-        f"{card.architecture}, {card.num_parameters:,} parameters",
+        f"{card.architecture}, {counted(card.num_parameters, 'parameter')}",
         f"clean {percent(card.clean_accuracy)} %",
     ]
     if card.robust:
         robust = card.robust[0]
         parts.append(
             f"{robust.attack.upper()} {percent(robust.accuracy)} % ({robust.norm}, eps "
-            f"{robust.eps:.4g}, {robust.num_images} images)"
+            f"{robust.eps:.4g}, {counted(robust.num_images, 'image')})"
         )
     return ", ".join(parts)
 
@@ -84,7 +85,7 @@ def describe_progress(
         threat = config.threat
         text += (
             f", PGD {percent(robust)} % ({threat.norm}, eps {threat.eps:.4g}, "
-            f"{num_val} validation images)"
+            f"{counted(num_val, 'validation image')})"
         )
     return text
 
@@ -93,7 +94,7 @@ def describe_release(release: ReleaseFacts) -> str:
     """Say in a line what was published."""
     return (
         f"{release.channel} v{release.version}: {human_bytes(release.bytes)} for "
-        f"{release.num_samples:,} samples"
+        f"{counted(release.num_samples, 'sample')}"
     )
 
 
@@ -105,7 +106,8 @@ def describe_nodes(states: Mapping[str, str]) -> str:
 def describe_evaluation(measured: Sequence[Accuracies]) -> str:
     """Say in a line what was measured."""
     images = sum(accuracies.robust.num_images for accuracies in measured)
-    return f"{len(measured)} models, {images} attacked images in all"
+    models = counted(len(measured), "model")
+    return f"{models}, {counted(images, 'attacked image')} in all"
 
 
 def describe_failure(phase: str, message: str) -> str:
@@ -148,7 +150,9 @@ def _robustness(nodes: Sequence[NodeResult], teacher: TeacherResult | None) -> s
     span = _span(percent(values[0]), percent(values[-1]))
     counts = sorted({evaluation.num_images for evaluation in found})
     images = " or ".join(str(count) for count in counts)
-    each = "images each" if len(found) > 1 else "images"
+    each = "image" if counts == [1] else "images"
+    if len(found) > 1:
+        each += " each"
     text = f" of {span} % robust accuracy"
     best = find_autoattack(teacher.robust) if teacher is not None else None
     if best is not None:

@@ -23,6 +23,7 @@ from common.config import RunConfig
 from common.data.datasets import load_dataset
 from common.errors import ClusterError
 from common.release import Manifest, TeacherCard
+from common.text import counted
 from deploy.report.builder import dataset_facts, release_facts
 from deploy.report.wording import (
     describe_evaluation,
@@ -81,7 +82,7 @@ def _collect(
         view = stack.enter_context(open_view(console, lambda: take_snapshot(state)))
         phases = Phases(view, time.monotonic)
         state.phases = phases
-        with phases.phase("gateway", "wait for the cloud side to start") as phase:
+        with phases.phase("gateway", f"wait for a job on {run.cloud.root}") as phase:
             # The gateway makes the fleet's database before it writes its addresses.
             addresses = _awaited(run, lambda: Addresses.load(run.cloud))
             phase.summary = f"at {addresses.address}"
@@ -94,7 +95,8 @@ def _collect(
             dataset = load_dataset(config.dataset, seed=config.seed)
             state.dataset = dataset_facts(dataset)
             state.num_val = len(dataset.val)
-            phase.summary = f"{dataset.name}: {len(dataset.test):,} images to test"
+            found = counted(len(dataset.test), "image")
+            phase.summary = f"{dataset.name}: {found} to test"
         print_notes(console, dataset)
         with phases.phase("teacher", "wait for the cloud job") as phase:
             card = _awaited(run, lambda: _teacher(config, run.cloud))

@@ -13,6 +13,7 @@ from rich.console import Console
 from common.config import NodeConfig, RunConfig
 from common.durable import write_atomic
 from common.errors import StudentError, TaktError
+from common.text import counted
 from deploy.evaluation.pool import Measurement
 from deploy.report.builder import (
     baseline_result,
@@ -153,8 +154,9 @@ def _missing_students(state: RunState) -> TaktError | None:
     ]
     if not missing:
         return None
+    nodes = counted(len(state.finished), "node")
     return StudentError(
-        f"{len(missing)} of {len(state.finished)} nodes promoted no student: "
+        f"{len(missing)} of {nodes} promoted no student: "
         f"{'; '.join(missing)}; see {state.run.logs}"
     )
 

@@ -23,6 +23,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 
 from common.data.datasets import Dataset
+from common.text import counted
 from deploy.report.wording import describe_progress
 from deploy.simulation.nodes import NodeView
 from deploy.simulation.phases import PhaseView
@@ -48,7 +49,8 @@ def take_snapshot(state: RunState) -> Snapshot:
     background = ""
     if measurements := state.measurements():
         done = sum(m.progress for m in measurements) / len(measurements)
-        background = f"AutoAttack of {len(measurements)} models: {100 * done:.0f} %"
+        models = counted(len(measurements), "model")
+        background = f"AutoAttack of {models}: {100 * done:.0f} %"
     detail = ""
     if state.phase == "teacher":
         epoch = _last_epoch(state.run.cloud.progress)

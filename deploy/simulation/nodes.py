@@ -20,6 +20,7 @@ from common.config import NodeConfig
 from common.durable import make_folder
 from common.errors import StorageError
 from common.interpreter import python
+from common.text import shortened
 from deploy.runtime.processes import end_trees, start_daemon
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class SimulatedNodes:
             lines = self._log(name).read_bytes().splitlines()
         except OSError:
             return ""
-        return lines[-1].decode(errors="replace")[:300] if lines else ""
+        return shortened(lines[-1].decode(errors="replace"), 300) if lines else ""
 
     def views(self) -> tuple[NodeView, ...]:
         """Describe every node for the live view; none any more once they stop."""
@@ -174,7 +175,8 @@ class SimulatedNodes:
     def _view(self, name: str) -> NodeView:
         code = self.exit_code(name)
         if code is not None:
-            return NodeView(name, f"ended ({code})", 1.0, self.last_log_line(name)[:60])
+            line = shortened(self.last_log_line(name), 60)
+            return NodeView(name, f"ended ({code})", 1.0, line)
         status = self.status(name)
         if status is None:
             return NodeView(name, "enrolling", 0.0)

@@ -19,6 +19,7 @@ from cloud.pki.authority import Authority
 from common.config import RunConfig
 from common.data.datasets import Dataset, load_dataset
 from common.effective_limits import usable_cores
+from common.text import counted
 from deploy import cloud_side
 from deploy.evaluation.pool import EvaluationPool
 from deploy.report.builder import dataset_facts, release_facts
@@ -72,8 +73,9 @@ def _simulate(state: RunState, console: Console, *, compare: bool) -> None:
             dataset = load_dataset(config.dataset, seed=config.seed)
             state.dataset = dataset_facts(dataset)
             state.num_val = len(dataset.val)
+            images = counted(len(dataset.train), "image")
             phase.summary = (
-                f"{dataset.name}: {len(dataset.train):,} images to learn from, "
+                f"{dataset.name}: {images} to learn from, "
                 f"{len(dataset.val):,} to validate, {len(dataset.test):,} to test"
             )
         print_notes(console, dataset)

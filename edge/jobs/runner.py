@@ -32,6 +32,7 @@ from common.errors import (
 )
 from common.interpreter import python
 from common.records import Cap, Record
+from common.text import shortened
 from edge.jobs.job import (
     PROGRESS,
     RESULT,
@@ -242,4 +243,4 @@ def last_line(log: Path, begin: int) -> str:
         file.seek(max(begin, size - 4096))
         lines = file.read().decode(errors="replace").split("\n")
     found = [line.strip() for line in lines if line.strip()]
-    return found[-1][:400] if found else ""
+    return shortened(found[-1], 400) if found else ""

@@ -139,7 +139,7 @@ def _enable_controllers(parent: Path, movable: set[int]) -> None:
         others = set(group_members(parent)) - movable
         if others:
             raise CapError(
-                f"{len(others)} other processes share the daemon's group {parent}; "
+                f"other processes ({len(others)}) share the daemon's group {parent}; "
                 "start it as a service with Delegate=yes"
             )
         leaf = parent / _DAEMON_LEAF

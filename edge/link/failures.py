@@ -16,6 +16,7 @@ import grpc
 
 from common.address import parse_address
 from common.errors import IdentityError, LinkError, TaktError
+from common.text import shortened
 from edge.credentials import ENROLL_HINT, Certificates
 from edge.link.proxy import Proxy
 
@@ -233,5 +234,4 @@ def reason(details: str) -> str:
 
 
 def _shorten(details: str) -> str:
-    line = " ".join(details.split())
-    return line if len(line) <= 160 else line[:157] + "..."
+    return shortened(" ".join(details.split()), 160)
