@@ -90,6 +90,33 @@ class StorageDir:
                 "init`"
             )
 
+    def check_there(self) -> None:
+        """Check that there is a folder, for one who waits for what a job puts into it.
+
+        Raises:
+            StorageError: there is none; it may be mistyped.
+        """
+        if not self.root.is_dir():
+            raise StorageError(
+                f"there is no folder {self.root}; give the cloud job's folder with "
+                "--storage, or start the job first"
+            )
+
+    def check_teacher(self) -> None:
+        """Check that a finished teacher lies here.
+
+        Raises:
+            StorageError: there is none, or it cannot be read.
+        """
+        for path in (self.weights, self.card):
+            try:
+                path.open("rb").close()
+            except OSError as e:
+                raise StorageError(
+                    f"cannot read {path}: {e.strerror}; give the job's folder with "
+                    "--storage, or train the teacher first (`takt cloud train`)"
+                ) from e
+
     def check_published(self) -> None:
         """Check that a release was published here.
 

@@ -78,6 +78,35 @@ def train(
         arm_signals()  # Ray Train installs handlers of its own
 
 
+def check_extractable(config: RunConfig, storage: StorageDir) -> None:
+    """Check, before Ray is started, that there is what `extract` reads.
+
+    Raises:
+        ConfigError: the teacher was trained with other options.
+        DataError: the user's own images are missing or unusable.
+        StorageError: there is no teacher.
+    """
+    from cloud.training.teacher_files import check_teacher_options
+
+    storage.check_teacher()
+    check_teacher_options(config, storage)
+    check_images(config)
+
+
+def check_images(config: RunConfig) -> None:
+    """Check a user's own images, before anything is started; reads no pixels.
+
+    Public data sets are fetched, and checked, where they are used first.
+
+    Raises:
+        DataError: they are missing or unusable.
+    """
+    from common.data.sources import open_sources
+
+    if config.dataset.name == "folder":
+        open_sources(config.dataset, None)
+
+
 def extract(config: RunConfig, storage: StorageDir) -> Path:
     """Extract the teacher's knowledge; return the folder of its shards.
 

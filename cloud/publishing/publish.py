@@ -46,13 +46,15 @@ def publish_release(
         TrustError: the shards do not cover the data set.
     """
     repository = ReleaseRepository(storage.repository, storage.keys, clock=clock)
-    repository.create()
     draft = draft_manifest(
         config,
         dataset,
         teacher=_read_teacher(storage.card),
         shards=_read_index(storage.knowledge_index),
     )
+    if not storage.repository.exists():  # keys are for what can be published
+        repository.check(draft, storage.knowledge)
+    repository.create()
     return repository.publish(draft, storage.knowledge, force=force)
 
 

@@ -94,6 +94,17 @@ class ReleaseRepository:
             )
         return decode_manifest(self._read(target))
 
+    def check(self, draft: Manifest, folder: Path) -> None:
+        """Check a draft and its shards as `publish` does; nothing is written.
+
+        Raises:
+            ConfigError, StorageError, TrustError: as `publish`.
+        """
+        _check_channel(draft)
+        decode_manifest(encode_manifest(_placed(draft, 1)))
+        for shard in draft.shards:
+            _read_file(folder, shard, "extract the knowledge")
+
     def publish(
         self,
         draft: Manifest,
@@ -121,10 +132,7 @@ class ReleaseRepository:
                 a key is missing; the channel's newest release stays.
             TrustError: a node would refuse the manifest: its shards have holes.
         """
-        if not _CHANNEL.fullmatch(draft.channel):
-            raise ConfigError(
-                f"channel {draft.channel[:80]!r}: expected 1 to 63 of a-z, 0-9, - and _"
-            )
+        _check_channel(draft)
         with locked(self.root / ".lock"):
             state = self._metadata.load()
             targets = state.targets.signed
@@ -216,6 +224,13 @@ class ReleaseRepository:
                 f"cannot read {place}: {e.strerror}; restore the repository from a "
                 "backup or publish again"
             ) from e
+
+
+def _check_channel(draft: Manifest) -> None:
+    if not _CHANNEL.fullmatch(draft.channel):
+        raise ConfigError(
+            f"channel {draft.channel[:80]!r}: expected 1 to 63 of a-z, 0-9, - and _"
+        )
 
 
 def _placed(draft: Manifest, version: int) -> Manifest:

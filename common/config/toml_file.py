@@ -1,14 +1,11 @@
 """TOML: a file becomes a frozen model, options are set in it, trees are written.
 
-What is wrong with a file is said in one line, with the key, what was expected and what
-was found. tomllib reads, tomlkit writes: a file in which an option is set keeps its
-comments. Not here: the keys and their bounds (run.py), which file and which options a
-command means (deploy.runtime.settings).
+tomllib reads, tomlkit writes: a file in which an option is set keeps its comments. Not
+here: the keys and their bounds (run.py), what is wrong with a value, in words
+(explain.py), which file and which options a command means (deploy.runtime.settings).
 """
 
-import difflib
 import json
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +13,20 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from common.config.explain import Complaint, explain
 from common.errors import ConfigError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class WrongKeyError(ConfigError):
+    """A key or value of a config is wrong."""
+
+    def __init__(self, source: str, complaint: Complaint, key: str) -> None:
+        """Name the text; `key` is the complaint's as `set_options` would have it."""
+        super().__init__(f"{source}: {complaint.text}")
+        self.complaint = complaint
+        self.key = key
 
 
 def load_config(path: Path, model: type[ModelT]) -> ModelT:
@@ -49,6 +57,10 @@ def parse_config(
         model: the class that the whole text must match.
         source: names the text in messages.
         folder: from which relative paths in it count.
+
+    Raises:
+        WrongKeyError: a key or value is wrong.
+        ConfigError: the text is not TOML.
     """
     tree = _tree(text, source)
     try:
@@ -57,7 +69,8 @@ def parse_config(
             json.dumps(tree, default=str), context={"folder": folder}
         )
     except ValidationError as e:
-        raise ConfigError(f"{source}: {_explain(e, model)}") from e
+        found = explain(e, model)
+        raise WrongKeyError(source, found, _with_names(found.key, tree)) from e
 
 
 def set_options(text: str, options: Mapping[str, object], *, source: str) -> str:
@@ -128,6 +141,20 @@ def _put(tree: dict[str, Any], key: str, value: object) -> None:
     place[last] = value
 
 
+def _with_names(key: str, tree: Any) -> str:
+    """Write a dotted key with the `name` of each table of a list for its index."""
+    parts = []
+    for part in key.split("."):
+        if isinstance(tree, list) and part.isdecimal():
+            tree = tree[int(part)] if int(part) < len(tree) else None
+            name = tree.get("name") if isinstance(tree, dict) else None
+            parts.append(str(name) if name else part)
+        else:
+            tree = tree.get(part) if isinstance(tree, dict) else None
+            parts.append(part)
+    return ".".join(parts)
+
+
 def _inner(place: Any, part: str) -> Any:
     """Step into a table, made where missing, or the one of that name in a list."""
     if isinstance(place, dict):
@@ -135,61 +162,3 @@ def _inner(place: Any, part: str) -> Any:
     tables = place if isinstance(place, list) else []
     named = (t for t in tables if isinstance(t, dict) and t.get("name") == part)
     return next(named, None)
-
-
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Say the first of a validation's errors in one line, with the fix."""
-    # A misspelt key also makes another one missing: the misspelling is the cause.
-    errors = error.errors(include_url=False)
-    first = min(errors, key=lambda e: e["type"] != "extra_forbidden")
-    where = ".".join(str(part) for part in first["loc"]) or "the file"
-    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(model, first["loc"][:-1])
-        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-        return f"unknown key '{where}'; {hint}{more}"
-    if first["type"] == "missing":
-        return f"key '{where}' is missing; add it{more}"
-    if first["loc"][-1:] in [("eps",), ("step_size",)]:
-        return (
-            f"{where} = {first['input']!r}: expected pixel scale, above 0 and at most "
-            f'1, for instance "8/255" or 0.15{more}'
-        )
-    if first["type"] == "literal_error":
-        words = first["ctx"]["expected"]
-        close = difflib.get_close_matches(
-            str(first["input"]), re.findall(r"'([^']*)'", words), n=1
-        )
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        return f"{where} = {first['input']!r}: expected one of {words}{hint}{more}"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return f"{where}: {message}{more}"
-    return f"{where} = {first['input']!r}: {message}{more}"
-
-
-def _known_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    """List the keys that are valid at a location of the config tree."""
-    current: Any = model
-    for part in loc:
-        if not (isinstance(current, type) and issubclass(current, BaseModel)):
-            break
-        field = current.model_fields.get(str(part))
-        if field is None:  # an index of a list or a key of a dict
-            continue
-        current = _inner_model(field.annotation)
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return list(current.model_fields)
-    return []
-
-
-def _inner_model(annotation: Any) -> Any:
-    """Find the model class inside ``tuple[M, ...]``, ``dict[str, M]`` or ``M``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _inner_model(argument)
-        if found is not None:
-            return found
-    return None

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloud.storage import StorageDir
+from common.text import counted
+from deploy.cli.groups import VerbGroup
 from deploy.cli.options import (
     DEFAULT_RUNS,
     DEFAULT_STORAGE,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from common.config import RunConfig
 
 app = typer.Typer(
+    cls=VerbGroup,
     help="The cloud side: train, extract, publish, serve.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -52,8 +55,12 @@ def run(
     serve: Annotated[bool, typer.Option(help="Serve the release at the end.")] = True,
 ) -> None:
     """Train, extract, publish, and serve until stopped; nodes may join at once."""
+    from deploy.cloud_side import check_images
+
     settings, _ = settings_of(config, data_dir, limit, seed, assign)
     folder = StorageDir(storage)
+    with folder.recorded_failure():
+        check_images(settings)
     with (
         folder.recorded_failure(),
         _cluster(address, folder, settings),
@@ -77,7 +84,10 @@ def train(
     assign: Assign = None,
 ) -> None:
     """Train the teacher, or the best of [choice]; resumes what was interrupted."""
+    from deploy.cloud_side import check_images
+
     settings, _ = settings_of(config, data_dir, limit, seed, assign)
+    check_images(settings)
     folder = StorageDir(storage)
     with _cluster(address, folder, settings):
         _train(settings, folder)
@@ -94,8 +104,11 @@ def extract(
     assign: Assign = None,
 ) -> None:
     """Extract the teacher's knowledge into shards."""
+    from deploy.cloud_side import check_extractable
+
     settings, _ = settings_of(config, data_dir, limit, seed, assign)
     folder = StorageDir(storage)
+    check_extractable(settings, folder)
     with _cluster(address, folder, settings):
         _extract(settings, folder)
 
@@ -122,10 +135,13 @@ def serve(
     config: Config,
     storage: Storage = DEFAULT_STORAGE,
     address: Address = None,
+    data_dir: DataDir = None,
+    limit: Limit = None,
+    seed: Seed = None,
     assign: Assign = None,
 ) -> None:
     """Serve the repository to nodes until stopped."""
-    settings, _ = settings_of(config, assign=assign)
+    settings, _ = settings_of(config, data_dir, limit, seed, assign)
     folder = StorageDir(storage)
     folder.check_servable()
     with _cluster(address, folder, settings), _gateway(settings, folder):
@@ -157,6 +173,7 @@ def report(
 ) -> int:
     """Follow a job and its nodes that run elsewhere; end as `takt simulate` does."""
     settings, text = settings_of(config, data_dir, limit, seed, assign)
+    StorageDir(storage.resolve()).check_there()
     from deploy.simulation.collect import collect_run
 
     return collect_run(
@@ -206,7 +223,7 @@ def _publish(
     typer.echo(
         f"channel '{manifest.channel}' is at version {manifest.version}: "
         f"{sum(shard.num_bytes for shard in manifest.shards):,} bytes, "
-        f"{manifest.num_samples:,} samples"
+        f"{counted(manifest.num_samples, 'sample')}"
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from common.errors import ConfigError, TaktError
+from deploy.cli.groups import VerbGroup
 from deploy.cli.options import AsJson, expand
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from edge.state import Status
 
 app = typer.Typer(
+    cls=VerbGroup,
     help="A node: enrol, follow a channel, distil under caps.",
     no_args_is_help=True,
     rich_markup_mode=None,

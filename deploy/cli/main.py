@@ -13,6 +13,7 @@ import typer
 
 from deploy.cli.cloud import app as cloud_app
 from deploy.cli.edge import app as edge_app
+from deploy.cli.groups import VerbGroup
 from deploy.cli.options import (
     DEFAULT_RUNS,
     AsJson,
@@ -29,6 +30,7 @@ from deploy.cli.options import (
 from deploy.cli.pki import app as pki_app
 
 app = typer.Typer(
+    cls=VerbGroup,
     name="takt",
     help="Robust students for edge nodes, distilled from a cloud teacher.",
     epilog="Exit codes: takt exit-codes. Start with: takt simulate",
@@ -105,6 +107,7 @@ def fit(
     ] = None,
     data_dir: DataDir = None,
     limit: Limit = None,
+    seed: Seed = None,
     assign: Assign = None,
     cpus: Annotated[float, typer.Option(help="The node's CPU cap, in cores.")] = 1.0,
     as_json: AsJson = False,
@@ -112,26 +115,23 @@ def fit(
     """Pick the largest student whose training fits a node, by measuring steps."""
     from rich.console import Console
 
-    from common.config import ProfileConfig
-    from common.errors import ConfigError
     from deploy.runtime.terminal import make_console
     from deploy.selection.student import (
+        caps_of,
         select_student,
         subject_of_config,
         subject_of_release,
     )
 
-    for option, value in (("--cpu-s", cpu_s), ("--cpus", cpus)):
-        if not value > 0:
-            raise ConfigError(f"{option} {value:g}: expected a number above 0")
+    profile = caps_of(cpus=cpus, memory_mib=memory_mib, cpu_s=cpu_s)
     if release is not None:
         subject = subject_of_release(release.absolute(), data_dir)
     else:
-        settings, _ = settings_of(config, data_dir, limit, assign=assign)
+        settings, _ = settings_of(config, data_dir, limit, seed, assign)
         subject = subject_of_config(settings)
     select_student(
         subject,
-        ProfileConfig(cpus=cpus, memory_mib=memory_mib, bandwidth_kib_s=1),
+        profile,
         cpu_s=cpu_s,
         as_json=as_json,
         console=make_console(),
@@ -208,6 +208,8 @@ def report(
 def doctor(
     config: Config = "digits",
     data_dir: DataDir = None,
+    limit: Limit = None,
+    seed: Seed = None,
     assign: Assign = None,
     runs_dir: RunsDir = DEFAULT_RUNS,
     pki: Annotated[
@@ -220,7 +222,7 @@ def doctor(
     """Check whether this machine can run takt; one line each, with the fix."""
     from deploy.doctor import run_doctor
 
-    settings, _ = settings_of(config, data_dir, assign=assign)
+    settings, _ = settings_of(config, data_dir, limit, seed, assign)
     return run_doctor(settings, runs_dir=runs_dir, pki_dir=pki)
 
 

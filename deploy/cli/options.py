@@ -58,25 +58,6 @@ DEFAULT_STORAGE = Path("cloud-storage")
 DEFAULT_RUNS = Path("runs")
 
 
-def overrides_of(
-    data_dir: Path | None = None,
-    limit: int | None = None,
-    seed: int | None = None,
-    assign: list[str] | None = None,
-) -> dict[str, object]:
-    """Turn the options that stand for config keys into those keys."""
-    from deploy.runtime.settings import parse_assignments
-
-    overrides = parse_assignments(assign or [])
-    if data_dir is not None:
-        overrides["dataset.data_dir"] = str(data_dir.absolute())
-    if limit is not None:
-        overrides["dataset.limit"] = limit
-    if seed is not None:
-        overrides["seed"] = seed
-    return overrides
-
-
 def settings_of(
     config: str,
     data_dir: Path | None = None,
@@ -89,6 +70,16 @@ def settings_of(
     Raises:
         ConfigError: the config cannot be read, or a key or value is wrong.
     """
-    from deploy.runtime.settings import load_run_config
+    from deploy.runtime.settings import load_run_config, parse_assignments
 
-    return load_run_config(config, overrides_of(data_dir, limit, seed, assign))
+    overrides = parse_assignments(assign or [])
+    typed = {}
+    for option, key, value in (
+        ("--data-dir", "dataset.data_dir", data_dir and str(data_dir.absolute())),
+        ("--limit", "dataset.limit", limit),
+        ("--seed", "seed", seed),
+    ):
+        if value is not None:
+            overrides[key] = value
+            typed[key] = f"{option} {value}"
+    return load_run_config(config, overrides, typed=typed)

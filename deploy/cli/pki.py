@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from common.text import counted
+from deploy.cli.groups import VerbGroup
 from deploy.cli.options import (
     DEFAULT_STORAGE,
     Assign,
     Config,
+    DataDir,
+    Seed,
     Storage,
     expand,
     settings_of,
@@ -24,9 +28,11 @@ if TYPE_CHECKING:
     from cloud.pki.authority import Authority
 
 app = typer.Typer(
+    cls=VerbGroup,
     name="pki",
     help="Make the project's authority, and say which nodes may join.",
     no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 Node = Annotated[str, typer.Argument(help="The node's name.")]
@@ -73,6 +79,8 @@ def invite(
     gateway: Annotated[str, typer.Option(help="host:port of the node port.")],
     enroll: Annotated[str, typer.Option(help="host:port of the enrolment port.")],
     storage: Storage = DEFAULT_STORAGE,
+    data_dir: DataDir = None,
+    seed: Seed = None,
     assign: Assign = None,
     home: Annotated[Path, typer.Option(help="Where a node finds its folder.")] = Path(
         "/etc/takt"
@@ -84,7 +92,7 @@ def invite(
     """Write what each node of a config needs to join: config, CA, one-time token."""
     from deploy.cli.invite import CA, invite_nodes
 
-    settings, _ = settings_of(config, assign=assign)
+    settings, _ = settings_of(config, data_dir, seed=seed, assign=assign)
     authority = _authority(storage)
     invited = invite_nodes(
         settings,
@@ -96,7 +104,8 @@ def invite(
         state_dir=state,
     )
     typer.echo(
-        f"{len(settings.nodes)} nodes in {out}; invited: {', '.join(invited) or 'none'}"
+        f"{counted(len(settings.nodes), 'node')} in {out}; "
+        f"invited: {', '.join(invited) or 'none'}"
     )
 
 

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from common.errors import BROKEN_PIPE, BUG, ConfigError, Interrupted, TaktError
 
@@ -109,9 +110,8 @@ def run(verb: Callable[[], object]) -> int:
         sys.stderr.close()
         code = BROKEN_PIPE
     except Exception as e:
-        usage = getattr(e, "format_message", None)  # of typer's own errors
-        if usage is not None:
-            code = _usage_error(usage())
+        if hasattr(e, "format_message"):  # of typer's own errors
+            code = _usage_error(e)
         elif signals.received is None:
             bug = record_bug(e, Path(tempfile.gettempdir()))
             _print_line(str(bug))
@@ -122,12 +122,23 @@ def run(verb: Callable[[], object]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _usage_error(message: str) -> int:
+def _usage_error(error: Any) -> int:
     """Print what is wrong with a command line; return the exit code."""
+    message = error.format_message()
     if message.startswith("Usage:"):  # a group without a verb: its whole help
         print(message, file=sys.stderr)
-    else:
-        _print_line(f"{message.rstrip('.')}; see takt --help")
+        return ConfigError.exit_code
+    # Imported here: most commands are typed without a mistake.
+    from pydantic import ValidationError
+
+    from common.config.explain import expectation
+
+    cause = error.__cause__
+    if isinstance(cause, ValidationError):  # typer shows pydantic's text
+        first = cause.errors(include_url=False)[0]
+        message = f"{error.param.opts[0]} {first['input']}: {expectation(first)}"
+    verb = error.ctx.command_path if error.ctx is not None else "takt"
+    _print_line(f"{message.rstrip('.')}; see {verb} --help")
     return ConfigError.exit_code
 
 

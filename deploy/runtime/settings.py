@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from common.config import RunConfig
-from common.config.toml_file import parse_config, set_options
+from common.config.toml_file import WrongKeyError, parse_config, set_options
 from common.errors import ConfigError
 from common.release import check_contents, check_views
 
@@ -20,13 +20,18 @@ _DATA_DIR = "dataset.data_dir"  # the key that is a path
 
 
 def load_run_config(
-    name: str, overrides: Mapping[str, object] | None = None
+    name: str,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    typed: Mapping[str, str] | None = None,
 ) -> tuple[RunConfig, str]:
     """Read a run's config and put options on top.
 
     Args:
         name: of a shipped config, for instance "digits", or a path to a file.
         overrides: values by dotted key, for instance {"dataset.limit": 500}.
+        typed: what messages call an override, by its key, for instance "--limit 500";
+            where there is none, as --set has it.
 
     Returns:
         The config, and the same as TOML text: the file's own, comments included,
@@ -39,10 +44,16 @@ def load_run_config(
     overrides = dict(overrides or {})
     if isinstance(data_dir := overrides.get(_DATA_DIR), str):  # from where one stands
         overrides[_DATA_DIR] = str(expanded(Path(data_dir)).absolute())
+    folder = expanded(Path(name)).absolute().parent
+    of_file = text
     if overrides:
         text = set_options(text, overrides, source=source)
-    folder = expanded(Path(name)).absolute().parent
-    config = parse_config(text, RunConfig, source=source, folder=folder)
+    try:
+        config = parse_config(text, RunConfig, source=source, folder=folder)
+    except WrongKeyError as e:
+        if str(e) == _complaint_about(of_file, source, folder):
+            raise
+        raise _blamed(e, source, overrides, typed or {}) from e
     if config.dataset.data_dir is not None:  # the text is kept in other folders
         options = {_DATA_DIR: config.dataset.data_dir}
         text = set_options(text, options, source=source)
@@ -50,6 +61,41 @@ def load_run_config(
         check_contents(recipe, config.knowledge)
         check_views(recipe, config.knowledge)
     return config, text
+
+
+def _complaint_about(text: str, source: str, folder: Path) -> str:
+    """Return what is wrong with a file, without any option in it; "" for nothing."""
+    try:
+        parse_config(text, RunConfig, source=source, folder=folder)
+    except ConfigError as e:
+        return str(e)
+    return ""
+
+
+def _blamed(
+    error: WrongKeyError,
+    source: str,
+    overrides: Mapping[str, object],
+    typed: Mapping[str, str],
+) -> ConfigError:
+    """Name the options that a wrong key came from; all, where it is not theirs alone.
+
+    An option may set the wrong key itself, a table around it or a key in it.
+    """
+    names = {key: _as_typed(key, overrides[key], typed) for key in overrides}
+    within = [n for key, n in names.items() if f"{key}.".startswith(f"{error.key}.")]
+    around = [n for key, n in names.items() if f"{error.key}.".startswith(f"{key}.")]
+    if error.key and within:
+        return ConfigError(f"{', '.join(within)}: {error.complaint.why}")
+    if around:
+        return ConfigError(f"{', '.join(around)}: {error.complaint.text}")
+    return ConfigError(
+        f"{source} with {', '.join(names.values())}: {error.complaint.text}"
+    )
+
+
+def _as_typed(key: str, value: object, typed: Mapping[str, str]) -> str:
+    return typed.get(key) or f"--set {key}={value}"
 
 
 def expanded(path: Path) -> Path:

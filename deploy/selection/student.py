@@ -7,6 +7,7 @@ Ray nor torch is imported: this runs on a node.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ from common.config import (
 from common.errors import CapError, ConfigError, TrustError
 from common.release import decode_manifest
 from edge.jobs.sizing import Trial, try_out
+from edge.limits import MINIMUM_MIB
+
+_LEAST_CPUS, _MOST_CPUS = 0.01, 1024.0  # a hundredth of a core already takes minutes
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,28 @@ class TriedStudent:
     def num_parameters(self) -> int:
         """Count them; 0 where memory ran out before."""
         return self.trial.cost.num_parameters if self.trial.cost else 0
+
+
+def caps_of(*, cpus: float, memory_mib: int, cpu_s: float) -> ProfileConfig:
+    """Make a node's caps from the options of `takt fit`.
+
+    Raises:
+        ConfigError: no machine can have such a number of cores or CPU-seconds.
+        CapError: nothing can be trained in so little memory.
+    """
+    if not (cpu_s > 0 and math.isfinite(cpu_s)):
+        raise ConfigError(f"--cpu-s {cpu_s:g}: expected a number above 0, such as 60")
+    if not _LEAST_CPUS <= cpus <= _MOST_CPUS:
+        raise ConfigError(
+            f"--cpus {cpus:g}: expected {_LEAST_CPUS:g} to {_MOST_CPUS:g} cores, such "
+            "as 0.5"
+        )
+    if memory_mib < MINIMUM_MIB:
+        raise CapError(
+            f"--memory-mib {memory_mib}: importing torch and one batch need "
+            f"{MINIMUM_MIB} MiB; give at least that"
+        )
+    return ProfileConfig(cpus=cpus, memory_mib=memory_mib, bandwidth_kib_s=1)
 
 
 def subject_of_config(config: RunConfig) -> Subject:
@@ -155,16 +181,9 @@ def select_student(
         print(json.dumps(_tree(tried, chosen, profile, cpu_s), indent=1))
     else:
         console.print(_table(tried))
-    caps = f"{profile.memory_mib} MiB and {cpu_s:g} CPU-s"
     if chosen is None:
-        first = tried[0]
-        need = f"{first.trial.peak_memory_mib:.0f} MiB"
-        if first.trial.cost is not None:
-            need += f" and {first.trial.cost.cpu_s:.1f} CPU-s"
-        raise CapError(
-            f"no student fits {caps}: the smallest, {first.name}, took {need}; raise "
-            "the caps, or give the recipe fewer epochs"
-        )
+        raise _nothing_fits(tried[0], profile, cpu_s)
+    caps = f"{profile.memory_mib} MiB and {cpu_s:g} CPU-s"
     if not as_json:
         assert chosen.trial.cost is not None
         console.print(
@@ -175,6 +194,25 @@ def select_student(
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _nothing_fits(
+    smallest: TriedStudent, profile: ProfileConfig, cpu_s: float
+) -> CapError:
+    """Say which of the caps leaves no place even for the smallest student."""
+    cost = smallest.trial.cost
+    if cost is None:
+        return CapError(
+            f"no student fits --memory-mib {profile.memory_mib}: the smallest, "
+            f"{smallest.name}, ran out of it; raise it, or give the recipe a smaller "
+            "batch_size"
+        )
+    at_least = "more than " if cost.is_bound else ""
+    return CapError(
+        f"no student fits --cpu-s {cpu_s:g}: the smallest, {smallest.name}, would take "
+        f"{at_least}{cost.cpu_s:.1f} CPU-s (its memory fits); raise it, or give the "
+        "recipe fewer epochs"
+    )
 
 
 def _table(tried: list[TriedStudent]) -> Table:

@@ -9,7 +9,6 @@ import pytest
 from small_runs import small_run
 
 from cloud.publishing.publish import publish_release
-from cloud.publishing.repository import ReleaseRepository
 from cloud.storage import StorageDir
 from common.config import AttackConfig
 from common.data.datasets import Dataset
@@ -132,5 +131,17 @@ def test_knowledge_that_misses_samples_is_not_published(
     index.write_text(json.dumps(json.loads(index.read_text())[:1]))
     with pytest.raises(TrustError, match="hold 600 samples, expected"):
         publish_release(CONFIG, StorageDir(storage), digits)
-    repository = ReleaseRepository(storage / "repository", storage / "keys")
-    assert repository.versions() == {}
+    assert not (storage / "repository").exists() and not (storage / "keys").exists()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["teacher.json", "knowledge/index.json", "knowledge/soft_labels-0.safetensors"],
+)
+def test_no_keys_are_made_for_what_cannot_be_published(
+    storage: Path, digits: Dataset, path: str
+) -> None:
+    (storage / path).unlink()
+    with pytest.raises(StorageError, match=path.rpartition("/")[2]):
+        publish_release(CONFIG, StorageDir(storage), digits)
+    assert not (storage / "repository").exists() and not (storage / "keys").exists()

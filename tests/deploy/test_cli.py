@@ -114,7 +114,7 @@ def test_help_lists_every_verb() -> None:
         (["simulate", "--frobnicate"], 2, "No such option"),
         (["frobnicate"], 2, "No such command"),
         (["report", "/nonexistent"], 8, "no result at"),
-        (["evaluate", "/nonexistent.safetensors"], 8, "no model at"),
+        (["evaluate", "/nonexistent.safetensors"], 8, "cannot read model"),
         (["evaluate", "x.safetensors", "--attack", "cw"], 2, "autoattack, pgd"),
         (["evaluate", "x.safetensors", "--eps", "8"], 2, "8/255"),
         (["edge", "run", "--config", "/nonexistent.toml"], 2, "nonexistent"),
