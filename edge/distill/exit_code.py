@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 from common.errors import OUT_OF_MEMORY, TERMINATED, Interrupted, TaktError, one_line
 
+# Of the allocators of C++ and of torch, and of CUDA's; a test provokes them.
+OUT_OF_MEMORY_TEXTS = ("bad_alloc", "can't allocate", "out of memory")
+
 
 def exit_code_of(work: Callable[[], object]) -> int:
     """Run `work`; write what went wrong to stderr and return the exit code.
@@ -37,5 +40,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower()
-    words = ("bad alloc", "not enough memory", "can't allocate", "out of memory")
-    return any(word in text for word in words)
+    return any(word in text for word in OUT_OF_MEMORY_TEXTS)

@@ -20,22 +20,26 @@ from common.text import shortened
 from edge.credentials import ENROLL_HINT, Certificates
 from edge.link.proxy import Proxy
 
-_REASONS = (  # texts of gRPC, and what they mean
+# Texts of gRPC, in lower case, and what they mean; the first that fits counts. A test
+# provokes each in the present version.
+REASONS = (
     ("proxy returned response code", "the proxy refuses"),
+    ("expected 'h'", "what answers there is no HTTP proxy"),
     ("connection refused", "connection refused: nothing listens there"),
-    ("name resolution", "the name cannot be resolved"),
+    ("misformatted domain name", "that is no name which DNS could have"),
     ("errors resolving", "the name cannot be resolved"),
-    ("address lookup failed", "the name cannot be resolved"),
-    ("dns", "the name cannot be resolved"),
+    ("endpoint closing", "no answer to the TLS handshake"),
+    ("tcp handshaker shutdown", "no answer"),
+    ("connection reset", "the connection was reset"),
     ("socket closed", "the connection was closed"),
     ("network is unreachable", "no network leads there"),
     ("no route to host", "no network leads there"),
-    ("connection reset", "the connection was reset"),
+    ("invalid argument", "this machine cannot connect to such an address"),
     ("timed out", "no answer"),
-    ("timeout", "no answer"),
+    ("ping timeout", "no answer any more"),
+    ("keepalive timeout", "no answer any more"),
     ("deadline", "no answer in time"),
     ("handshake", "the TLS handshake failed"),
-    ("is cut", "this node's network is cut, as its profile says"),
 )
 _FINAL = {
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -44,8 +48,9 @@ _FINAL = {
 }
 # OpenSSL's X509_V_ERR_* codes.
 _NOT_YET_VALID, _EXPIRED, _HOST_MISMATCH, _IP_MISMATCH = 9, 10, 62, 64
-_PLAINTEXT = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
-_REFUSALS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "HANDSHAKE_FAILURE")
+# OpenSSL's reasons, as parts of their names: no TLS there, and a refused certificate.
+PLAINTEXT = ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG")
+REFUSALS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "HANDSHAKE_FAILURE")
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
 
 
@@ -206,12 +211,12 @@ def _explain_alert(
 ) -> IdentityError | None:
     """Read the reason that the other side, or OpenSSL, gave."""
     reason = error.reason or ""
-    if reason in _PLAINTEXT:
+    if reason in PLAINTEXT:
         return IdentityError(
             f"gateway {address} answers in plaintext, expected TLS; check the port "
             "(gateway, not status page or enrolment) and that TLS is on there"
         )
-    if certificate_file and "ALERT" in reason and any(r in reason for r in _REFUSALS):
+    if certificate_file and "ALERT" in reason and any(r in reason for r in REFUSALS):
         found = reason.lower().replace("_", " ")
         return _refusal(address, certificate_file, found)
     return None
@@ -227,7 +232,7 @@ def _refusal(address: str, certificate_file: Path, found: str) -> IdentityError:
 def reason(details: str) -> str:
     """Put gRPC's details into a short, readable reason."""
     lowered = details.lower()
-    for text, meaning in _REASONS:
+    for text, meaning in REASONS:
         if text in lowered:
             return meaning
     return _shorten(details)

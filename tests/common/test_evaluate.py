@@ -53,6 +53,16 @@ class _Stepped(_Logits):
         return super().forward((x * 50).round() / 50)
 
 
+class _Searching(_Logits):
+    """Takes a gradient of its own in every forward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            probe = x.detach().requires_grad_()
+            torch.autograd.grad(super().forward(probe).sum(), probe)
+        return super().forward(x)
+
+
 class _Softmax(_Logits):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).softmax(1)
@@ -277,6 +287,11 @@ def test_a_randomised_model_is_flagged() -> None:
 def test_probabilities_instead_of_logits_are_flagged() -> None:
     model, (x, y) = _model(_Softmax), _images(10)
     assert "probabilities" in autoattack(model, x, y, eps=ALL_FALL, seed=0).flags
+
+
+def test_a_model_that_searches_in_its_forward_pass_is_flagged() -> None:
+    model, (x, y) = _model(_Searching), _images(10)
+    assert "dynamic" in autoattack(model, x, y, eps=ALL_FALL, seed=0).flags
 
 
 def test_a_pgd_too_weak_to_beat_one_step_is_flagged() -> None:
