@@ -7,6 +7,7 @@ loop (`teacher`), what is left out of Ray's trainer (`ray_trainer`).
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from cloud.cluster.driver import last_line, require_cluster, with_absolute_paths
@@ -145,31 +146,48 @@ def _train_as_worker(job: dict[str, Any]) -> None:
 
 
 def adapted_to_cluster(config: RunConfig) -> RunConfig:
-    """Adapt a config to the connected cluster, or refuse it.
+    """Adapt a config to the connected cluster, or refuse it; see `adapted`."""
+    import ray
 
-    A GPU-sized config with a small `dataset.limit` is a trial: where there is no
-    GPU it runs two epochs on CPUs, with a warning in the log.
+    cluster: Any = ray  # its state functions carry no annotations
+    found = adapted(config, cluster.cluster_resources(), len(cluster.nodes()))
+    if found.teacher.trial:
+        epochs = found.teacher.epochs
+        _log.warning("no GPU here: a trial of %d epochs on CPUs", epochs)
+    return found
+
+
+def adapted(
+    config: RunConfig, have: Mapping[str, float], num_machines: int
+) -> RunConfig:
+    """Adapt a config to a cluster, or refuse it.
+
+    Where there is no GPU, and `teacher.trial` asks for it, a GPU-sized config becomes
+    that of a trial; everywhere else `trial` is taken back.
+
+    Args:
+        config: of the run.
+        have: the cluster's resources by Ray's names.
+        num_machines: of the cluster; one of several may grow, one machine does not.
 
     Raises:
         ClusterError: the machine has fewer CPUs or GPUs than the job's workers.
     """
-    import ray
-
-    cluster: Any = ray  # its state functions carry no annotations
-    nodes, have = cluster.nodes(), cluster.cluster_resources()
+    if config.teacher.trial:
+        whole = {"teacher": config.teacher.model_copy(update={"trial": False})}
+        is_trial = config.teacher.use_gpu and not have.get("GPU")
+        config = as_trial(config) if is_trial else config.model_copy(update=whole)
     teacher = config.teacher
-    if teacher.use_gpu and config.dataset.limit is not None and not have.get("GPU"):
-        config = as_trial(config)
-        teacher = config.teacher
-        _log.warning("no GPU here: a trial of %d epochs on CPUs", teacher.epochs)
-    # A cluster of several machines may grow; one machine does not.
     needed = teacher.min_workers or teacher.num_workers
     for kind in ("CPU", "GPU") if teacher.use_gpu else ("CPU",):
-        if len(nodes) == 1 and have.get(kind, 0) < needed:
+        if num_machines == 1 and have.get(kind, 0) < needed:
             key = "min_workers" if teacher.min_workers else "num_workers"
             advice = "lower it"
             if kind == "GPU":
-                advice = "give teacher.use_gpu = false, or --limit for a trial"
+                advice = (
+                    "give teacher.use_gpu = false, or teacher.trial = true for a trial "
+                    "of two epochs on CPUs"
+                )
             raise ClusterError(
                 f"teacher.{key} = {needed} needs as many {kind}s, "
                 f"this cluster has {have.get(kind, 0):g}; {advice}"

@@ -65,6 +65,7 @@ def write_teacher(
         weights_sha256=save_model(folder / WEIGHTS, model, model_card),
         clean_accuracy=clean,
         robust=(robust,),
+        trial=config.teacher.trial,
     )
     tree = card.model_dump(mode="json") | {
         "recipe": teacher_digest(config),

@@ -16,7 +16,7 @@ from common.errors import ConfigError
 from common.release import TeacherCard
 
 # Of [teacher], what decides how it is trained and not what it becomes.
-_APART = {"max_failures", "min_workers", "use_gpu", "compile", "store"}
+_APART = {"max_failures", "min_workers", "use_gpu", "compile", "store", "trial"}
 _TRIAL_EPOCHS = 2
 
 
@@ -46,11 +46,20 @@ def teacher_digest(config: RunConfig) -> str:
 
 
 def as_trial(config: RunConfig) -> RunConfig:
-    """Turn a GPU-sized config into one of two epochs on CPUs."""
+    """Turn a GPU-sized config into that of its trial: two epochs on CPUs."""
     epochs = min(config.teacher.epochs, _TRIAL_EPOCHS)
-    trial = {"use_gpu": False, "epochs": epochs}
+    trial = {"use_gpu": False, "epochs": epochs, "trial": True}
     teacher = config.teacher.model_copy(update=trial)
     return config.model_copy(update={"teacher": teacher})
+
+
+def as_may_be_trained(config: RunConfig) -> list[RunConfig]:
+    """List what a job may make of a config: itself, and the trial that it asks for.
+
+    Only the job knows whether its cluster has a GPU.
+    """
+    teacher = config.teacher
+    return [config, as_trial(config)] if teacher.trial and teacher.use_gpu else [config]
 
 
 def check_teacher_options(config: RunConfig, storage: StorageDir) -> None:
@@ -67,10 +76,7 @@ def check_teacher_options(config: RunConfig, storage: StorageDir) -> None:
         digest, options = card.get("recipe"), card.get("options")
     except (OSError, ValueError, AttributeError):
         return
-    possible = [config]
-    if config.teacher.use_gpu and config.dataset.limit is not None:
-        possible.append(as_trial(config))  # where the cluster had no GPU
-    if digest is None or digest in map(teacher_digest, possible):
+    if digest is None or digest in map(teacher_digest, as_may_be_trained(config)):
         return
     found = None
     if isinstance(options, dict):

@@ -92,6 +92,9 @@ class TeacherConfig(Section):
     min_workers: int | None = Field(default=None, ge=1)
     """train with as few as this while others are missing"""
     use_gpu: bool = False
+    # Left out of dumps at its default, so that they are what they were before it.
+    trial: bool = Field(default=False, exclude_if=lambda on: not on)
+    """without a GPU, train two epochs on CPUs; release and results are marked"""
     max_failures: int = Field(default=3, ge=0)
     """killed workers that are replaced before it gives up"""
     store: str | None = None

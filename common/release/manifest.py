@@ -48,6 +48,8 @@ class TeacherCard(Record):
     clean_accuracy: float
     robust: tuple[Evaluation, ...]
     choice: TeacherChoice | None = None  # None: it was the only one
+    # Two epochs on CPUs, for want of a GPU (teacher.trial); no result, but a rehearsal.
+    trial: bool = Field(default=False, exclude_if=lambda on: not on)
 
 
 class ShardInfo(Record):

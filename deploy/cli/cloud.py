@@ -202,8 +202,9 @@ def _train(settings: "RunConfig", storage: StorageDir) -> None:
     for note in dataset_notes(settings.dataset, seed=settings.seed):
         typer.echo(f"note: {note}")
     card = cloud_side.train(settings, storage, typer.echo)
+    trial = " (a trial of two epochs on CPUs)" if card.trial else ""
     typer.echo(
-        f"teacher {card.architecture}: clean {percent(card.clean_accuracy)} %, "
+        f"teacher {card.architecture}{trial}: clean {percent(card.clean_accuracy)} %, "
         + ", ".join(f"{percent(e.accuracy)} % ({describe(e)})" for e in card.robust)
     )
 
@@ -220,8 +221,9 @@ def _publish(
     from deploy import cloud_side
 
     manifest = cloud_side.publish(settings, storage, force=force)
+    trial = " (of a trial teacher)" if manifest.teacher.trial else ""
     typer.echo(
-        f"channel '{manifest.channel}' is at version {manifest.version}: "
+        f"channel '{manifest.channel}' is at version {manifest.version}{trial}: "
         f"{sum(shard.num_bytes for shard in manifest.shards):,} bytes, "
         f"{counted(manifest.num_samples, 'sample')}"
     )

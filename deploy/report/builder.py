@@ -107,6 +107,7 @@ def teacher_result(card: TeacherCard, accuracies: Accuracies | None) -> TeacherR
         num_parameters=card.num_parameters,
         clean_accuracy=card.clean_accuracy,
         robust=(*(() if accuracies is None else (accuracies.robust,)), *card.robust),
+        trial=card.trial or None,
     )
 
 

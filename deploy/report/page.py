@@ -22,7 +22,7 @@ from common.text import counted
 from deploy.report import bars
 from deploy.report.charts import Series, curves, swatch
 from deploy.report.result import NodeResult, RunResult, find_autoattack, read_result
-from deploy.report.wording import describe, human_bytes, percent
+from deploy.report.wording import TRIAL, describe, human_bytes, percent
 
 REPORT_NAME = "report.html"
 
@@ -92,6 +92,8 @@ def _robust_note(result: RunResult) -> str:
     note = f"{describe(first)} a student." if first else ""
     if teacher is not None:
         note += f" Teacher: {counted(teacher.num_images, 'image')}."
+    if result.teacher and result.teacher.trial:
+        note += f" This is {TRIAL}."
     return f"{note} Bars run from 0 to 100 %."
 
 

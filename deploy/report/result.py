@@ -55,6 +55,7 @@ class TeacherResult(Record):
     num_parameters: int
     clean_accuracy: Fraction = None
     robust: tuple[Evaluation, ...] = ()
+    trial: bool | None = None  # true: two epochs on CPUs, asked for by teacher.trial
 
 
 class ReleaseFacts(Record):

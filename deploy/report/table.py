@@ -12,7 +12,7 @@ from rich.table import Table
 
 from common.records import Evaluation
 from deploy.report.result import NodeResult, RunResult, find_autoattack
-from deploy.report.wording import describe, human_bytes, percent
+from deploy.report.wording import TRIAL, describe, human_bytes, percent
 
 COLUMNS = (
     "node",
@@ -81,6 +81,8 @@ def caption(result: RunResult) -> str:
     if teacher is not None:
         notes.append(f"teacher: {describe(teacher)}")
     notes.append("clean: the whole test split")
+    if result.teacher and result.teacher.trial:
+        notes.append(TRIAL)
     soft = [node for node in result.nodes if node.cap is not None and not node.cap.hard]
     if soft:
         notes.append("caps held softly: " + ", ".join(node.name for node in soft))
@@ -98,7 +100,7 @@ def _rows(result: RunResult) -> list[tuple[str, ...]]:
                 percent(teacher.clean_accuracy),
                 _robust(find_autoattack(teacher.robust)),
                 *[MISSING] * 4,
-                "published",
+                "trial" if teacher.trial else "published",
             )
         )
     rows += [_node_row(node, node.name) for node in result.nodes]

@@ -20,6 +20,7 @@ from deploy.report.result import (
 )
 
 DELIVERED = "promoted"
+TRIAL = "a trial: the teacher had two epochs on CPUs, no figure here is a result"
 ATTACK_NAMES = {"autoattack": "AutoAttack", "pgd": "PGD", "fgsm": "FGSM"}
 
 
@@ -53,6 +54,8 @@ def describe_teacher(card: TeacherCard) -> str:
         f"{card.architecture}, {counted(card.num_parameters, 'parameter')}",
         f"clean {percent(card.clean_accuracy)} %",
     ]
+    if card.trial:
+        parts.insert(0, "a trial of two epochs on CPUs")
     if card.robust:
         robust = card.robust[0]
         parts.append(
@@ -123,10 +126,14 @@ def make_verdict(
     """Write the verdict of a run that went to its end."""
     good = [node for node in nodes if node.state == DELIVERED]
     bad = [node for node in nodes if node.state != DELIVERED]
+    mark = f" ({TRIAL})" if teacher is not None and teacher.trial else ""
     if not nodes:
-        return "No nodes were configured: the release is published, no student made."
+        return (
+            "No nodes were configured: the release is published, no student made"
+            f"{mark}."
+        )
     if not good:
-        return f"No node promoted a student: {_states(bad)}."
+        return f"No node promoted a student: {_states(bad)}{mark}."
     whole = f"All {len(nodes)}" if len(nodes) > 1 else "The one"
     count = whole if not bad else f"{len(good)} of {len(nodes)}"
     noun = "nodes" if len(nodes) > 1 else "node"
@@ -135,7 +142,7 @@ def make_verdict(
         parts.append(_margins(good, baselines))
     if bad:
         parts.append(f"not so: {_states(bad)}")
-    return "; ".join(part for part in parts if part) + "."
+    return "; ".join(part for part in parts if part) + f"{mark}."
 
 
 def _states(nodes: Sequence[NodeResult]) -> str:

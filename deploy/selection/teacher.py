@@ -15,7 +15,7 @@ from pathlib import Path
 from cloud.extraction.job import extract_knowledge
 from cloud.storage import StorageDir
 from cloud.training.job import train_teacher
-from cloud.training.teacher_files import teacher_digest, teacher_options
+from cloud.training.teacher_files import as_trial, teacher_digest, teacher_options
 from common.config import CandidateConfig, ChoiceConfig, RunConfig
 from common.durable import write_atomic
 from common.release import CandidateScore, ShardInfo, TeacherCard, TeacherChoice
@@ -107,7 +107,9 @@ def _score(
 
     recipe = config.students[choice.student]
     knowledge = config.knowledge.model_dump(mode="json", exclude={"num_actors"})
-    decides = [recipe.model_dump_json(), choice.seeds, knowledge]
+    decides: list[object] = [recipe.model_dump_json(), choice.seeds, knowledge]
+    if card.trial:  # in the same folder as the whole training's
+        decides.append("trial")
     digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
     path = folder.root / f"score-{digest}.json"
     dataset = load_dataset(config.dataset, seed=config.seed)
@@ -138,9 +140,10 @@ def _install(
 ) -> TeacherCard:
     """Make a candidate the run's teacher; its card last."""
     tree = json.loads(folder.card.read_bytes())
+    as_trained = as_trial(config) if tree.get("trial") else config
     tree |= {
-        "recipe": teacher_digest(config),
-        "options": teacher_options(config),
+        "recipe": teacher_digest(as_trained),
+        "options": teacher_options(as_trained),
         "choice": choice.model_dump(mode="json"),
     }
     write_atomic(storage.weights, folder.weights.read_bytes())

@@ -18,7 +18,7 @@ from cloud.fleet.database import Fleet, sqlite_url
 from cloud.gateway.addresses import Addresses
 from cloud.publishing.repository import ReleaseRepository
 from cloud.storage import StorageDir
-from cloud.training.teacher_files import as_trial, finished_teacher
+from cloud.training.teacher_files import as_may_be_trained, finished_teacher
 from common.config import RunConfig
 from common.data.datasets import load_dataset
 from common.errors import ClusterError
@@ -122,8 +122,7 @@ def _collect(
 
 def _teacher(config: RunConfig, storage: StorageDir) -> TeacherCard | None:
     """Find the run's teacher, or that of a trial, which the job alone knows of."""
-    asked = [config] if config.dataset.limit is None else [config, as_trial(config)]
-    cards = (finished_teacher(each, storage) for each in asked)
+    cards = (finished_teacher(each, storage) for each in as_may_be_trained(config))
     return next(filter(None, cards), None)
 
 

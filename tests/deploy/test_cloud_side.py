@@ -131,15 +131,22 @@ def test_an_older_card_without_its_options_is_compared_by_their_digest(
     assert isinstance(error, ConfigError) and "with other options" in str(error)
 
 
-def test_the_teacher_of_a_trial_without_a_gpu_is_the_configs(
-    storage: StorageDir,
+@pytest.mark.parametrize("step", [extract, publish])
+def test_the_teacher_of_a_trial_is_used_only_where_a_trial_is_asked_for(
+    step: Any, storage: StorageDir
 ) -> None:
     big = changed("teacher", use_gpu=True, epochs=30)
     record_teacher(storage, as_trial(big))
-    # Accepted as far as this: there are no shards.
-    assert "teacher.json is damaged" in str(refusal(publish, big, storage))
-    longer = changed("teacher", epochs=30)
-    assert "teacher.epochs = 30" in str(refusal(publish, longer, storage))
+    error = refusal(step, big, storage)
+    assert isinstance(error, ConfigError)
+    assert str(error).startswith("teacher.epochs = 30, but the teacher in ")
+
+
+def test_a_trial_that_is_asked_for_may_be_published(storage: StorageDir) -> None:
+    asked = changed("teacher", use_gpu=True, epochs=30, trial=True)
+    record_teacher(storage, as_trial(asked))
+    # Accepted as far as this: it is no whole card.
+    assert "teacher.json is damaged" in str(refusal(publish, asked, storage))
 
 
 def test_a_folder_has_a_release_when_its_channel_has_one(tmp_path: Path) -> None:

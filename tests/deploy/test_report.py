@@ -2,6 +2,7 @@
 
 import html.parser
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from common.errors import StorageError
 from deploy.report.bars import wilson
 from deploy.report.charts import nice_ticks
 from deploy.report.page import render, write_report
-from deploy.report.result import Failure, NodeResult, RunResult, read_result
+from deploy.report.result import Failure, NodeResult, RunResult, read_result, to_json
 from deploy.report.table import print_result
+from deploy.report.wording import TRIAL, make_verdict
 
 SAMPLE = Path(__file__).parents[1] / "support" / "sample_result.json"
 VOID = {"meta", "br", "path", "circle"}
@@ -244,3 +246,21 @@ def test_ticks_are_few_and_reach_the_data(top: float) -> None:
     ticks = nice_ticks(top)
     assert ticks[0] == 0 and ticks[-1] >= top - 1e-9
     assert 2 <= len(ticks) <= 7
+
+
+def test_a_trial_is_marked_in_result_table_and_page(tmp_path: Path) -> None:
+    result = read_result(SAMPLE)
+    assert result.teacher is not None
+    teacher = result.teacher.model_copy(update={"trial": True})
+    verdict = make_verdict(result.nodes, teacher, result.baselines)
+    marked = result.model_copy(update={"teacher": teacher, "verdict": verdict})
+    tree = json.loads(to_json(marked))
+    assert tree["teacher"]["trial"] is True and TRIAL in tree["verdict"]
+    assert "trial" not in json.loads(to_json(result))["teacher"]
+    out = io.StringIO()
+    print_result(marked, Console(file=out, width=120), tmp_path)
+    table = " ".join(out.getvalue().split())
+    assert TRIAL in table and "published" not in table
+    page = " ".join(" ".join(parsed(marked).text).split())
+    assert page.count(TRIAL) == 2  # the verdict, and beside the bars
+    assert TRIAL not in render(result)

@@ -11,6 +11,7 @@ from cloud.storage import StorageDir
 from cloud.training.teacher import fit_teacher
 from cloud.training.teacher_card import write_teacher
 from cloud.training.teacher_files import (
+    as_trial,
     check_teacher_options,
     finished_teacher,
     teacher_options,
@@ -152,3 +153,21 @@ def test_a_chosen_teacher_is_not_taken_for_one_without_a_choice(
     assert finished_teacher(config, storage) is not None
     plain = config.model_copy(update={"choice": None})
     assert finished_teacher(plain, storage) is None
+
+
+def test_a_teacher_chosen_in_a_trial_is_not_taken_for_a_whole_one(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    class Trial(Stage):
+        def train(self, config: RunConfig, storage: StorageDir) -> TeacherCard:
+            return super().train(as_trial(config), storage)
+
+    stage, storage = Trial(), StorageDir(tmp_path)
+    teacher = config.teacher.model_copy(update={"use_gpu": True, "epochs": 30})
+    whole = config.model_copy(update={"teacher": teacher})
+    asked = teacher.model_copy(update={"trial": True})
+    trial = config.model_copy(update={"teacher": asked})
+    assert make_teacher(trial, storage, train=stage.train, extract=stage.extract).trial
+    check_teacher_options(trial, storage)
+    with pytest.raises(ConfigError, match=r"teacher\.epochs = 30, but the teacher in"):
+        check_teacher_options(whole, storage)
