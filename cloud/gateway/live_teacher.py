@@ -6,6 +6,7 @@ batching over nodes (`cloud.gateway.ray_serve`).
 """
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,11 @@ Batch = NDArray[np.float32]
 
 
 class Shapes(NamedTuple):
-    """Shapes of a teacher's input and output, without the number of images."""
+    """A teacher's input and output, without the number of images, and which it is."""
 
     sample: tuple[int, int, int]  # (C, H, W)
     num_classes: int
+    weights_sha256: str = ""  # of its file, hex, as on a release's teacher card
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class LiveTeacher:
     """The teacher behind TeacherService.
 
     Attributes:
-        shapes: the shapes of its input and output.
+        shapes: the shapes of its input and output, and its file's digest.
         query: x (N, C, H, W) -> logits (N, K).
         pull_back: x (N, C, H, W), dL/dlogits (N, K) -> dL/dx (N, C, H, W).
     """
@@ -59,7 +61,7 @@ class FileTeacher:
         self._shapes = Shapes((0, 0, 0), 0)
 
     def shapes(self) -> Shapes:
-        """Return the shapes of the teacher's input and output.
+        """Return the shapes of the teacher's input and output, and its digest.
 
         Raises:
             StorageError: the file is missing or damaged.
@@ -97,17 +99,21 @@ class FileTeacher:
 
         try:
             status = self._path.stat()
+            found = (status.st_mtime_ns, status.st_size)
+            if found == self._seen:
+                return self._model
+            with self._path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as e:
             raise StorageError(
                 f"cannot read {self._path}: {e.strerror}; train the teacher first"
             ) from e
-        found = (status.st_mtime_ns, status.st_size)
-        if found != self._seen:
-            model, card = load_model(self._path)
-            self._model = model.requires_grad_(False)
-            size = card.image_size
-            self._shapes = Shapes((card.in_channels, size, size), card.num_classes)
-            self._seen = found
+        model, card = load_model(self._path)
+        self._model = model.requires_grad_(False)
+        size = card.image_size
+        sample = (card.in_channels, size, size)
+        self._shapes = Shapes(sample, card.num_classes, digest)
+        self._seen = found
         return self._model
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from cloud.errors import BadRequestError, NotServedError
 from cloud.gateway.interceptor import Context
-from cloud.gateway.live_teacher import Batch, LiveTeacher
+from cloud.gateway.live_teacher import Batch, LiveTeacher, Shapes
+from common.errors import StorageError
 from common.pb import takt_pb2 as pb
 from common.pb import takt_pb2_grpc
 
@@ -32,18 +33,17 @@ class TeacherServicer(takt_pb2_grpc.TeacherServiceServicer):
         teacher = self._teacher
         if teacher is None:
             raise NotServedError(
-                "this gateway serves no live teacher: no student of its config has a "
-                "method that needs one"
+                "this gateway serves no live teacher: nothing in its config asks for "
+                "one (gateway.live_teacher)"
             )
         shapes = await teacher.shapes()
         x: Batch | None = None
         async for request in request_iterator:
-            if request.x or not request.cotangent:
+            if request.x or request.pixels or not request.cotangent:
                 x = decode_batch(request, shapes.sample)
             if not request.cotangent:
                 assert x is not None
-                logits = np.ascontiguousarray(await teacher.query(x), dtype="<f4")
-                yield pb.QueryResponse(logits=logits.tobytes(), shape=logits.shape)
+                yield await _logits(teacher, shapes, x, is_own=bool(request.pixels))
                 continue
             if x is None:
                 raise BadRequestError(
@@ -54,6 +54,24 @@ class TeacherServicer(takt_pb2_grpc.TeacherServiceServicer):
             found = await teacher.pull_back(x, cotangent)
             gradient = np.ascontiguousarray(found, dtype="<f4")
             yield pb.QueryResponse(gradient=gradient.tobytes(), shape=gradient.shape)
+
+
+async def _logits(
+    teacher: LiveTeacher, shapes: Shapes, x: Batch, *, is_own: bool
+) -> pb.QueryResponse:
+    """Answer a batch; one of a node's own images with the teacher's digest.
+
+    Raises:
+        StorageError: the teacher was replaced since the stream began, so that the
+            answer may be of either; a new stream tells which.
+    """
+    logits = np.ascontiguousarray(await teacher.query(x), dtype="<f4")
+    answer = pb.QueryResponse(logits=logits.tobytes(), shape=logits.shape)
+    if is_own:  # the node keeps it for good
+        if await teacher.shapes() != shapes:
+            raise StorageError("the teacher was replaced during a stream of queries")
+        answer.teacher_sha256 = shapes.weights_sha256
+    return answer
 
 
 def decode_batch(request: pb.QueryRequest, sample_shape: tuple[int, int, int]) -> Batch:
@@ -68,13 +86,23 @@ def decode_batch(request: pb.QueryRequest, sample_shape: tuple[int, int, int]) -
             f"batch has shape {shape[:8]}, expected (1 to {MAX_BATCH}, "
             f"{', '.join(map(str, sample_shape))})"
         )
-    expected = 4 * math.prod(shape)
-    if len(request.x) != expected:
-        raise BadRequestError(f"batch has {len(request.x)} bytes, expected {expected}")
+    if request.x and request.pixels:
+        raise BadRequestError("batch has x and pixels, expected one of them")
+    num_values = math.prod(shape)
+    if request.pixels:
+        _check_length("batch of uint8", request.pixels, num_values)
+        pixels = np.frombuffer(request.pixels, dtype=np.uint8).reshape(shape)
+        return np.divide(pixels, 255, dtype=np.float32)
+    _check_length("batch", request.x, 4 * num_values)
     x = np.frombuffer(request.x, dtype="<f4").reshape(shape)
     if not ((x >= 0) & (x <= 1)).all():  # NaN is neither
         raise BadRequestError("batch has values outside [0, 1], expected pixels")
     return x.astype(np.float32)
+
+
+def _check_length(what: str, data: bytes, expected: int) -> None:
+    if len(data) != expected:
+        raise BadRequestError(f"{what} has {len(data)} bytes, expected {expected}")
 
 
 def decode_cotangent(request: pb.QueryRequest, shape: tuple[int, int]) -> Batch:

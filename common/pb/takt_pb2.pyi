@@ -538,7 +538,8 @@ class QueryRequest(_message.Message):
     """
     pixels: _builtins.bytes
     """uint8 (N, C, H, W), in the place of x: x is then pixels / 255. A quarter of the
-    bytes, and exact, for images that are no adversarial examples.
+    bytes, and exact, for images that are no adversarial examples. A gateway that does
+    not know this field refuses the request as one of 0 bytes (INVALID_ARGUMENT).
     """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
@@ -565,10 +566,15 @@ class QueryResponse(_message.Message):
     LOGITS_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
     GRADIENT_FIELD_NUMBER: _builtins.int
+    TEACHER_SHA256_FIELD_NUMBER: _builtins.int
     logits: _builtins.bytes
     """float32, little endian, (N, num_classes)"""
     gradient: _builtins.bytes
     """float32, little endian, (N, C, H, W); with a cotangent only"""
+    teacher_sha256: _builtins.str
+    """Of the file of the teacher that answered, hex, as in a release's manifest; on
+    answers to `pixels`. So a node knows whether this is its release's teacher.
+    """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """of the logits, or of the gradient"""
@@ -579,10 +585,11 @@ class QueryResponse(_message.Message):
         logits: _builtins.bytes = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
         gradient: _builtins.bytes = ...,
+        teacher_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gradient", b"gradient", "logits", b"logits", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gradient", b"gradient", "logits", b"logits", "shape", b"shape", "teacher_sha256", b"teacher_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

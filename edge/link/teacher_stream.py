@@ -1,15 +1,18 @@
 """Questions to the gateway's live teacher: logits, and gradients through it.
 
-One stream over a node's connection, opened again after a cut, with the question that
-was under way. Pixels are sent once: a gradient at the images whose logits were just
-asked for sends only its cotangent. The profile's bandwidth holds for both directions,
-its delay for each question. Not here: torch (edge/distill/live_teacher.py), what the
-messages promise (takt.proto).
+Method adaad asks about float32 images, which it attacks; a node with `share_images`
+about its own, uint8 and only once each (edge/distill/answers.py). One stream over a
+node's connection, opened again after a cut, with the question that was under way.
+Pixels are sent once: a gradient at the images whose logits were just asked for sends
+only its cotangent. The profile's bandwidth holds for both directions, its delay for
+each question. Not here: torch (edge/distill/live_teacher.py), what the messages promise
+(takt.proto).
 """
 
 import math
+from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
@@ -22,8 +25,11 @@ from edge.link.failures import EndedEarlyError, RefusedError
 from edge.link.stall import StallGuard
 
 Batch = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
 # Of pixels in a message: it passes within the stall time.
 _PART_BYTES, _PART_IMAGES = 512 * 1024, 256
+# In the refusal of a gateway from before there was `QueryRequest.pixels`.
+_UNREAD = "batch has 0 bytes"
 
 
 class TeacherStream:
@@ -38,6 +44,7 @@ class TeacherStream:
         self.num_bytes = 0
         self._connection = connection
         self._stream: _Stream | None = None
+        self._teacher_sha256 = ""  # of the last answer
 
     def logits(self, x: Batch) -> Batch:
         """Ask for logits (N, K) of x (N, C, H, W).
@@ -48,7 +55,25 @@ class TeacherStream:
             IdentityError: the gateway refuses this node, or is not the project's.
             Interrupted: the connection's `stop` was set.
         """
-        return np.concatenate([self._ask(part, None) for part in _parts(x)])
+        return np.concatenate([self._ask(_question(part)) for part in _parts(x)])
+
+    def logits_of_own(self, pixels: Pixels, teacher_sha256: str) -> Batch:
+        """Ask for logits (N, K) of a node's own images, uint8 (N, C, H, W).
+
+        Args:
+            pixels: the images, which leave the device.
+            teacher_sha256: digest of the teacher that has to answer: the release's.
+
+        Raises:
+            ConfigError: the gateway serves no live teacher, another one, or not for
+                such images, or is too old to take them.
+            LinkError, IdentityError, Interrupted: as `logits` does.
+        """
+        found = []
+        for part in _parts(pixels):
+            found.append(self._ask(_question(part)))
+            self._check_teacher(teacher_sha256)
+        return np.concatenate(found)
 
     def pull_back(self, x: Batch, cotangent: Batch) -> Batch:
         """Ask for dL/dx (N, C, H, W), given dL/dlogits (N, K) at x.
@@ -60,7 +85,7 @@ class TeacherStream:
         cuts = np.cumsum([len(part) for part in parts])[:-1]
         cotangents = np.split(cotangent, cuts)
         pairs = zip(parts, cotangents, strict=True)
-        return np.concatenate([self._ask(part, own) for part, own in pairs])
+        return np.concatenate([self._ask(_question(part, own)) for part, own in pairs])
 
     def close(self) -> None:
         """End the stream; the connection stays open."""
@@ -68,12 +93,8 @@ class TeacherStream:
             self._stream.close()
             self._stream = None
 
-    def _ask(self, x: Batch, cotangent: Batch | None) -> Batch:
+    def _ask(self, question: "_Question") -> Batch:
         """Ask about one part until there is an answer."""
-        pixels = np.ascontiguousarray(x, dtype="<f4").tobytes()
-        given = None
-        if cotangent is not None:
-            given = np.ascontiguousarray(cotangent, dtype="<f4").tobytes()
         retry = self._connection.new_retry()
         while True:
             try:
@@ -81,46 +102,75 @@ class TeacherStream:
                     self._stream = _Stream(self._connection)
                 else:
                     self._connection.delay()
-                request, response = self._stream.ask(pixels, x.shape, given)
+                request, response = self._stream.ask(question)
                 break
             except grpc.RpcError as e:
-                self._recover(e)
+                self._recover(e, question)
                 try:
                     self._connection.wait_or_raise(retry, e, "asking the live teacher")
                 except RefusedError as refused:
-                    raise ConfigError(f"{refused}; is it of this release?") from e
+                    raise ConfigError(self._explain(refused, question)) from e
             except BaseException:
                 self.close()
                 raise
         self.num_bytes += (moved := request.ByteSize() + response.ByteSize())
         self._connection.pay(moved)
         self._connection.check_stop()
-        return self._read(response, x.shape, is_gradient=given is not None)
+        self._teacher_sha256 = response.teacher_sha256
+        return self._read(response, question)
 
-    def _recover(self, error: grpc.RpcError) -> None:
+    def _recover(self, error: grpc.RpcError, question: "_Question") -> None:
         """Drop a broken stream; raise if no further try can succeed."""
         stalled = self._stream is not None and self._stream.stalled
         self.close()
         if stalled:  # the connection may be a black hole
             self._connection.reopen()
         if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            gateway = f"the live teacher, which gateway {self._connection.address}"
+            if question.is_own:
+                raise ConfigError(
+                    f"share_images needs {gateway} does not serve; set live_teacher = "
+                    "true in its [gateway], or share_images = false in edge.toml"
+                ) from error
             raise ConfigError(
-                "method adaad needs the live teacher, which gateway "
-                f"{self._connection.address} does not serve; start it with the config "
-                "of this release, or give the student a method that goes without"
+                f"method adaad needs {gateway} does not serve; start it with the "
+                "config of this release, or give the student a method that goes without"
             ) from error
 
-    def _read(
-        self,
-        response: takt_pb2.QueryResponse,
-        asked: tuple[int, ...],
-        *,
-        is_gradient: bool,
-    ) -> Batch:
+    def _explain(self, refused: RefusedError, question: "_Question") -> str:
+        """Say why the gateway will never answer a question."""
+        if question.is_own and _UNREAD in str(refused):
+            return self._too_old()
+        return f"{refused}; is it of this release?"
+
+    def _too_old(self) -> str:
+        return (
+            f"gateway {self._connection.address} is too old for share_images: it does "
+            "not read uint8 images; update takt there, or set share_images = false in "
+            "edge.toml"
+        )
+
+    def _check_teacher(self, expected: str) -> None:
+        """Refuse an answer of another teacher than the release's."""
+        found = self._teacher_sha256
+        if not found:
+            raise ConfigError(self._too_old())
+        if found != expected:
+            raise ConfigError(
+                f"the live teacher of gateway {self._connection.address} is "
+                f"{found[:12]}, the release's is {expected[:12]}; publish a release of "
+                "it, or set share_images = false in edge.toml"
+            )
+
+    def _read(self, response: takt_pb2.QueryResponse, question: "_Question") -> Batch:
         """Check an answer and view it as an array."""
+        is_gradient, asked = question.cotangent is not None, question.shape
         data = response.gradient if is_gradient else response.logits
         shape = tuple(response.shape)
-        fits = shape == asked if is_gradient else shape[:1] == asked[:1]
+        if is_gradient:
+            fits = shape == asked
+        else:
+            fits = len(shape) == 2 and shape[0] == asked[0]
         if not fits or len(data) != 4 * math.prod(shape):
             what = "gradient" if is_gradient else "logits"
             raise LinkError(
@@ -129,6 +179,16 @@ class TeacherStream:
                 "sides"
             )
         return np.frombuffer(data, "<f4").reshape(shape)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One request's worth of images, and of dL/dlogits where a gradient is asked."""
+
+    pixels: bytes  # uint8 if is_own, else float32
+    shape: tuple[int, ...]
+    is_own: bool
+    cotangent: bytes | None
 
 
 class _Stream:
@@ -154,7 +214,7 @@ class _Stream:
         return self._guard.stalled
 
     def ask(
-        self, pixels: bytes, shape: tuple[int, ...], cotangent: bytes | None
+        self, question: _Question
     ) -> tuple[takt_pb2.QueryRequest, takt_pb2.QueryResponse]:
         """Send one question; return it with its answer.
 
@@ -162,12 +222,15 @@ class _Stream:
             grpc.RpcError: the call broke off.
         """
         request = takt_pb2.QueryRequest()
-        if cotangent is not None:
-            request.cotangent = cotangent
-        if cotangent is None or pixels != self._last:
-            request.x = pixels
-            request.shape.extend(shape)
-            self._last = pixels
+        if question.cotangent is not None:
+            request.cotangent = question.cotangent
+        if question.cotangent is None or question.pixels != self._last:
+            if question.is_own:
+                request.pixels = question.pixels
+            else:
+                request.x = question.pixels
+            request.shape.extend(question.shape)
+            self._last = question.pixels
         self._requests.put(request)
         try:
             for response in self._responses:
@@ -183,8 +246,20 @@ class _Stream:
         self._guard.__exit__(None, None, None)
 
 
-def _parts(x: Batch) -> list[Batch]:
+def _question(x: Batch | Pixels, cotangent: Batch | None = None) -> _Question:
+    is_own = x.dtype == np.uint8
+    pixels = x if is_own else np.ascontiguousarray(x, dtype="<f4")
+    given = None
+    if cotangent is not None:
+        given = np.ascontiguousarray(cotangent, dtype="<f4").tobytes()
+    return _Question(pixels.tobytes(), x.shape, is_own, given)
+
+
+_AnyPixels = TypeVar("_AnyPixels", Batch, Pixels)
+
+
+def _parts(x: _AnyPixels) -> list[_AnyPixels]:
     """Cut a batch into messages."""
-    fitting = _PART_BYTES // (4 * math.prod(x.shape[1:]))
+    fitting = _PART_BYTES // (x.itemsize * math.prod(x.shape[1:]))
     each = max(1, min(fitting, _PART_IMAGES))
     return [x[first : first + each] for first in range(0, len(x), each)]

@@ -15,6 +15,7 @@ from cloud.storage import StorageDir
 from common.models.zoo import build_model
 from common.pb import takt_pb2 as pb
 
+DIGEST = "ab" * 32
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -37,7 +38,7 @@ def gateway(
             return np.asarray(model(torch.from_numpy(x)))
 
     async def shapes() -> Shapes:
-        return Shapes((1, 8, 8), 10)
+        return Shapes((1, 8, 8), 10, DIGEST)
 
     async def pull_back(x: Batch, cotangent: Batch) -> Batch:
         leaf = torch.from_numpy(x).requires_grad_()
@@ -88,6 +89,40 @@ def test_a_cotangent_is_answered_with_the_gradient_at_the_batch_before_it(
     np.testing.assert_allclose(found, leaf.grad.numpy(), rtol=1e-4, atol=1e-6)
     assert with_pixels.gradient == after.gradient
     assert (after.logits, logits.gradient) == (b"", b"")
+
+
+def test_uint8_pixels_are_answered_as_their_255ths_with_the_teachers_digest(
+    stubs: Stubs,
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), np.uint8)
+    x = np.divide(pixels, 255, dtype=np.float32)
+    requests = [
+        pb.QueryRequest(pixels=pixels.tobytes(), shape=pixels.shape),
+        pb.QueryRequest(x=x.tobytes(), shape=x.shape),
+    ]
+    of_pixels, of_x = stubs.teacher.Query(iter(requests), timeout=DEADLINE_S)
+    assert of_pixels.logits == of_x.logits
+    assert (of_pixels.teacher_sha256, of_x.teacher_sha256) == (DIGEST, "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"pixels": bytes(63)}, "batch of uint8 has 63 bytes, expected 64"),
+        ({"pixels": bytes(256)}, "batch of uint8 has 256 bytes, expected 64"),
+        ({"pixels": bytes(64), "x": bytes(256)}, "has x and pixels"),
+        ({}, "batch has 0 bytes, expected 256"),
+    ],
+    ids=["short", "long", "both", "none"],
+)
+def test_uint8_pixels_that_are_no_images_are_refused(
+    stubs: Stubs, fields: dict[str, bytes], why: str
+) -> None:
+    request = pb.QueryRequest(shape=(1, 1, 8, 8), **fields)
+    ask = lambda: list(stubs.teacher.Query(iter([request]), timeout=DEADLINE_S))  # noqa: E731
+    code, message = status_of(ask)
+    assert code is INVALID
+    assert why in message
 
 
 @pytest.mark.parametrize(

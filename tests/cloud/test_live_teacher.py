@@ -285,11 +285,35 @@ def test_a_teacher_that_is_trained_anew_is_read_anew(tmp_path: Path) -> None:
         torch.manual_seed(seed)
         model = build_model("cnn_tiny", in_channels=1, image_size=8, num_classes=4)
         card = small_card(num_classes=4, class_names=tuple("0123"), seed=seed)
-        save_model(path, model, card)
+        digest = save_model(path, model, card)
         with torch.no_grad():
             expected = model.eval()(torch.from_numpy(x)).numpy()
         np.testing.assert_allclose(teacher.query(x), expected, rtol=1e-5)
-        assert teacher.shapes() == ((1, 8, 8), 4)
+        assert teacher.shapes() == ((1, 8, 8), 4, digest)
+
+
+def test_an_answer_of_a_teacher_that_was_replaced_is_never_taken_for_the_firsts(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "teacher.safetensors"
+    models = [
+        build_model("cnn_tiny", in_channels=1, image_size=8, num_classes=10)
+        for _ in range(2)
+    ]
+    first = save_model(path, models[0], small_card())
+    pixels = np.full((3, 1, 8, 8), 51, np.uint8)
+    teacher = in_threads(FileTeacher(path))
+    with (
+        edge_site(tmp_path / "site", teacher) as site,
+        asking(site.join("sensor")) as stream,
+    ):
+        found = stream.logits_of_own(pixels, first)
+        second = save_model(path, models[1], small_card())
+        with pytest.raises(ConfigError, match=f"is {second[:12]}, the release's"):
+            stream.logits_of_own(pixels, first)
+    with torch.no_grad():
+        expected = models[0].eval()(torch.full((3, 1, 8, 8), 0.2)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_a_gateway_serves_the_teacher_when_a_student_of_its_config_asks_it() -> None:
