@@ -7,20 +7,15 @@ the calls themselves (edge/link/teacher_stream.py), the use of the logits
 """
 
 import contextlib
-import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from edge.credentials import Certificates
+from edge.distill.teacher_link import open_stream
 from edge.jobs.job import LiveLink
-from edge.link.connection import Connection, ConnectionOptions
 from edge.link.teacher_stream import TeacherStream
-
-_TICK_S = 0.1
 
 
 class LiveTeacher:
@@ -58,18 +53,8 @@ def live_teacher(
     Raises:
         IdentityError: a certificate file cannot be read.
     """
-    connection = Connection(
-        where.gateway,
-        Certificates.of(where.identity_dir),
-        ConnectionOptions(where.profile, where.deadline_s, where.stall_s, where.proxy),
-        stop=_StopWhen(should_stop),
-    )
-    stream = TeacherStream(connection)
-    try:
+    with open_stream(where, should_stop) as stream:
         yield LiveTeacher(stream)
-    finally:
-        stream.close()
-        connection.close()
 
 
 class _RemoteLogits(torch.autograd.Function):
@@ -86,23 +71,3 @@ class _RemoteLogits(torch.autograd.Function):
         (x,), (cotangent,) = ctx.saved_tensors, cotangents
         gradient = ctx.stream.pull_back(x.detach().numpy(), cotangent.numpy())
         return torch.from_numpy(gradient.copy()), None
-
-
-class _StopWhen(threading.Event):
-    """An event that is set while a function returns True.
-
-    A signal handler must not set an event that its own thread may be waiting on.
-    """
-
-    def __init__(self, is_set: Callable[[], bool]) -> None:
-        super().__init__()
-        self._is_set = is_set
-
-    def is_set(self) -> bool:
-        return self._is_set()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        end = time.monotonic() + (float("inf") if timeout is None else timeout)
-        while not self.is_set() and (rest_s := end - time.monotonic()) > 0:
-            time.sleep(min(rest_s, _TICK_S))
-        return self.is_set()
