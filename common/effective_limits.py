@@ -9,6 +9,7 @@ knows no method of enforcing caps (edge.limits).
 
 import math
 import os
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,12 @@ class GroupLimits:
 def usable_cores(*, proc: Path = Path("/proc")) -> int:
     """Count the cores that this process can keep busy: min(affinity, ceil(quota))."""
     return max(1, math.ceil(effective_limits(proc=proc).cpus))
+
+
+def address_space_mib() -> float | None:
+    """Read how many MiB this process may map (`ulimit -v`); None: any number."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft / _MIB
 
 
 def effective_limits(*, proc: Path = Path("/proc")) -> EffectiveLimits:

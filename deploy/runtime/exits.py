@@ -19,7 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from common.errors import BROKEN_PIPE, BUG, ConfigError, Interrupted, TaktError
+from common.errors import BUG, ConfigError, Interrupted, TaktError
+from deploy.runtime.output import ReaderGone, finish_output, guard_output
 
 CLEAN_UP_S = 30.0  # more than a clean-up takes
 
@@ -89,12 +90,14 @@ def interrupt_code() -> int | None:
 
 def run(verb: Callable[[], object]) -> int:
     """Run a verb to its end and return the exit code, with one line if it is not 0."""
+    guard_output()
     signals = Signals()
     _installed.append(signals)
     code: object = 0
     detail = ""
     try:
         code = verb()
+        finish_output()
         # A verb that returns has dealt with its signals, as the node's daemon does.
         return code if isinstance(code, int) else 0
     except KeyboardInterrupt as e:
@@ -103,19 +106,17 @@ def run(verb: Callable[[], object]) -> int:
     except SystemExit as e:  # Ray's way to end a process that was sent a signal
         code = e.code
     except TaktError as e:
-        if signals.received is None:  # otherwise the clean-up raised it
+        # Otherwise the clean-up raised it, or nobody is there to read.
+        if signals.received is None and not isinstance(e, ReaderGone):
             _print_line(str(e))
         code = e.exit_code
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        sys.stderr.close()
-        code = BROKEN_PIPE
     except Exception as e:
         if hasattr(e, "format_message"):  # of typer's own errors
             code = _usage_error(e)
         elif signals.received is None:
-            bug = record_bug(e, Path(tempfile.gettempdir()))
-            _print_line(str(bug))
-            code = bug.exit_code
+            found = explain(e)
+            _print_line(str(found))
+            code = found.exit_code
     if signals.received is not None:
         _print_line(f"stopped by {signal.Signals(signals.received).name}{detail}")
         code = 128 + signals.received
@@ -140,6 +141,20 @@ def _usage_error(error: Any) -> int:
     verb = error.ctx.command_path if error.ctx is not None else "takt"
     _print_line(f"{message.rstrip('.')}; see {verb} --help")
     return ConfigError.exit_code
+
+
+def explain(error: Exception) -> TaktError:
+    """Tell what is wrong with this machine from a bug, which is recorded."""
+    from deploy.runtime.surroundings import cause_of  # only now: it loads a lot
+
+    with contextlib.suppress(OSError):
+        cause = cause_of(error)
+        if cause is not None:
+            return cause
+    folder = "/tmp"
+    with contextlib.suppress(OSError):  # there is none that can be written
+        folder = tempfile.gettempdir()
+    return record_bug(error, Path(folder))
 
 
 def record_bug(error: BaseException, folder: Path) -> BugError:

@@ -14,15 +14,40 @@ from typing import TextIO
 
 from rich.console import Console
 
+from deploy.runtime.output import open_output
+
 PIPE_WIDTH = 120  # columns, where the output is no terminal
+_HEIGHT = 25  # of no effect here, but rich takes a width only beside one
 
 
 def make_console(file: TextIO | None = None) -> Console:
-    """Open a console: colours and width of the terminal, plain lines elsewhere."""
+    """Open a console: colours and width of the terminal, plain lines elsewhere.
+
+    FORCE_COLOR gives colours elsewhere too, as CI systems like them; lines that move
+    stay a terminal's. A terminal that calls itself dumb keeps its width.
+    """
+    stream = file or sys.stdout
+    if not stream.isatty():
+        colours = os.environ.get("FORCE_COLOR")
+        return Console(
+            file=file,
+            width=PIPE_WIDTH,
+            height=_HEIGHT,
+            force_terminal=False,
+            color_system="standard" if colours else "auto",
+        )
     console = Console(file=file, soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(file=file, width=PIPE_WIDTH, force_terminal=False)
+    if console.is_dumb_terminal:  # of which rich believes that it has 80 columns
+        width = _columns(stream)
+        console = Console(file=file, soft_wrap=False, width=width, height=_HEIGHT)
     return console
+
+
+def _columns(terminal: TextIO) -> int:
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdigit() and int(columns):
+        return int(columns)
+    return os.get_terminal_size(terminal.fileno()).columns or 80
 
 
 @contextmanager
@@ -33,7 +58,7 @@ def quiet_output(log: Path) -> Iterator[Console]:
     kept = os.dup(1), os.dup(2)
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
-        with os.fdopen(os.dup(kept[0]), "w", encoding="utf-8") as terminal:
+        with open_output(os.dup(kept[0]), like=sys.stdout, closes=True) as terminal:
             os.dup2(target, 1)
             os.dup2(target, 2)
             yield make_console(terminal)

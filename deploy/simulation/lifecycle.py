@@ -63,8 +63,9 @@ def run_in_folder(
     state = RunState(config, run)
     error: BaseException | None = None
     with quiet_output(run.log("simulation")) as console:
-        console.print(f"run {run.run_id}: {run.path}", highlight=False, soft_wrap=True)
         try:
+            line = f"run {run.run_id}: {run.path}"
+            console.print(line, highlight=False, soft_wrap=True)
             body(state, console)
         except BaseException as e:
             error = e

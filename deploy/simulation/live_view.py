@@ -7,6 +7,7 @@ when a phase begins or ends and one when a node's state changes. Both show
 (deploy/report/wording.py).
 """
 
+import contextlib
 import json
 import threading
 import time
@@ -25,6 +26,7 @@ from rich.table import Table
 from common.data.datasets import Dataset
 from common.text import counted
 from deploy.report.wording import describe_progress
+from deploy.runtime.output import OutputError, ReaderGone
 from deploy.simulation.nodes import NodeView
 from deploy.simulation.phases import PhaseView
 from deploy.simulation.run_state import RunState
@@ -98,8 +100,9 @@ def _lines(console: Console, refresh: Refresh) -> Iterator[PhaseView]:
     stop = threading.Event()
 
     def follow() -> None:
-        while not stop.wait(POLL_S):
-            view.update(refresh())
+        with contextlib.suppress(ReaderGone, OutputError):  # the run hears it as well
+            while not stop.wait(POLL_S):
+                view.update(refresh())
 
     thread = threading.Thread(target=follow, name="live view", daemon=True)
     thread.start()
