@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import Field
 
@@ -20,7 +21,7 @@ from common.config import AttackConfig, Name, RunConfig, Section, StudentConfig
 from common.config.toml_file import parse_config
 from common.errors import ConfigError
 from common.release import check_contents, check_views
-from deploy.runtime.settings import load_run_config, read_shipped
+from deploy.runtime.settings import expanded, load_run_config, read_shipped, shipped
 
 # What `MethodGrid.recipe` may change; the rest makes rows incomparable or is elsewhere.
 _OWN = frozenset(
@@ -44,7 +45,7 @@ class MethodGrid(Section):
 class DatasetGrid(Section):
     """One data set: its students, with their budgets, and its seeds."""
 
-    config: str  # of a run: a shipped name or a path
+    config: str  # of a run: a shipped name, or a path from the grid's folder
     num_images: int = Field(ge=1)  # test images under AutoAttack
     seeds: tuple[int, ...] = Field(min_length=1)
     cpu_budget_s: dict[Name, float] = Field(min_length=1)  # by the config's students
@@ -138,11 +139,28 @@ def which_grid(name: str | None, *, full: bool) -> str:
 def load_grid(name: str) -> Grid:
     """Read a grid: a shipped one's name ("quick", "full") or a path.
 
+    Paths of configs in a file count from its folder.
+
     Raises:
         ConfigError: there is no such file, or a key or value is wrong.
     """
     source, text = read_shipped(name, "grids")
-    return parse_config(text, Grid, source=source)
+    grid = parse_config(text, Grid, source=source)
+    path = expanded(Path(name))
+    if not path.is_file():  # a shipped one names shipped configs
+        return grid
+    folder = path.absolute().parent
+    located = tuple(
+        part.model_copy(update={"config": _located(part.config, folder)})
+        for part in grid.datasets
+    )
+    return grid.model_copy(update={"datasets": located})
+
+
+def _located(config: str, folder: Path) -> str:
+    """Find a config that a grid's file names: beside that file, or a shipped one."""
+    path = folder / expanded(Path(config))
+    return config if config in shipped("configs") and not path.is_file() else str(path)
 
 
 def make_plan(grid: Grid, overrides: Mapping[str, object]) -> list[Entry]:
@@ -228,7 +246,11 @@ def _recipe(
     _check_names(changes.recipe, _OWN, f"keys of a recipe that {method} may change")
     if changes.recipe:
         own = {f"students.{student}.{key}": v for key, v in changes.recipe.items()}
-        config, _ = load_run_config(part.config, {**overrides, **own})
+        typed = {
+            f"students.{student}.{key}": f"methods.{method}.recipe.{key} = {v}"
+            for key, v in changes.recipe.items()
+        }
+        config, _ = load_run_config(part.config, {**overrides, **own}, typed=typed)
     base, eps = config.students[student], config.threat.eps
     rates = part.learning_rate.get(method, {})
     attack = base.attack

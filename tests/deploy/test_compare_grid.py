@@ -119,7 +119,7 @@ def test_a_method_may_have_a_recipe_of_its_own(tmp_path: Path) -> None:
             "takt]\nrecipe = { epochs = 3 } #",
             "'epochs' is not among the keys of a recipe",
         ),
-        ("takt]\nrecipe = { ema_decay = 2 } #", "students.tiny.ema_decay = 2"),
+        ("takt]\nrecipe = { ema_decay = 2 } #", "methods.takt.recipe.ema_decay = 2"),
     ],
 )
 def test_a_wrong_grid_is_a_line_that_names_the_place(
@@ -150,3 +150,28 @@ def test_a_student_is_chosen_by_its_name_in_the_config_or_its_architecture(
     plan = make_plan(plan_of(tmp_path), {})
     by_name = chosen(plan, students=["tiny"])
     assert by_name and by_name == chosen(plan, students=["cnn_tiny"])
+
+
+def test_a_config_in_a_grids_file_counts_from_the_files_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for name in (site.config.name, f"../{tmp_path.name}/{site.config.name}"):
+        site.grid.write_text(grid_text(Path(name), "takt", "[0]"))
+        for grid in (str(site.grid), f"../{site.grid.name}"):
+            plan = make_plan(load_grid(grid), {})
+            assert {entry.config.channel for entry in plan} == {"small"}
+    site.grid.write_text(grid_text(Path("digits"), "takt", "[0]"))
+    assert load_grid(str(site.grid)).datasets[0].config == "digits"
+    site.grid.write_text(grid_text(Path("gone.toml"), "takt", "[0]"))
+    with pytest.raises(ConfigError, match=str(tmp_path / "gone.toml")):
+        make_plan(load_grid(str(site.grid)), {})
+
+
+def test_a_wrong_recipe_in_a_grid_is_named_as_the_grid_has_it(tmp_path: Path) -> None:
+    grid = plan_of(tmp_path)
+    wrong = {"takt": MethodGrid(recipe={"ema_decay": 2.0})}
+    with pytest.raises(ConfigError, match=r"^methods\.takt\.recipe\.ema_decay = 2\.0:"):
+        make_plan(grid.model_copy(update={"methods": wrong}), {})
