@@ -7,6 +7,7 @@ Not here: augmentation, batching, file formats (`idx.py`, `image_folder.py`),
 where files lie and downloads (`sources.py`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -74,6 +75,13 @@ class Dataset:
         return channels, height, width
 
     @property
+    def absent_classes(self) -> dict[str, tuple[str, ...]]:
+        """Name the classes of which "validation" or "test" has no image."""
+        measured = {"validation": self.val.labels, "test": self.test.labels}
+        found = {s: _absent(self.class_names, each) for s, each in measured.items()}
+        return {split: classes for split, classes in found.items() if classes}
+
+    @property
     def num_classes(self) -> int:
         """Count the classes."""
         return len(self.class_names)
@@ -111,11 +119,11 @@ def load_dataset(
 
 
 def dataset_notes(config: DatasetConfig, *, seed: int) -> tuple[str, ...]:
-    """Say what `load_dataset` would note of a user's own images; reads no pixels.
+    """Say what `load_dataset` would note; reads no pixels of a user's own images.
 
-    None of other data sets, and none where the files are missing or damaged.
+    None where the files are missing or damaged.
     """
-    if config.name != "folder":
+    if config.name != "folder" and config.limit is None:
         return ()
     try:
         source = open_sources(config, None)
@@ -126,10 +134,18 @@ def dataset_notes(config: DatasetConfig, *, seed: int) -> tuple[str, ...]:
 
 def _notes(source: Sources, config: DatasetConfig, cut: "_Cut") -> tuple[str, ...]:
     """State what a user should know of a data set."""
+    notes = source.notes
+    test = source.train.labels[cut.test] if source.test is None else source.test.labels
+    for split, labels in (("validation", source.train.labels[cut.val]), ("test", test)):
+        if absent := _absent(source.class_names, labels):
+            notes += (
+                f"{describe_absent(split, absent)}, so nothing is measured there; "
+                "raise dataset.limit or dataset.val_fraction",
+            )
     if source.test is not None or config.name == "digits":
-        return source.notes
+        return notes
     return (
-        *source.notes,
+        *notes,
         f"no separate test images: {len(cut.test)} of {len(source.train.labels)}, "
         "stratified, set aside as the test split",
     )
@@ -223,23 +239,33 @@ def _check_splits(
                 f"data set '{config.name}' leaves no {split} image out of "
                 f"{len(labels)}; add images or raise dataset.val_fraction"
             )
-    # Of the public sets a small limit may leave a class out of the validation images.
+    # Of the public sets a small limit may leave a class out of the validation images:
+    # that is noted, see `Dataset.absent_classes`.
     if config.name != "folder":
         return
     for split, found in measured.items():
-        absent = np.setdiff1d(np.arange(len(source.class_names)), found)
-        if len(absent):
-            names = ", ".join(source.class_names[k] for k in absent[:5])
-            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+        absent = _absent(source.class_names, found)
+        if absent:
             fix = "add images of it"
             if split == "validation":
                 fix += " or raise dataset.val_fraction"
             elif source.test is None:
                 fix += " or a test/ folder with some"
             raise DataError(
-                f"no {split} image is of class {names}{more}, so robustness there "
-                f"would not be measured; {fix}"
+                f"{describe_absent(split, absent)}, so robustness there would not be "
+                f"measured; {fix}"
             )
+
+
+def _absent(class_names: tuple[str, ...], labels: NDArray[np.int64]) -> tuple[str, ...]:
+    absent = np.setdiff1d(np.arange(len(class_names)), labels)
+    return tuple(class_names[k] for k in absent)
+
+
+def describe_absent(split: str, classes: Sequence[str]) -> str:
+    """Say of which classes a split has no image; names five at most."""
+    more = f" and {len(classes) - 5} more" if len(classes) > 5 else ""
+    return f"no {split} image is of class {', '.join(classes[:5])}{more}"
 
 
 def _check_classes(

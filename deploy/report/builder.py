@@ -97,6 +97,7 @@ def dataset_facts(dataset: Dataset) -> DatasetFacts:
         num_train=len(dataset.train),
         num_test=len(dataset.test),
         notes=dataset.notes or None,
+        absent_classes=dataset.absent_classes or None,
     )
 
 

@@ -38,7 +38,9 @@ class DatasetFacts(Record):
     fingerprint: str
     num_train: int
     num_test: int
-    notes: tuple[str, ...] | None = None  # on the user's own images; absent: none
+    notes: tuple[str, ...] | None = None  # what a user should know; absent: nothing
+    # By split ("validation", "test") without an image of theirs; absent: there are none
+    absent_classes: dict[str, tuple[str, ...]] | None = None
 
 
 class Threat(Record):

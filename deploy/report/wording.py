@@ -8,11 +8,13 @@ out nothing that went wrong. Not here: exit codes, tables.
 from collections.abc import Mapping, Sequence
 
 from common.config import RunConfig
+from common.data.datasets import describe_absent
 from common.records import Evaluation
 from common.release import TeacherCard
 from common.text import counted
 from deploy.report.result import (
     Accuracies,
+    DatasetFacts,
     NodeResult,
     ReleaseFacts,
     TeacherResult,
@@ -122,6 +124,7 @@ def make_verdict(
     nodes: Sequence[NodeResult],
     teacher: TeacherResult | None,
     baselines: Sequence[NodeResult] | None = None,
+    dataset: DatasetFacts | None = None,
 ) -> str:
     """Write the verdict of a run that went to its end."""
     good = [node for node in nodes if node.state == DELIVERED]
@@ -142,6 +145,8 @@ def make_verdict(
         parts.append(_margins(good, baselines))
     if bad:
         parts.append(f"not so: {_states(bad)}")
+    absent = (dataset and dataset.absent_classes) or {}
+    parts += [describe_absent(split, classes) for split, classes in absent.items()]
     return "; ".join(part for part in parts if part) + f"{mark}."
 
 

@@ -99,7 +99,7 @@ def record_of(state: RunState) -> RunResult:
             for each in state.baselines
         )
     if state.failure is None or state.finished:
-        verdict = make_verdict(nodes, teacher, baselines)
+        verdict = make_verdict(nodes, teacher, baselines, state.dataset)
     else:
         verdict = describe_failure(state.phase, state.failure.message)
     return build_result(

@@ -12,6 +12,7 @@ from common.config import DatasetConfig
 from common.data.datasets import (
     Dataset,
     Split,
+    dataset_notes,
     load_all_training_images,
     load_dataset,
     stratified,
@@ -172,3 +173,18 @@ def test_read_only_images_become_tensors_without_a_warning(digits: Dataset) -> N
     images.setflags(write=False)  # as Ray hands arrays out
     x, _ = Split(images, digits.val.labels).tensors()
     assert len(x) == len(images)
+
+
+def test_a_class_that_a_small_limit_leaves_out_is_noted_by_name() -> None:
+    config = DatasetConfig(name="digits", limit=40)  # four validation images
+    dataset = load_dataset(config, seed=0)
+    (absent,) = dataset.absent_classes.values()
+    assert len(absent) == 10 - len(dataset.val)
+    (note,) = dataset.notes
+    assert note.startswith(f"no validation image is of class {', '.join(absent[:5])}")
+    assert "raise dataset.limit or dataset.val_fraction" in note
+    assert dataset_notes(config, seed=0) == dataset.notes
+
+
+def test_where_every_class_is_measured_nothing_is_noted(digits: Dataset) -> None:
+    assert digits.absent_classes == {} and digits.notes == ()

@@ -8,6 +8,7 @@ import pytest
 from common.errors import StorageError
 from common.records import Evaluation, Profile
 from deploy.report.result import (
+    DatasetFacts,
     Failure,
     Machine,
     NodeResult,
@@ -167,3 +168,15 @@ def test_the_verdict_says_when_nobody_promoted_a_student() -> None:
     assert make_verdict([node("a", None, "failed")], None) == (
         "No node promoted a student: a failed."
     )
+
+
+def test_the_verdict_names_the_classes_that_were_not_measured() -> None:
+    dataset = DatasetFacts(
+        name="digits",
+        fingerprint="f",
+        num_train=36,
+        num_test=360,
+        absent_classes={"validation": ("3", "7")},
+    )
+    verdict = make_verdict([node("a", 0.5)], None, dataset=dataset)
+    assert verdict.endswith("; no validation image is of class 3, 7.")
