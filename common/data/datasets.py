@@ -166,6 +166,20 @@ def load_all_training_images(
     return _read(source.train, np.union1d(cut.train, cut.left_out))
 
 
+def open_left_out(
+    config: DatasetConfig, *, seed: int, download: Download | None = download_public
+) -> Source:
+    """Open the training images that `limit` leaves out of `load_dataset`.
+
+    Nobody trains on them but nodes that draw images of their own.
+
+    Raises:
+        DataError: files are missing, damaged or unreadable.
+    """
+    source = open_sources(config, download)
+    return source.train.subset(_cut(source, config, seed).left_out)
+
+
 class _Cut(NamedTuple):
     """Which training images of a source go to which split: positions, ascending."""
 

@@ -39,7 +39,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _MOST_KINDS = 4  # of passed-over files that a note lists
-_GREY = frozenset({"1", "L", "LA"})
+GREY = frozenset({"1", "L", "LA"})
 _DEEP = ("I", "F")  # modes of 16 and 32 bits a pixel
 
 
@@ -97,8 +97,8 @@ def scan_tree(root: Path, class_names: Sequence[str] | None = None) -> Tree:
                 f"{', '.join(names)}"
             )
         inside = visible(folder)
-        found = [p for p in inside if _is_image(p)]
-        others = _files_below(p for p in inside if not _is_image(p))
+        found = [p for p in inside if is_image(p)]
+        others = files_below(p for p in inside if not is_image(p))
         if not found:
             instead = f"but {_count_by_kind(others, root)} " if others else ""
             raise DataError(
@@ -138,13 +138,7 @@ def describe_oddities(tree: Tree, root: Path) -> tuple[str, ...]:
     Raises:
         DataError: an image that may be an animation is unreadable.
     """
-    notes = []
-    if tree.passed_over:
-        kinds = _count_by_kind(tree.passed_over, root)
-        notes.append(
-            f"passed over in {root}: {kinds}; images are CLASS/IMAGE, as "
-            f"{', '.join(sorted(SUFFIXES))}"
-        )
+    notes = [*describe_passed_over(tree, root)]
     animations = [p for p in tree.paths if _is_animation(p)]
     if animations:
         images = f"of {counted(len(tree.paths), 'image')} in {root}"
@@ -155,10 +149,20 @@ def describe_oddities(tree: Tree, root: Path) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def describe_passed_over(tree: Tree, root: Path) -> tuple[str, ...]:
+    """Count the files of a tree that are not read, by folder and suffix: one line."""
+    if not tree.passed_over:
+        return ()
+    return (
+        f"passed over in {root}: {_count_by_kind(tree.passed_over, root)}; images are "
+        f"CLASS/IMAGE, as {', '.join(sorted(SUFFIXES))}",
+    )
+
+
 def holds_classes(root: Path) -> bool:
     """Tell whether folders right below `root` hold images."""
     return any(
-        _is_image(path)
+        is_image(path)
         for folder in visible(root)
         if folder.is_dir()
         for path in visible(folder)
@@ -173,7 +177,7 @@ def describe_unused(root: Path, class_names: Sequence[str]) -> tuple[str, ...]:
             continue
         classes = [folder / c for c in class_names if (folder / c).is_dir()]
         if classes:
-            unused.append(f"{folder.name}/ ({len(_files_below(classes))} files)")
+            unused.append(f"{folder.name}/ ({len(files_below(classes))} files)")
     if not unused:
         return ()
     return (
@@ -182,7 +186,8 @@ def describe_unused(root: Path, class_names: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Tell an image by its suffix."""
     return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
@@ -193,12 +198,12 @@ def _is_animation(path: Path) -> bool:
         return bool(getattr(image, "is_animated", False))
 
 
-def _files_below(paths: Iterable[Path]) -> list[Path]:
+def files_below(paths: Iterable[Path]) -> list[Path]:
     """List the visible files among `paths` and in folders of theirs."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir() and not path.is_symlink():
-            files += _files_below(visible(path))
+            files += files_below(visible(path))
         elif not path.is_dir():
             files.append(path)
     return files
@@ -226,6 +231,16 @@ def visible(folder: Path) -> list[Path]:
         ) from e
 
 
+def size_and_mode(path: Path) -> tuple[tuple[int, int], str]:
+    """Read (width, height) and PIL's mode from an image's header.
+
+    Raises:
+        DataError: it cannot be read, or has more than 8 bits a pixel.
+    """
+    with _opened(path) as image:
+        return image.size, image.mode
+
+
 def common_form(paths: Sequence[Path], image_size: int | None) -> Form:
     """Find the mode and size that all of `paths` are converted to.
 
@@ -241,7 +256,7 @@ def common_form(paths: Sequence[Path], image_size: int | None) -> Form:
     size = image_size
     for path in paths:
         with _opened(path) as image:
-            grey = grey and image.mode in _GREY
+            grey = grey and image.mode in GREY
             width, height = image.size
         if image_size is None:
             size = size or width
