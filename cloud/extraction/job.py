@@ -1,9 +1,9 @@
-"""The teacher's knowledge of the whole training split, extracted by Ray actors.
+"""The teacher's knowledge of a release's samples, extracted by Ray actors.
 
 Each actor takes ranges of samples and writes their shards itself; the driver only
 counts. The result does not depend on the number of actors, or on which took what. Not
-here: what is computed of a sample (`cloud.extraction.block`), signatures and versions
-(`cloud.publishing.publish`).
+here: which samples these are (`cloud.publishing.transfer_set`), what is computed of one
+(`cloud.extraction.block`), signatures and versions (`cloud.publishing.publish`).
 """
 
 import json
@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from cloud.cluster.driver import last_line, require_cluster, with_absolute_paths
+from cloud.extraction.image_shards import write_images
 from cloud.extraction.recipe import recipe_of
 from cloud.extraction.worker import BLOCK_SAMPLES, Extractor
+from cloud.publishing.transfer_set import released_images
 from cloud.storage import StorageDir
 from common.catalog import Content
 from common.config import RunConfig
@@ -33,8 +35,9 @@ def extract_knowledge(config: RunConfig, storage: StorageDir) -> Path:
         storage: with the teacher, as `train_teacher` left it.
 
     Returns:
-        Its folder knowledge/: shards, index.json (their `ShardInfo`s, the path being
-        the file's name) and progress.jsonl (samples done of how many).
+        Its folder knowledge/: shards, those of shipped images too, index.json (their
+        `ShardInfo`s, the path being the file's name) and progress.jsonl (samples done
+        of how many).
 
     Raises:
         ClusterError: the actors failed for good, or no cluster is connected.
@@ -50,15 +53,17 @@ def extract_knowledge(config: RunConfig, storage: StorageDir) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     storage.create(folder)
     actors = config.knowledge.num_actors
+    num_samples = len(released_images(config, dataset))
     ranges = shard_ranges(
-        len(dataset.train),
+        num_samples,
         config.knowledge.contents,
         dataset.sample_shape,
         dataset.num_classes,
         parts=actors,
     )
     config = with_absolute_paths(config)
-    shards = _run_actors(config, storage, ranges, len(dataset.train))
+    shards = write_images(config, dataset, storage)
+    shards += _run_actors(config, storage, ranges, num_samples)
     shards.sort(key=lambda s: (s.content, s.first))
     index = [shard.model_dump(mode="json") for shard in shards]
     write_atomic(storage.knowledge_recipe, recipe.encode())

@@ -15,8 +15,9 @@ from common.config.differences import first_difference
 from common.errors import ConfigError, DataError, StorageError
 from common.release import SCHEMA
 
-# Of [knowledge]: logits are shipped as they are.
-_APART = {"num_actors", "temperature"}
+# Of [knowledge], what decides no shard: logits are shipped as they are.
+_APART = {"num_actors", "temperature", "weights", "licence"}
+_OF_A_TRANSFER_SET = {"num_images", "num_val_images"}
 
 
 def recipe_of(config: RunConfig, storage: StorageDir, fingerprint: str) -> str:
@@ -37,12 +38,15 @@ def recipe_of(config: RunConfig, storage: StorageDir, fingerprint: str) -> str:
         raise StorageError(
             f"cannot read {path}: {e.strerror}; train the teacher first"
         ) from e
+    apart = set(_APART)
+    if config.knowledge.images == "same":
+        apart |= _OF_A_TRANSFER_SET
     tree = {
         "schema": SCHEMA,
         "teacher": weights,
         "split": fingerprint,
         "eps": config.threat.eps,
-        "knowledge": config.knowledge.model_dump(mode="json", exclude=_APART),
+        "knowledge": config.knowledge.model_dump(mode="json", exclude=apart),
         "seed": config.seed,
     }
     return json.dumps(tree, sort_keys=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cloud.publishing.transfer_set import released_images
 from cloud.storage import StorageDir
 from common.catalog import Content
 from common.config import RunConfig
@@ -67,7 +68,7 @@ class Extractor:
                 f"set gives {found[:12]}; train it again or restore the data"
             )
         self.model = model.to(self.device)
-        self.x, self.y = dataset.train.tensors()
+        self.x, self.y = released_images(self.config, dataset).tensors()
         self._loaded = True
 
     def extract(self, first: int, stop: int) -> list[dict[str, Any]]:

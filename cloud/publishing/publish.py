@@ -10,7 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cloud.publishing.origins import origin_of
 from cloud.publishing.repository import ReleaseRepository
+from cloud.publishing.transfer_set import released_images, released_validation
 from cloud.storage import StorageDir
 from common.clock import Clock, utc_now
 from common.config import RunConfig
@@ -69,16 +71,28 @@ def draft_manifest(
 
     Args:
         config: of the run.
-        dataset: sample i of the release is sample i of its training split.
+        dataset: of the config; the release's samples are some or all of its training
+            split.
         teacher: who answers in the shards.
         shards: their paths are plain file names.
     """
+    samples = released_images(config, dataset)
+    shipped: dict[str, Any] = {}
+    if config.knowledge.images == "transfer":
+        origin = origin_of(config)
+        shipped = {
+            "images": "transfer",
+            "num_val": len(released_validation(config, dataset)),
+            "source": origin.source,
+            "licence": origin.licence,
+        }
     return Manifest(
+        **shipped,
         channel=config.channel,
         version=1,
         dataset=dataset.name,
-        fingerprint=dataset.train.fingerprint(),
-        num_samples=len(dataset.train),
+        fingerprint=samples.fingerprint(),
+        num_samples=len(samples),
         sample_shape=dataset.sample_shape,
         class_names=dataset.class_names,
         norm=config.threat.norm,

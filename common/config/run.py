@@ -140,9 +140,9 @@ class KnowledgeConfig(Section):
     )
     """same: nodes hold the cloud's, the cheapest release; transfer: it ships some"""
     num_images: int = Field(default=500, ge=20, exclude_if=lambda n: n == 500)
-    """of a transfer set, stratified"""
+    """of a transfer set at most, stratified"""
     num_val_images: int = Field(default=100, ge=10, exclude_if=lambda n: n == 100)
-    """shipped beside a transfer set, to measure students on; never trained on"""
+    """shipped beside them at most, to measure students on; never trained on"""
     weights: bool = Field(default=False, exclude_if=lambda on: not on)
     """ship starting weights of each recipe, distilled in the cloud"""
     licence: str | None = Field(default=None, exclude_if=lambda text: text is None)

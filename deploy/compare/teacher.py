@@ -59,6 +59,10 @@ def prepare_stage(
         DataError: the data set is missing or damaged.
         StorageError: the folder cannot be written.
     """
+    # Every method learns from the same images: the cloud's.
+    same = {"images": "same", "weights": False}
+    knowledge = config.knowledge.model_copy(update=same)
+    config = config.model_copy(update={"knowledge": knowledge})
     storage = StorageDir(work / f"{config.dataset.name}-{_digest(config)}")
     release = storage.knowledge
     if (release / MANIFEST).exists():

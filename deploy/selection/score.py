@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import mean
 
 from common.config import AttackConfig, StudentConfig
-from common.data.datasets import Dataset
+from common.data.datasets import Dataset, Split
 from common.models.files import load_model
-from common.release import Manifest
+from common.release import Manifest, ShardInfo, release_images
 from common.robustness.evaluate import autoattack, clean_accuracy, robust_accuracy_pgd
 from edge.distill.batch import Images
 from edge.distill.fit import fit_student
@@ -72,7 +72,7 @@ def student_score(
     """
     task = Task.of_release(
         manifest,
-        train=Images.of(dataset.train),
+        train=Images.of(_samples(manifest, release_dir, dataset)),
         val=Images.of(dataset.val),
         knowledge=read_knowledge(manifest, release_dir, recipe),
         seed=0,
@@ -92,3 +92,14 @@ def student_score(
     return Score(
         mean(s.clean_accuracy for s in found), mean(s.robust_accuracy for s in found)
     )
+
+
+def _samples(manifest: Manifest, release_dir: Path, dataset: Dataset) -> Split:
+    """Return the images that the candidate's knowledge is of."""
+    if manifest.images == "same":
+        return dataset.train
+
+    def read(shard: ShardInfo) -> bytes:
+        return (release_dir / Path(shard.path).name).read_bytes()
+
+    return Split(*release_images(manifest, "images", read))
