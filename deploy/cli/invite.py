@@ -17,6 +17,7 @@ from cloud.pki.authority import Authority
 from common.config import NodeConfig, RunConfig
 from common.durable import make_folder, write_atomic
 from common.errors import ConfigError
+from deploy.simulation.node_images import images_of_nodes
 from edge.config import EdgeConfig, save_edge_config
 
 TOKEN, CA, CONFIG = "token", "ca.crt", "edge.toml"
@@ -62,6 +63,7 @@ def _edge_config(
             student=node.student,
             profile=node.profile,
             data_dir=config.dataset.data_dir,
+            data=images_of_nodes(config).get(node.name),
             seed=config.seed,
             **common,
         )

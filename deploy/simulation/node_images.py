@@ -26,8 +26,12 @@ def images_of_nodes(config: RunConfig) -> dict[str, OwnImagesConfig]:
     Returns:
         The table [data] of each edge.toml, by node; a node without is left out.
     """
-    tables = {node.name: node.data for node in config.nodes if node.data is not None}
-    drawing = [name for name, data in tables.items() if data.images]
+    tables = {
+        node.name: node.data
+        for node in config.nodes
+        if node.data is not None and node.data.images != 0
+    }
+    drawing = [name for name, data in tables.items() if data.folder is None]
     if config.class_skew is not None:
         for index, name in enumerate(drawing):
             shares = class_shares(

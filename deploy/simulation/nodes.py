@@ -9,14 +9,14 @@ known, and a mounted folder with its students. Not here: the daemon
 """
 
 import subprocess
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from common.clock import Clock, utc_now
-from common.config import NodeConfig
+from common.config import NodeConfig, OwnImagesConfig
 from common.durable import make_folder
 from common.errors import StorageError
 from common.interpreter import python
@@ -66,6 +66,7 @@ class NodeSite:
     ca: Path
     data_dir: Path | None
     seed: int
+    own: Mapping[str, OwnImagesConfig] = field(default_factory=dict)  # by node
 
 
 class SimulatedNodes:
@@ -111,6 +112,7 @@ class SimulatedNodes:
                 enroll=site.enroll,
                 ca=site.ca,
                 data_dir=site.data_dir,
+                data=site.own.get(node.name),
                 profile=node.profile,
                 seed=site.seed,
                 heartbeat_s=2.0,

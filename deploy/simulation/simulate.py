@@ -31,6 +31,7 @@ from deploy.report.wording import (
 )
 from deploy.simulation.lifecycle import run_in_folder
 from deploy.simulation.live_view import open_view, print_notes, take_snapshot
+from deploy.simulation.node_images import images_of_nodes
 from deploy.simulation.node_reports import collect_reports, train_baselines
 from deploy.simulation.nodes import NodeSite, SimulatedNodes
 from deploy.simulation.phases import Phases
@@ -120,6 +121,7 @@ def _start_gateway(config: RunConfig, run: RunFolder, nodes: SimulatedNodes) -> 
         ca=run.cloud.ca,
         data_dir=None if data_dir is None else data_dir.absolute(),
         seed=config.seed,
+        own=images_of_nodes(config),
     )
     nodes.start(site, authority.allow)
     return f"at {addresses.address}"

@@ -1,9 +1,11 @@
 """Which images each node of a run draws: parts that do not meet, shares, classes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from common.config import OwnImagesConfig
+from common.config import OwnImagesConfig, ProfileConfig
 from deploy.runtime.settings import load_run_config
 from deploy.simulation.node_images import (
     class_shares,
@@ -11,6 +13,7 @@ from deploy.simulation.node_images import (
     num_parts,
     own_classes,
 )
+from edge.config import EdgeConfig, load_edge_config, save_edge_config
 
 LEFT = {"dataset.limit": 800}  # 637 of digits are left to the nodes
 ALL = tuple(range(10))
@@ -98,3 +101,18 @@ def test_a_node_with_no_image_or_all_classes_has_no_own_ones(
     data: OwnImagesConfig | None,
 ) -> None:
     assert own_classes(data, 10) == ()
+
+
+def test_a_node_is_told_of_its_images_in_its_own_file(tmp_path: Path) -> None:
+    (data,) = tables(
+        nodes__sensor__data={"images": 90, "classes": [2, 5, 8], "labelled": 0.5}
+    ).values()
+    config = EdgeConfig(
+        node="sensor",
+        student="tiny",
+        gateway="localhost:1",
+        profile=ProfileConfig(cpus=1, memory_mib=500, bandwidth_kib_s=100),
+        data=data,
+    )
+    save_edge_config(config, tmp_path / "edge.toml")
+    assert load_edge_config(tmp_path / "edge.toml").data == data
