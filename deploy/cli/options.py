@@ -51,7 +51,7 @@ RunsDir = Annotated[
     Path, typer.Option(callback=expand, help="Where the run's folder is made.")
 ]
 Compare = Annotated[
-    bool, typer.Option("--compare", help="Train PGD-AT baselines as well.")
+    bool, typer.Option("--compare", help="Train students without a teacher as well.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_STORAGE = Path("cloud-storage")

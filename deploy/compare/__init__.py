@@ -5,5 +5,5 @@ teacher and its knowledge, `worker` trains and evaluates students in a process o
 own, `rows` keeps what was measured, `tables` and `plots` show it.
 
 Not here: the methods (edge.distill), baselines inside a simulation
-(deploy.simulation.baselines).
+(deploy.simulation.references).
 """

@@ -10,6 +10,15 @@ Not here: curves (`deploy/report/charts.py`).
 import math
 from dataclasses import dataclass
 
+from common.records import Evaluation
+from deploy.report.arms import (
+    ALONE,
+    NO_TEACHER,
+    SHIPPED,
+    TRAINED,
+    describe_own,
+    run_arms,
+)
 from deploy.report.result import NodeResult, RunResult, find_autoattack
 from deploy.report.svg import hue
 from deploy.report.wording import human_bytes, percent
@@ -21,6 +30,7 @@ CONTENT_NAMES = {
     "boundary_points": "boundary points",
     "margins": "margins",
 }
+ARM_WORDS = {ALONE: "alone", SHIPPED: SHIPPED, NO_TEACHER: "no teacher"}
 
 
 @dataclass(frozen=True)
@@ -87,13 +97,59 @@ def _student_row(
     details = [f"{percent(node.clean_accuracy)} % clean", f"n = {found.num_images}"]
     if baseline is not None and baseline.autoattack is not None:
         bars.append(_accuracy_bar(baseline, style, hatched=True))
-        details.append(f"PGD-AT {percent(baseline.autoattack.accuracy)} % robust")
+        name = "PGD-AT" if baseline.method == "pgd_at" else "no teacher"
+        details.append(f"{name} {percent(baseline.autoattack.accuracy)} % robust")
     return BarRow(
         node.name,
         _size(node.student.architecture, node.student.num_parameters),
         tuple(bars),
         f"{percent(found.accuracy)} % robust",
         tuple(details),
+    )
+
+
+def arm_rows(result: RunResult) -> list[BarRow]:
+    """Show each node's student beside its references: all classes, then its own."""
+    rows = []
+    places = {node.name: index for index, node in enumerate(result.nodes)}
+    for each in run_arms(result):
+        if TRAINED not in each.arms or len(each.arms) < 2:
+            continue
+        style, data = hue(places[each.node.name]), describe_own(each.node.data)
+        name = each.node.name
+        found = {name: arm.all_classes for name, arm in each.arms.items()}
+        rows.append(_arm_row(name, f"own images: {data}", style, found))
+        own = {name: arm.own_classes for name, arm in each.arms.items()}
+        measured = {name: e for name, e in own.items() if e is not None}
+        if TRAINED in measured:
+            rows.append(_arm_row(name, "on its own classes", style, measured))
+    return rows
+
+
+def _arm_row(
+    name: str, detail: str, style: str, found: dict[str, Evaluation]
+) -> BarRow:
+    trained = found[TRAINED]
+    others = {arm: e for arm, e in found.items() if arm != TRAINED}
+    bars = [
+        Bar(
+            e.accuracy,
+            "teacher" if arm == SHIPPED else style,
+            hatched=arm in (ALONE, NO_TEACHER),
+        )
+        for arm, e in others.items()
+    ]
+    span = wilson(trained.accuracy, trained.num_images)
+    bars.append(Bar(trained.accuracy, style, span=span))
+    return BarRow(
+        name,
+        detail,
+        tuple(bars),
+        f"{percent(trained.accuracy)} % {TRAINED}",
+        (
+            *(f"{percent(e.accuracy)} % {ARM_WORDS[arm]}" for arm, e in others.items()),
+            f"n = {trained.num_images}",
+        ),
     )
 
 

@@ -20,6 +20,9 @@ from deploy.report.result import (
     Failure,
     Machine,
     NodeResult,
+    NotMeasured,
+    OwnImages,
+    Reference,
     ReleaseFacts,
     RunResult,
     Student,
@@ -134,6 +137,8 @@ def node_result(
     student: Path | None,
     accuracies: Accuracies | None,
     state: str,
+    data: OwnImages | None = None,
+    references: tuple[Reference, ...] | None = None,
 ) -> NodeResult:
     """Describe a node.
 
@@ -144,6 +149,8 @@ def node_result(
         student: its promoted student, relative to the run's folder.
         accuracies: of that student on the test split.
         state: the report's outcome, or what else became of the node.
+        data: its own images, as its config says; None: it has none.
+        references: what its student is to be seen beside; None: nothing.
     """
     plain = NodeResult(
         name=node.name,
@@ -151,6 +158,8 @@ def node_result(
         method=config.students[node.student].method,
         seed=config.seed,
         state=state,
+        data=data,
+        references=references,
     )
     if report is None:
         return plain
@@ -162,7 +171,14 @@ def node_result(
         "pulled_bytes": report.pulled_bytes,
         "robust": _joined(accuracies, own),
         "curve": tuple(from_wire(CurvePoint, each) for each in report.curve),
+        "own_class_robust": _of_own_classes(accuracies),
     }
+    if data is not None:
+        counts = {
+            "trained_on": report.own_images,
+            "trained_on_labelled": report.own_labelled,
+        }
+        reported["data"] = data.model_copy(update=counts)
     if report.architecture:
         reported["student"] = Student(
             architecture=report.architecture,
@@ -199,11 +215,48 @@ def baseline_result(
         seed=result.seed,
         clean_accuracy=None if accuracies is None else accuracies.clean_accuracy,
         robust=_joined(accuracies, result.robust),
+        own_class_robust=_of_own_classes(accuracies),
         cpu_s=result.cpu_s,
         peak_memory_mib=usage.peak_memory_mib or None,
         state="trained",
         curve=tuple(CurvePoint(**point.model_dump()) for point in result.curve),
     )
+
+
+def reference_result(
+    kind: str,
+    result: DistilResult | None,
+    student: Student | None,
+    *,
+    method: str,
+    accuracies: Accuracies | None,
+) -> Reference:
+    """Describe what a node's student is seen beside.
+
+    Args:
+        kind: "own_only" or "shipped".
+        result: of its training; None: there was none, or it failed.
+        student: the model; None: its training failed.
+        method: by which it was or should have been trained.
+        accuracies: on the test images; None: not measured.
+    """
+    trained = "shipped" if result is None else "trained"
+    return Reference(
+        kind=kind,
+        method=method,
+        student=student,
+        clean_accuracy=None if accuracies is None else accuracies.clean_accuracy,
+        robust=() if accuracies is None else (accuracies.robust,),
+        own_class_robust=_of_own_classes(accuracies),
+        cpu_s=NotMeasured() if result is None else result.cpu_s,
+        state="failed" if student is None else trained,
+    )
+
+
+def _of_own_classes(accuracies: Accuracies | None) -> tuple[Evaluation, ...] | None:
+    if accuracies is None or accuracies.own_classes is None:
+        return None
+    return (accuracies.own_classes,)
 
 
 def _joined(

@@ -20,9 +20,17 @@ from common.durable import write_atomic
 from common.records import Evaluation
 from common.text import counted
 from deploy.report import bars
+from deploy.report.arms import run_arms
 from deploy.report.charts import Series, curves, swatch
 from deploy.report.result import NodeResult, RunResult, find_autoattack, read_result
-from deploy.report.wording import TRIAL, describe, human_bytes, percent
+from deploy.report.table import arms_caption
+from deploy.report.wording import (
+    TRIAL,
+    baseline_name,
+    describe,
+    human_bytes,
+    percent,
+)
 
 REPORT_NAME = "report.html"
 
@@ -58,6 +66,9 @@ def render(result: RunResult) -> str:
         result=result,
         accuracy_rows=bars.accuracy_rows(result),
         robust_note=_robust_note(result),
+        baseline_name=baseline_name(result.baselines),
+        arm_rows=bars.arm_rows(result),
+        arm_note=arms_caption(run_arms(result)),
         learning=_learning(result),
         labelled_nodes=list(_labelled_nodes(result)),
         release_rows=bars.release_rows(result),
@@ -125,7 +136,7 @@ def _learning(result: RunResult) -> _Learning | None:
         f"{measured}. AutoAttack, above, is the stronger attack."
     )
     if any(each.dashed for each in series):
-        note += " Dashed: the same student trained by PGD-AT, without a teacher."
+        note += f" Dashed: {baseline_name(result.baselines)}, as many CPU-seconds."
     return _Learning(
         note=note,
         # Safe: SVG of deploy.report.svg, which escapes the texts in it.

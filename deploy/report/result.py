@@ -82,6 +82,43 @@ class NotMeasured(Record):
     """An empty object: what stands in the file where nothing was measured."""
 
 
+class OwnImages(Record):
+    """The images that a node has and its cloud has not."""
+
+    images: int | None = None  # absent: those of a folder
+    classes: tuple[int, ...] | None = None  # its own, counted from 0; absent: all
+    labelled: Fraction = None  # share of the drawn ones
+    shift: str | None = None  # what its camera does; its figures are of such images
+    share_images: bool | None = None  # the gateway's teacher was asked about them
+    trained_on: int | None = None  # as reported: without those it measures on
+    trained_on_labelled: int | None = None  # of these
+
+
+class Reference(Record):
+    """What a node's student is to be seen beside, on the same test images.
+
+    `kind` is "own_only" (the node's own images alone, from scratch, for the student's
+    CPU-seconds in the node's caps) or "shipped" (the release's starting weights as they
+    are, no training). `state` is "trained", "shipped" or "failed".
+    """
+
+    kind: str
+    method: str
+    student: Student | None = None
+    clean_accuracy: Fraction = None
+    robust: tuple[Evaluation, ...] = ()
+    own_class_robust: tuple[Evaluation, ...] | None = None
+    cpu_s: CpuSeconds | NotMeasured = Field(
+        default=NotMeasured(), union_mode="left_to_right"
+    )
+    state: str
+
+    @property
+    def autoattack(self) -> Evaluation | None:
+        """Give AutoAttack's figure, or None where it was not measured."""
+        return find_autoattack(self.robust)
+
+
 class NodeResult(Record):
     """One node's student, or a baseline trained in the place of one.
 
@@ -105,6 +142,10 @@ class NodeResult(Record):
     pulled_bytes: int | None = None
     state: str
     curve: tuple[CurvePoint, ...] = ()
+    data: OwnImages | None = None  # absent: no images of its own
+    # AutoAttack on the test images of the node's own classes; absent: all are its own.
+    own_class_robust: tuple[Evaluation, ...] | None = None
+    references: tuple[Reference, ...] | None = None
 
     @property
     def autoattack(self) -> Evaluation | None:

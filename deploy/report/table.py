@@ -1,4 +1,4 @@
-"""The terminal table of a run: teacher, students, baselines, verdict, paths.
+"""The terminal tables of a run: teacher, students, references, verdict, paths.
 
 Shows result.json and nothing else. A narrower terminal gets fewer columns, a very
 narrow one a short block for each row. Not here: the live view, the HTML page.
@@ -11,6 +11,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.records import Evaluation
+from deploy.report.arms import (
+    ALONE,
+    NO_TEACHER,
+    SHIPPED,
+    TRAINED,
+    Arm,
+    NodeArms,
+    describe_own,
+    run_arms,
+)
 from deploy.report.result import NodeResult, RunResult, find_autoattack
 from deploy.report.wording import TRIAL, describe, human_bytes, percent
 
@@ -26,6 +36,7 @@ COLUMNS = (
     "state",
 )
 NUMERIC = {"clean %", "robust %", "pulled", "CPU-s", "peak/cap MiB"}
+ARMS = (ALONE, SHIPPED, NO_TEACHER, TRAINED)
 SPARED_FIRST = {"pulled", "caps held by"}
 MISSING = "-"
 
@@ -48,6 +59,7 @@ def print_result(result: RunResult, console: Console, run_dir: Path) -> None:
         else:
             _print_blocks(rows, console)
         console.print(f"[dim]{escape(caption(result))}[/dim]", highlight=False)
+        _print_arms(result, console)
         for note in (result.dataset and result.dataset.notes) or ():
             console.print(
                 f"[yellow]note[/yellow]: {escape(note)}",
@@ -86,6 +98,73 @@ def caption(result: RunResult) -> str:
     soft = [node for node in result.nodes if node.cap is not None and not node.cap.hard]
     if soft:
         notes.append("caps held softly: " + ", ".join(node.name for node in soft))
+    return "; ".join(notes)
+
+
+def _print_arms(result: RunResult, console: Console) -> None:
+    """Print each node's student beside those that went without something."""
+    nodes = run_arms(result)
+    names = [name for name in ARMS if any(name in each.arms for each in nodes)]
+    if len(names) < 2:
+        return
+    head = ("node", "images of its own", *names)
+    rows = [
+        (
+            each.node.name,
+            describe_own(each.node.data),
+            *[_arm(each.arms.get(name)) for name in names],
+        )
+        for each in nodes
+    ]
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    for index, name in enumerate(head):
+        justify: JustifyMethod = "left" if index < 2 else "right"
+        table.add_column(name, justify=justify, no_wrap=True)
+    for row in rows:
+        table.add_row(*[escape(cell) for cell in row])
+    console.print()
+    endless = console.options.update(width=1000)
+    if console.measure(table, options=endless).maximum <= console.width + 1:
+        console.print(table)
+    else:
+        for row in rows:
+            name = f"{row[0]}: {row[1]}"
+            console.print(escape(name), style="bold", highlight=False)
+            for column, cell in zip(head[2:], row[2:], strict=True):
+                if cell != MISSING:
+                    console.print(escape(f"  {column:17} {cell}"), highlight=False)
+    console.print(f"[dim]{escape(arms_caption(nodes))}[/dim]", highlight=False)
+
+
+def _arm(arm: Arm | None) -> str:
+    if arm is None:
+        return MISSING
+    own = arm.own_classes
+    return percent(arm.all_classes.accuracy) + (
+        f" / {percent(own.accuracy)}" if own is not None else ""
+    )
+
+
+def arms_caption(nodes: list[NodeArms]) -> str:
+    """Say what the figures of the second table mean."""
+    notes = ["robust %, as above"]
+    own = [arm.own_classes for each in nodes for arm in each.arms.values()]
+    counts = sorted({each.num_images for each in own if each is not None})
+    if counts:
+        images = " or ".join(str(count) for count in counts)
+        notes[0] += f"; after the stroke on the node's own classes, {images} images"
+    names = {name for each in nodes for name in each.arms}
+    if ALONE in names:
+        notes.append(f"{ALONE}: from scratch, for the student's CPU-seconds")
+    if SHIPPED in names:
+        notes.append(f"{SHIPPED}: the release's starting weights, no training")
+    shifted = [
+        f"{each.node.name} ({each.node.data.shift})"
+        for each in nodes
+        if each.node.data is not None and each.node.data.shift is not None
+    ]
+    if shifted:
+        notes.append(f"on test images shifted as its own are: {', '.join(shifted)}")
     return "; ".join(notes)
 
 

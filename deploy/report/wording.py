@@ -1,8 +1,9 @@
 """Sentences about a run, computed from its numbers: of each part, and the verdict.
 
-The verdict says how many nodes have a student, how robust those are beside the teacher
-and, with baselines, by how much they beat them. It praises nothing and leaves
-out nothing that went wrong. Not here: exit codes, tables.
+The verdict says how many nodes have a student, how robust those are beside the teacher,
+what training at the nodes added to the students as shipped and, with baselines, by how
+much it beats them. It praises nothing and leaves out nothing that went wrong. Not here:
+exit codes, tables.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from common.data.datasets import describe_absent
 from common.records import Evaluation
 from common.release import TeacherCard
 from common.text import counted
+from deploy.report.arms import SHIPPED, arms_of
 from deploy.report.result import (
     Accuracies,
     DatasetFacts,
@@ -23,6 +25,7 @@ from deploy.report.result import (
 
 DELIVERED = "promoted"
 TRIAL = "a trial: the teacher had two epochs on CPUs, no figure here is a result"
+MOST_NAMED = 4  # nodes that the verdict names one by one
 ATTACK_NAMES = {"autoattack": "AutoAttack", "pgd": "PGD", "fgsm": "FGSM"}
 
 
@@ -141,6 +144,7 @@ def make_verdict(
     count = whole if not bad else f"{len(good)} of {len(nodes)}"
     noun = "nodes" if len(nodes) > 1 else "node"
     parts = [f"{count} {noun} promoted a student{_robustness(good, teacher)}"]
+    parts.append(_added(good))
     if baselines is not None:
         parts.append(_margins(good, baselines))
     if bad:
@@ -179,6 +183,43 @@ def _span(low: str, high: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def _added(nodes: Sequence[NodeResult]) -> str:
+    """Say what training at the nodes added to the students as they were shipped."""
+    found = [
+        (each.node.name, gain, each.gain(SHIPPED, own_classes=True))
+        for each in arms_of(nodes, None)
+        if (gain := each.gain(SHIPPED)) is not None
+    ]
+    if not found:
+        return ""
+    if len(found) <= MOST_NAMED:
+        texts = [
+            f"{name} {_points(gain)}"
+            + (f" ({_points(own)} on its own classes)" if own is not None else "")
+            for name, gain, own in found
+        ]
+        return f"points over the student as shipped: {', '.join(texts)}"
+    gains = sorted(gain for _, gain, _ in found)
+    text = f"{_span(_points(gains[0]), _points(gains[-1]))} points"
+    text += " over the students as shipped"
+    owns = sorted(own for _, _, own in found if own is not None)
+    if owns:
+        text += f", {_span(_points(owns[0]), _points(owns[-1]))} on own classes"
+    return text
+
+
+def _points(gain: float) -> str:
+    return f"{100 * gain:+.1f}"
+
+
+def baseline_name(baselines: Sequence[NodeResult] | None) -> str:
+    """Name what the baselines of a run were trained by."""
+    methods = {each.method for each in baselines or ()}
+    if methods <= {"pgd_at"}:
+        return "PGD-AT"
+    return f"the same without a teacher ({', '.join(sorted(methods))})"
+
+
 def _margins(nodes: Sequence[NodeResult], baselines: Sequence[NodeResult]) -> str:
     """Compare each student with its baseline in percentage points."""
     by_name = {baseline.name: baseline for baseline in baselines}
@@ -190,5 +231,6 @@ def _margins(nodes: Sequence[NodeResult], baselines: Sequence[NodeResult]) -> st
     if not margins:
         return "no baseline could be compared"
     margins.sort()
-    span = _span(f"{100 * margins[0]:+.1f}", f"{100 * margins[-1]:+.1f}")
-    return f"{span} points over PGD-AT with the same CPU-seconds"
+    span = _span(_points(margins[0]), _points(margins[-1]))
+    name = baseline_name(baselines)
+    return f"{span} points over {name} with the same CPU-seconds"

@@ -33,9 +33,10 @@ from deploy.report.wording import (
 )
 from deploy.simulation.lifecycle import run_in_folder
 from deploy.simulation.live_view import open_view, print_notes, take_snapshot
-from deploy.simulation.node_reports import STALL_S, collect_reports, train_baselines
+from deploy.simulation.node_reports import STALL_S, collect_reports
 from deploy.simulation.nodes import RemoteNodes
 from deploy.simulation.phases import Phases
+from deploy.simulation.references import References
 from deploy.simulation.run_folder import RunFolder
 from deploy.simulation.run_state import RunState
 from deploy.simulation.simulate import open_pool
@@ -61,7 +62,7 @@ def collect_run(
         storage: the cloud job's folder.
         nodes_dir: has <node>/students of every node.
         runs_dir: where the run's folder is made.
-        compare: train the PGD-AT baselines as well.
+        compare: train the teacher-free baselines as well.
 
     Raises:
         TaktError: a part failed; result.json says the same.
@@ -110,12 +111,12 @@ def _collect(
             manifest = _awaited(run, lambda: _release(config, run, card))
             state.manifest = manifest
             phase.summary = describe_release(release_facts(manifest))
+        references = stack.enter_context(References(state, pool))
         with phases.phase("nodes", "pull, distil, evaluate, promote") as phase:
-            collect_reports(state, pool, nodes)
+            collect_reports(state, pool, nodes, references.node_done)
             phase.summary = describe_nodes(state.states())
         with phases.phase("evaluation", "AutoAttack on the test images") as phase:
-            if compare:
-                train_baselines(state, pool)
+            references.finish(compare=compare)
             measured = [each.result() for each in state.measurements()]
             phase.summary = describe_evaluation(measured)
 

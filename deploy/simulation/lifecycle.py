@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from common.config import NodeConfig, RunConfig
+from common.config import NodeConfig, OwnImagesConfig, RunConfig
+from common.config.node_images import NUM_CLASSES
 from common.durable import write_atomic
 from common.errors import StudentError, TaktError
 from common.text import counted
@@ -19,21 +20,29 @@ from deploy.report.builder import (
     baseline_result,
     build_result,
     node_result,
+    reference_result,
     teacher_result,
 )
 from deploy.report.result import (
     Accuracies,
     Failure,
     NodeResult,
+    Reference,
     RunResult,
+    Student,
     write_result,
 )
 from deploy.report.table import print_result
 from deploy.report.wording import DELIVERED, describe_failure, make_verdict
 from deploy.runtime.exits import interrupt_code, record_bug
 from deploy.runtime.terminal import quiet_output
+from deploy.simulation.node_images import (
+    describe_images,
+    images_of_nodes,
+    own_classes,
+)
 from deploy.simulation.run_folder import create_run
-from deploy.simulation.run_state import FinishedNode, RunState
+from deploy.simulation.run_state import FinishedNode, FinishedReference, RunState
 
 Body = Callable[[RunState, Console], None]
 
@@ -81,7 +90,10 @@ def run_in_folder(
 
 def record_of(state: RunState) -> RunResult:
     """Make the record of what a run has found so far."""
-    nodes = tuple(_node_result(node, state) for node in state.config.nodes)
+    tables = images_of_nodes(state.config)
+    nodes = tuple(
+        _node_result(node, state, tables.get(node.name)) for node in state.config.nodes
+    )
     teacher = None
     if state.teacher is not None:
         measured = _accuracies(state.teacher_measurement)
@@ -94,9 +106,11 @@ def record_of(state: RunState) -> RunResult:
                 each.result,
                 each.usage,
                 student=each.student,
-                accuracies=_accuracies(each.measurement),
+                accuracies=_accuracies(each.measurement, tables.get(each.node.name)),
             )
-            for each in state.baselines
+            for each in sorted(
+                state.baselines, key=lambda each: state.config.nodes.index(each.node)
+            )
         )
     if state.failure is None or state.finished:
         verdict = make_verdict(nodes, teacher, baselines, state.dataset)
@@ -162,26 +176,65 @@ def _missing_students(state: RunState) -> TaktError | None:
     )
 
 
-def _node_result(node: NodeConfig, state: RunState) -> NodeResult:
+def _node_result(
+    node: NodeConfig, state: RunState, data: OwnImagesConfig | None
+) -> NodeResult:
     found = state.finished.get(node.name)
     if found is None:
         status = state.nodes.status(node.name) if state.nodes is not None else None
         found = FinishedNode("not started" if status is None else status.state)
+    references = tuple(
+        _reference(each, state, data)
+        for each in sorted(state.references or (), key=lambda each: each.kind)
+        if each.node.name == node.name
+    )
     return node_result(
         node,
         state.config,
         found.report,
         student=found.student,
-        accuracies=_accuracies(found.measurement),
+        accuracies=_accuracies(found.measurement, data),
         state=found.state,
+        data=describe_images(data),
+        references=references or None,
     )
 
 
-def _accuracies(measurement: Measurement | None) -> Accuracies | None:
+def _reference(
+    found: FinishedReference, state: RunState, data: OwnImagesConfig | None
+) -> Reference:
+    """Describe what a node's student is seen beside."""
+    recipe = state.config.students[found.node.student]
+    student = None
+    if found.student is not None:
+        student = Student(
+            architecture=recipe.model,
+            num_parameters=_num_parameters(found, state),
+            path=str(found.student),
+        )
+    return reference_result(
+        found.kind,
+        found.result,
+        student,
+        method=recipe.method if found.result is None else found.result.method,
+        accuracies=_accuracies(found.measurement, data),
+    )
+
+
+def _num_parameters(found: FinishedReference, state: RunState) -> int:
+    if found.result is not None:
+        return found.result.num_parameters
+    assert state.manifest is not None
+    return state.manifest.weights[found.node.student].num_parameters
+
+
+def _accuracies(
+    measurement: Measurement | None, data: OwnImagesConfig | None = None
+) -> Accuracies | None:
     """Return what was measured; None: not yet, or the measurement failed."""
     if measurement is None or not measurement.done():
         return None
     try:
-        return measurement.result(timeout=0)
+        return measurement.result(timeout=0, classes=own_classes(data, NUM_CLASSES))
     except TaktError:
         return None

@@ -11,6 +11,8 @@ import numpy as np
 
 from common.config import OwnImagesConfig, RunConfig
 from common.config.node_images import NUM_CLASSES, num_left_out
+from common.config.own_images import CameraShift
+from deploy.report.result import OwnImages
 
 # Classes are not of equal size: in MNIST the smallest has 0.9 times the mean. A part is
 # taken to be so much smaller, and by an image a class for what is not whole.
@@ -103,6 +105,29 @@ def own_classes(data: OwnImagesConfig | None, num_classes: int) -> tuple[int, ..
         even = sum(data.class_shares) / len(classes)
         classes = tuple(k for k in classes if data.class_shares[k] >= even)
     return classes if len(classes) < num_classes else ()
+
+
+def shift_of(data: OwnImagesConfig | None) -> CameraShift:
+    """Say what a node's camera does to its images."""
+    return "none" if data is None else data.shift
+
+
+def describe_images(data: OwnImagesConfig | None) -> OwnImages | None:
+    """State a node's own images for the record; None: it has none.
+
+    Args:
+        data: as `images_of_nodes` gives it.
+    """
+    if data is None or data.images == 0:
+        return None
+    drawn = data.folder is None
+    return OwnImages(
+        images=data.images,
+        classes=own_classes(data, NUM_CLASSES) or None,
+        labelled=data.labelled if drawn else None,
+        shift=None if data.shift == "none" else data.shift,
+        share_images=data.share_images or None,
+    )
 
 
 def _most_of_a_class(data: OwnImagesConfig) -> float:

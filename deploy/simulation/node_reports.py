@@ -1,4 +1,4 @@
-"""Collecting what nodes make: their reports, their students, and baselines for them.
+"""Collecting what nodes make: their reports and their students.
 
 A node is done when its report is in the fleet's database; its promoted student is
 copied to the run's folder and measured there. Not here: what nodes do.
@@ -6,21 +6,35 @@ copied to the run's folder and measured there. Not here: what nodes do.
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from common.config import NodeConfig
 from common.errors import StorageError
 from common.pb.takt_pb2 import ReportRequest
 from deploy.evaluation.pool import EvaluationPool
 from deploy.report.wording import DELIVERED
+from deploy.simulation.node_images import images_of_nodes, shift_of
 from deploy.simulation.nodes import Nodes
-from deploy.simulation.run_state import FinishedBaseline, FinishedNode, RunState
+from deploy.simulation.run_state import FinishedNode, RunState
 
 POLL_S = 0.2
 STALL_S = 900.0  # without any change at a node
 
 
-def collect_reports(state: RunState, pool: EvaluationPool, nodes: Nodes) -> None:
+def collect_reports(
+    state: RunState,
+    pool: EvaluationPool,
+    nodes: Nodes,
+    on_done: Callable[[NodeConfig], None],
+) -> None:
     """Wait until every node has reported, ended or stalled.
+
+    Args:
+        state: takes what became of each node.
+        pool: measures its student.
+        nodes: of the run.
+        on_done: called for each node, once `state` has it.
 
     Raises:
         StorageError: the database or a student cannot be read or copied.
@@ -30,7 +44,8 @@ def collect_reports(state: RunState, pool: EvaluationPool, nodes: Nodes) -> None
     assert state.manifest is not None
     channel, version = state.manifest.channel, state.manifest.version
     fleet = Fleet(sqlite_url(state.run.cloud.fleet))
-    pending = [node.name for node in state.config.nodes]
+    configs = {node.name: node for node in state.config.nodes}
+    pending = [*configs]
     seen: dict[str, tuple[object, float]] = {}
     try:
         while pending:
@@ -52,50 +67,10 @@ def collect_reports(state: RunState, pool: EvaluationPool, nodes: Nodes) -> None
                 if found is not None:
                     state.finished[name] = found
                     pending.remove(name)
+                    on_done(configs[name])
             time.sleep(POLL_S)
     finally:
         fleet.close()
-
-
-def train_baselines(state: RunState, pool: EvaluationPool) -> None:
-    """Train PGD-AT in the place of each promoted student, and measure it.
-
-    Raises:
-        TaktError: a baseline could not be trained.
-    """
-    from deploy.simulation.baselines import Baselines
-
-    assert state.manifest is not None
-    config, run = state.config, state.run
-    state.baselines = []
-    data_dir = config.dataset.data_dir
-    with Baselines(
-        run.baselines,
-        state.manifest,
-        data_dir=None if data_dir is None else data_dir.absolute(),
-        seed=config.seed,
-        num_workers=len(config.nodes),
-    ) as baselines:
-        started = []
-        for node in config.nodes:
-            found = state.finished[node.name]
-            if found.state == DELIVERED and found.report is not None:
-                budget_s = found.report.cpu_s.distil
-                started.append((node, baselines.submit(node, budget_s)))
-        for node, future in started:
-            trained = future.result()
-            student = Path("students") / f"{node.name}-pgd_at.safetensors"
-            _copy(trained.student, run.path / student)
-            images = config.evaluation.autoattack_images
-            state.baselines.append(
-                FinishedBaseline(
-                    node,
-                    trained.result,
-                    trained.usage,
-                    student,
-                    pool.submit(run.path / student, images),
-                )
-            )
 
 
 def _finish(
@@ -119,7 +94,11 @@ def _finish(
     found.student = Path("students") / f"{name}.safetensors"
     copy = state.run.path / found.student
     _copy(source, copy)
-    found.measurement = pool.submit(copy, state.config.evaluation.autoattack_images)
+    found.measurement = pool.submit(
+        copy,
+        state.config.evaluation.autoattack_images,
+        shift=shift_of(images_of_nodes(state.config).get(name)),
+    )
     return found
 
 

@@ -2,7 +2,7 @@
 
     result.json  report.html  config.toml  students/<node>.safetensors  logs/*.log
     cloud/ (the storage of the cloud side)  nodes/<name>/ (a node's state folder)
-    baselines/<name>/ (only with --compare)
+    references/<name>/<kind>/ (trainings to compare with)
 
 Not here: what is in result.json, and the layouts inside cloud/ and nodes/.
 """
@@ -31,7 +31,7 @@ class RunFolder:
         self.logs = path / "logs"
         self.cloud = StorageDir(storage or path / "cloud")
         self.nodes = path / "nodes"
-        self.baselines = path / "baselines"
+        self.references = path / "references"
 
     @property
     def run_id(self) -> str:

@@ -7,6 +7,7 @@ of it, namely sentences (deploy/report/wording.py), the live view
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from common.config import NodeConfig, RunConfig
 from common.pb.takt_pb2 import ReportRequest
@@ -43,6 +44,18 @@ class FinishedBaseline:
 
 
 @dataclass
+class FinishedReference:
+    """What became of one reference of a node's student."""
+
+    node: NodeConfig
+    kind: Literal["own_only", "shipped"]
+    student: Path | None  # None: its training failed
+    result: DistilResult | None = None  # None: it was not trained
+    measurement: Measurement | None = None
+    message: str = ""
+
+
+@dataclass
 class RunState:
     """Everything that a run has found so far; None: not yet."""
 
@@ -56,6 +69,7 @@ class RunState:
     teacher_measurement: Measurement | None = None
     manifest: Manifest | None = None
     finished: dict[str, FinishedNode] = field(default_factory=dict)
+    references: list[FinishedReference] | None = None
     baselines: list[FinishedBaseline] | None = None
     failure: Failure | None = None
 
@@ -72,5 +86,7 @@ class RunState:
         """List every measurement that was begun."""
         found = [self.teacher_measurement]
         found += [node.measurement for node in self.finished.values()]
+        found += [reference.measurement for reference in self.references or ()]
         found += [baseline.measurement for baseline in self.baselines or ()]
-        return [measurement for measurement in found if measurement is not None]
+        # Nodes of one recipe are shipped the same student, which is measured once.
+        return list({id(each): each for each in found if each is not None}.values())

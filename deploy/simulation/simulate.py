@@ -32,9 +32,10 @@ from deploy.report.wording import (
 from deploy.simulation.lifecycle import run_in_folder
 from deploy.simulation.live_view import open_view, print_notes, take_snapshot
 from deploy.simulation.node_images import images_of_nodes
-from deploy.simulation.node_reports import collect_reports, train_baselines
+from deploy.simulation.node_reports import collect_reports
 from deploy.simulation.nodes import NodeSite, SimulatedNodes
 from deploy.simulation.phases import Phases
+from deploy.simulation.references import References
 from deploy.simulation.run_folder import RunFolder
 from deploy.simulation.run_state import RunState
 
@@ -50,7 +51,7 @@ def run_simulation(
         config: of the run.
         config_text: the same as TOML, for the run's folder.
         runs_dir: where the run's folder is made.
-        compare: train the PGD-AT baselines as well.
+        compare: train the teacher-free baselines as well.
 
     Raises:
         TaktError: a part failed; result.json says the same.
@@ -95,14 +96,14 @@ def _simulate(state: RunState, console: Console, *, compare: bool) -> None:
         pool = _train_and_publish(state, dataset, phases, stack)
         with phases.phase("gateway", "releases over mutual TLS") as phase:
             phase.summary = gateway.result()
+        references = stack.enter_context(References(state, pool))
         with phases.phase("nodes", "pull, distil, evaluate, promote") as phase:
-            collect_reports(state, pool, nodes)
+            collect_reports(state, pool, nodes, references.node_done)
             phase.summary = describe_nodes(state.states())
         with phases.phase("evaluation", "AutoAttack on the test images") as phase:
             nodes.stop()
             cloud.close()
-            if compare:
-                train_baselines(state, pool)
+            references.finish(compare=compare)
             measured = [each.result() for each in state.measurements()]
             phase.summary = describe_evaluation(measured)
 

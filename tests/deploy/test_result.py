@@ -158,9 +158,11 @@ def test_the_verdict_names_the_nodes_without_a_student() -> None:
 
 
 def test_the_verdict_does_not_hide_a_baseline_that_won() -> None:
-    verdict = make_verdict(
-        [node("a", 0.5), node("b", 0.7)], None, [node("a", 0.6), node("b", 0.4)]
-    )
+    baselines = [
+        each.model_copy(update={"method": "pgd_at"})
+        for each in (node("a", 0.6), node("b", 0.4))
+    ]
+    verdict = make_verdict([node("a", 0.5), node("b", 0.7)], None, baselines)
     assert "-10.0 to +30.0 points over PGD-AT with the same CPU-seconds" in verdict
 
 

@@ -114,7 +114,7 @@ def test_a_whole_run_leaves_all_that_it_promises(finished: tuple[Path, str]) -> 
         "logs",
         "cloud",
         "nodes",
-        "baselines",
+        "references",
     }
     assert {log.stem for log in (run / "logs").glob("*.log")} >= {
         "simulation",
