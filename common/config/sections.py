@@ -86,6 +86,8 @@ CertificateHost = Annotated[str, _written_as(parse_certificate_host)]
 
 def _from_its_file(path: Path, info: ValidationInfo) -> Path:
     """Expand ~ and count from the file's folder, where a file is being read."""
+    if "\0" in str(path):
+        raise ValueError("a path holds no NUL character; remove it")
     if info.context is None:
         return path
     try:

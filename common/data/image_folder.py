@@ -18,8 +18,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from common.data.listing import (
+    check_links,
+    describe_link,
+    leads_nowhere,
+    visible,
+)
 from common.errors import DataError, one_line
 from common.text import counted
 
@@ -76,10 +82,13 @@ def scan_tree(root: Path, class_names: Sequence[str] | None = None) -> Tree:
         class_names: the classes to number by; None takes the folders found.
 
     Raises:
-        DataError: no such folder, fewer than two classes, a class without images
-            or (with `class_names`) a folder that is not one of them.
+        DataError: no such folder, fewer than two classes, a class without images, a
+            link that leads nowhere or (with `class_names`) a folder that is not one of
+            them.
     """
-    folders = [p for p in visible(root) if p.is_dir()]
+    inside = visible(root)
+    check_links(inside)
+    folders = [p for p in inside if p.is_dir()]
     names = tuple(class_names or (f.name for f in folders))
     _check_names(root, names)
     if len(names) < 2:
@@ -122,6 +131,11 @@ def _check_names(root: Path, names: Sequence[str]) -> None:
                 f"the name of class folder {name!a} in {root} is not UTF-8; "
                 "rename it, in train/ and test/ alike"
             ) from None
+        if not name.isprintable():
+            raise DataError(
+                f"the name of class folder {name!a} in {root} has characters that "
+                "cannot be shown; rename it, in train/ and test/ alike"
+            )
         other = seen.setdefault(unicodedata.normalize("NFC", name), name)
         if other != name:
             raise DataError(
@@ -187,8 +201,10 @@ def describe_unused(root: Path, class_names: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_image(path: Path) -> bool:
-    """Tell an image by its suffix."""
-    return path.suffix.lower() in SUFFIXES and not path.is_dir()
+    """Tell an image by its suffix; a pipe or socket of such a name is none."""
+    if path.suffix.lower() not in SUFFIXES:
+        return False
+    return path.is_file() or leads_nowhere(path)
 
 
 def _is_animation(path: Path) -> bool:
@@ -218,17 +234,6 @@ def _count_by_kind(paths: Sequence[Path], root: Path) -> str:
     listed = [f"{count} {kind}" for kind, count in kinds[:_MOST_KINDS]]
     rest = sum(count for _, count in kinds[_MOST_KINDS:])
     return ", ".join(listed + ([f"{rest} others"] if rest else []))
-
-
-def visible(folder: Path) -> list[Path]:
-    """List a folder by name, without hidden entries."""
-    try:
-        return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    except OSError as e:
-        raise DataError(
-            f"cannot read {folder}: {e.strerror}; expected images as CLASS/IMAGE below "
-            f"{folder.parent if folder.parent.is_dir() else folder}"
-        ) from e
 
 
 def size_and_mode(path: Path) -> tuple[tuple[int, int], str]:
@@ -336,5 +341,14 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    reason = one_line(error, 120)
+    if leads_nowhere(path):
+        return DataError(describe_link(path))
+    if path.exists() and path.stat().st_size == 0:
+        reason = "it is empty (0 bytes)"
+    elif isinstance(error, UnidentifiedImageError):
+        reason = "its content is no image of a known format"
+    elif isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
+    else:
+        reason = one_line(error, 120)
     return DataError(f"cannot read image {path}: {reason}; replace or remove it")

@@ -25,8 +25,8 @@ from common.data.image_folder import (
     is_image,
     read_images,
     size_and_mode,
-    visible,
 )
+from common.data.listing import visible
 from common.data.own_images import (
     UNLABELLED,
     Allocate,

@@ -28,8 +28,8 @@ from common.data.image_folder import (
     holds_classes,
     read_images,
     scan_tree,
-    visible,
 )
+from common.data.listing import visible
 from common.errors import DataError, one_line
 
 Download = Callable[[str, Path], None]

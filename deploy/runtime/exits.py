@@ -9,6 +9,7 @@ codes (common.errors).
 import contextlib
 import math
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -171,6 +172,11 @@ def record_bug(error: BaseException, folder: Path) -> BugError:
     return BugError(f"a bug in takt: {what}; {where}, please report it")
 
 
+def _escaped(control: re.Match[str]) -> str:
+    return ascii(control[0])[1:-1]
+
+
 def _print_line(text: str) -> None:
-    line = " ".join(text.split())
+    # Names of files are in it, which may hold a terminal's control characters.
+    line = re.sub(r"[\x00-\x1f\x7f-\x9f]", _escaped, " ".join(text.split()))
     print(f"takt: {line}", file=sys.stderr)

@@ -209,3 +209,8 @@ def test_a_group_without_a_verb_shows_its_help() -> None:
     done = takt("pki")
     assert done.returncode == 2
     assert done.stderr.startswith("Usage: takt pki")
+
+
+def test_control_characters_of_a_file_name_do_not_reach_the_terminal() -> None:
+    line = refused(8, "evaluate", "/gone/\x1b[31mred\x07.safetensors")
+    assert line.isprintable() and "\\x1b[31mred\\x07.safetensors" in line
