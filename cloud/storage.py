@@ -4,6 +4,8 @@
     checkpoints/            of its training, unless they are in an object store
     candidates/<digest>/    a storage folder for each candidate of [choice]
     knowledge/              shards, index.json, recipe.json, progress.jsonl
+    starting/               weights-<student>.safetensors, <student>.json; where a
+                            release has fewer images, also knowledge/ of all of them
     keys/  repository/      release signing keys, the signed TUF repository
     pki/                    the authority, the gateway's certificate, allow.json
     fleet.sqlite            what nodes report
@@ -46,6 +48,7 @@ class StorageDir:
         self.knowledge_index = self.knowledge / "index.json"
         self.knowledge_recipe = self.knowledge / "recipe.json"
         self.knowledge_progress = self.knowledge / PROGRESS
+        self.starting = root / "starting"
         self.keys = root / "keys"
         self.repository = root / "repository"
         self.pki = root / "pki"

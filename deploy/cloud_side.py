@@ -121,6 +121,27 @@ def extract(config: RunConfig, storage: StorageDir) -> Path:
     return extract_knowledge(config, storage)
 
 
+def distil_weights(
+    config: RunConfig,
+    storage: StorageDir,
+    update: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Distil the starting weights of each recipe, where the config ships some.
+
+    Args:
+        config: of the run.
+        storage: the cloud side's folder.
+        update: called with a line for each student that was distilled.
+
+    Raises:
+        TaktError: as `deploy.starting_weights.make_starting_weights`.
+    """
+    from deploy.starting_weights import make_starting_weights
+
+    if config.knowledge.weights:
+        make_starting_weights(config, storage, update)
+
+
 def publish(
     config: RunConfig,
     storage: StorageDir,
@@ -139,18 +160,22 @@ def publish(
     Raises:
         ConfigError: the teacher was trained, or the knowledge extracted, with other
             options.
-        TaktError: as `cloud.publishing.publish.publish_release`.
+        TaktError: as `deploy.starting_weights.starting_weights` and
+            `cloud.publishing.publish.publish_release`.
     """
     from cloud.extraction.recipe import check_knowledge
     from cloud.publishing.publish import publish_release
     from cloud.training.teacher_files import check_teacher_options
     from common.data.datasets import load_dataset
+    from deploy.starting_weights import starting_weights
 
     check_teacher_options(config, storage)
     if dataset is None:
         dataset = load_dataset(config.dataset, seed=config.seed)
-    check_knowledge(config, storage, dataset.train.fingerprint())
-    return publish_release(config, storage, dataset, force=force)
+    fingerprint = dataset.train.fingerprint()
+    check_knowledge(config, storage, fingerprint)
+    weights = starting_weights(config, storage, fingerprint)
+    return publish_release(config, storage, dataset, weights=weights, force=force)
 
 
 def has_release(config: RunConfig, storage: StorageDir) -> bool:

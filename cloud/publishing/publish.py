@@ -5,6 +5,7 @@ Not here: making the knowledge (`cloud.extraction.job`), signatures and their fi
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from common.clock import Clock, utc_now
 from common.config import RunConfig
 from common.data.datasets import Dataset
 from common.errors import StorageError, one_line
-from common.release import Manifest, ShardInfo, TeacherCard
+from common.release import Manifest, ShardInfo, TeacherCard, WeightsInfo
 
 
 def publish_release(
@@ -26,6 +27,7 @@ def publish_release(
     storage: StorageDir,
     dataset: Dataset,
     *,
+    weights: Mapping[str, WeightsInfo] | None = None,
     force: bool = False,
     clock: Clock = utc_now,
 ) -> Manifest:
@@ -36,6 +38,7 @@ def publish_release(
         storage: has the teacher's card, its knowledge, and the repository, which is
             made if it is missing.
         dataset: the one that the knowledge was extracted on.
+        weights: starting weights by student; the files lie in the storage's starting/.
         force: publish a new version also when nothing is new.
         clock: the wall clock, UTC.
 
@@ -51,13 +54,16 @@ def publish_release(
     draft = draft_manifest(
         config,
         dataset,
-        teacher=_read_teacher(storage.card),
-        shards=_read_index(storage.knowledge_index),
+        teacher=read_teacher(storage.card),
+        shards=read_index(storage.knowledge_index),
     )
     if not storage.repository.exists():  # keys are for what can be published
         repository.check(draft, storage.knowledge)
     repository.create()
-    return repository.publish(draft, storage.knowledge, force=force)
+    draft = draft.model_copy(update={"weights": dict(weights or {})})
+    return repository.publish(
+        draft, storage.knowledge, weights=storage.starting, force=force
+    )
 
 
 def draft_manifest(
@@ -115,14 +121,24 @@ def draft_manifest(
     )
 
 
-def _read_teacher(path: Path) -> TeacherCard:
+def read_teacher(path: Path) -> TeacherCard:
+    """Read the card of a finished teacher.
+
+    Raises:
+        StorageError: it is missing or damaged.
+    """
     try:
         return TeacherCard.model_validate(_read_json(path, "train the teacher"))
     except ValidationError as e:
         raise _damaged(path, e, "train the teacher") from e
 
 
-def _read_index(path: Path) -> tuple[ShardInfo, ...]:
+def read_index(path: Path) -> tuple[ShardInfo, ...]:
+    """Read the list of shards that an extraction leaves.
+
+    Raises:
+        StorageError: it is missing or damaged.
+    """
     step = "extract the knowledge"
     try:
         return tuple(ShardInfo.model_validate(s) for s in _read_json(path, step))

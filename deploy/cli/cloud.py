@@ -103,7 +103,7 @@ def extract(
     seed: Seed = None,
     assign: Assign = None,
 ) -> None:
-    """Extract the teacher's knowledge into shards."""
+    """Extract the teacher's knowledge into shards, and distil starting weights."""
     from deploy.cloud_side import check_extractable
 
     settings, _ = settings_of(config, data_dir, limit, seed, assign)
@@ -213,6 +213,7 @@ def _extract(settings: "RunConfig", storage: StorageDir) -> None:
     from deploy import cloud_side
 
     typer.echo(f"knowledge: {cloud_side.extract(settings, storage)}")
+    cloud_side.distil_weights(settings, storage, typer.echo)
 
 
 def _publish(

@@ -142,6 +142,11 @@ def _train_and_publish(
     with phases.phase("knowledge", "extract it with Ray actors") as phase:
         cloud_side.extract(config, run.cloud)
         phase.summary = ", ".join(config.knowledge.contents)
+    if config.knowledge.weights:
+        with phases.phase("weights", "distil starting weights with Ray") as phase:
+            lines: list[str] = []
+            cloud_side.distil_weights(config, run.cloud, lines.append)
+            phase.summary = "; ".join(lines)
     with phases.phase("publish", f"sign a release to '{config.channel}'") as phase:
         state.manifest = cloud_side.publish(config, run.cloud, dataset)
         phase.summary = describe_release(release_facts(state.manifest))
