@@ -2,6 +2,8 @@
 
     edge.toml  identity/  metadata/ (TUF)  cache/ (verified files, by digest)
     releases/<version>/   work/<version>/   students/<version>/   outbox/
+    images.seen           files of own images that were there then
+    answers.sqlite        what the live teacher said about them
     current.json          which release was handled last, which student serves
     status.json           what the daemon does now; for people and `takt status`
 
@@ -33,6 +35,7 @@ _RENAMED = (  # replaced through temp file, fsync and rename
     "edge.release",
     "edge.student",
     "edge.report",
+    "edge.seen",
     "edge.current",
     "edge.outbox",
 )
@@ -96,6 +99,9 @@ class Current(Record):
     student: str = ""  # name of the recipe it was handled with
     outcome: str = ""
     message: str = ""
+    data_sha256: str = ""  # of the table [data] that it was handled with
+    own_images: int = Field(default=0, ge=0)  # files in its folder then
+    images_sha256: str = ""  # of images.seen, which lists these
     promoted: Promoted | None = None  # serves; None: no student yet
 
 
@@ -113,6 +119,7 @@ class StateDir:
         self.students = root / "students"
         self.outbox = root / "outbox"
         self.answers = root / "answers.sqlite"  # the teacher's, about own images
+        self.seen_images = root / "images.seen"  # of the last distillation
         self.current = root / "current.json"
         self.status = root / "status.json"
 

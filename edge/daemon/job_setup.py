@@ -14,6 +14,7 @@ from common.durable import storing, write_atomic
 from common.errors import ConfigError
 from common.release import Manifest, recipe_of
 from edge.config import EdgeConfig
+from edge.daemon.new_images import Snapshot
 from edge.jobs.job import DistilJob, LiveLink
 from edge.limits import num_threads
 from edge.releases.sync import Release
@@ -49,12 +50,20 @@ def make_job(
         threads=num_threads(config.profile),
         cpu_budget_s=config.cpu_budget_s,
         live=_live_link(config, manifest),
+        own=config.data,
+        answers=StateDir(config.state_dir).answers if config.data else None,
     )
 
 
 def _live_link(config: EdgeConfig, manifest: Manifest) -> LiveLink | None:
-    """Give the child access to the live teacher, if its method asks it."""
-    if not needs_live_teacher(recipe_of(manifest, config.student).method):
+    """Give the child access to the live teacher, if it may ask it.
+
+    Only for a method that asks it, or own images that are shared with it. Without this
+    no image leaves the device, whatever the child does.
+    """
+    shares = config.data is not None and config.data.share_images
+    method = recipe_of(manifest, config.student).method
+    if not shares and not needs_live_teacher(method):
         return None
     return LiveLink(
         gateway=config.gateway,
@@ -66,13 +75,20 @@ def _live_link(config: EdgeConfig, manifest: Manifest) -> LiveLink | None:
     )
 
 
-def prepare_work_dir(release: Release, job: DistilJob) -> None:
+def prepare_work_dir(release: Release, job: DistilJob, images: Snapshot) -> None:
     """Mark the work folder as this release's and job's; empty another one's.
+
+    Args:
+        release: that is distilled.
+        job: of the child.
+        images: the node's own; with others a distillation begins anew.
 
     Raises:
         StorageError: the disk is full or not writable.
     """
     owner = f"{release.manifest_sha256} {job.model_dump_json()}"
+    if len(images.files):
+        owner += f" {images.files_sha256}"
     marker = job.work_dir / _MARKER
     with storing(job.work_dir):
         if not marker.exists() or marker.read_text() != owner:

@@ -88,6 +88,9 @@ class NodeDaemon:
     def once(self, *, wait: bool = False) -> Current:
         """Handle the channel's present release, deliver the report, and return.
 
+        A release that was handled is handled again where the node's own images are
+        others than they were then.
+
         Args:
             wait: until there is a first release, if the channel has none yet.
 
@@ -106,7 +109,7 @@ class NodeDaemon:
                     )
                 self._pause("idle", _WAITING, _FIRST_RELEASE_POLL_S)
             failure = None
-            if not handler.is_handled(release):
+            if not handler.is_handled(release, any_new=True):
                 failure = handler.handle(release, link, sync)
             self._outbox.flush(link)
             self._reporter.update("idle", progress=1.0, message=handler.current.message)
@@ -116,6 +119,9 @@ class NodeDaemon:
 
     def run(self) -> None:
         """Follow the channel until `stop`; wait while a cause outside prevents it.
+
+        `retrain_after` new images of the node's own, which are looked for as often as
+        releases are (`poll_s`), have the present release distilled again.
 
         Raises:
             ConfigError: at the start, without a channel or with too short a watchdog.

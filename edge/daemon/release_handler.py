@@ -24,6 +24,7 @@ from common.errors import (
 from common.release import Manifest, decode_manifest, recipe_of
 from edge.config import EdgeConfig
 from edge.daemon.job_setup import make_job, prepare_work_dir
+from edge.daemon.new_images import NewImages, Snapshot
 from edge.daemon.promotion import decide, prune_students, robust_accuracy, store_student
 from edge.daemon.reports import Outbox, make_report
 from edge.daemon.status import StatusReporter
@@ -56,19 +57,28 @@ class ReleaseHandler:
         self._reporter = reporter
         self._outbox = outbox
         self._stop = stop
+        self._images = NewImages(config.data, state)
         self._tried: set[Release] = set()  # since this daemon started
         self._usage: ChildUsage | None = None  # of the distillation under way
         self.current = state.read_current()
         outbox.enqueue(self.current)
         self._publish_current()
 
-    def is_handled(self, release: Release) -> bool:
-        """Check whether nothing is left to do; a failure counts until a restart."""
+    def is_handled(self, release: Release, *, any_new: bool = False) -> bool:
+        """Check whether nothing is left to do; a failure counts until a restart.
+
+        Args:
+            release: that the channel has now.
+            any_new: one new image of the node's own is something to do; else it takes
+                `retrain_after` of them.
+        """
         current = self.current
         found = (current.channel, current.version, current.manifest_sha256)
         if found != tuple(release) or current.student != self._config.student:
             return False
-        return current.outcome != "failed" or release in self._tried
+        if current.outcome == "failed" and release not in self._tried:
+            return False
+        return not self._images.is_due(current, any_new=any_new)
 
     def handle(
         self, release: Release, link: Link, sync: ReleaseSync
@@ -87,7 +97,8 @@ class ReleaseHandler:
         """
         self._reporter.update("pulling", version=release.version, epoch=0, epochs=0)
         work = self._state.work / str(release.version)
-        conclusion = self._attempt(release, work, link, sync)
+        images = self._images.look()  # those that arrive from now on are new
+        conclusion = self._attempt(release, work, link, sync, images)
         self._reporter.update("promoting")
         current = Current(
             channel=release.channel,
@@ -96,6 +107,9 @@ class ReleaseHandler:
             student=self._config.student,
             outcome=conclusion.outcome,
             message=conclusion.message,
+            data_sha256=images.table_sha256,
+            own_images=len(images.files),
+            images_sha256=images.files_sha256,
             promoted=conclusion.promoted or self.current.promoted,
         )
         report = make_report(
@@ -109,6 +123,7 @@ class ReleaseHandler:
         with storing(work):
             work.mkdir(exist_ok=True)
         self._outbox.draft(work, report)
+        self._images.keep(images)
         self._state.write_current(current)
         self.current = current
         self._tried.add(release)
@@ -118,7 +133,12 @@ class ReleaseHandler:
         return conclusion.failure
 
     def _attempt(
-        self, release: Release, work: Path, link: Link, sync: ReleaseSync
+        self,
+        release: Release,
+        work: Path,
+        link: Link,
+        sync: ReleaseSync,
+        images: Snapshot,
     ) -> "_Conclusion":
         """Pull, distil and decide; return what is final, raise what may pass."""
         self._usage = None
@@ -134,7 +154,7 @@ class ReleaseHandler:
         with storing(folder):
             manifest = decode_manifest((folder / MANIFEST).read_bytes())
         try:
-            result = self._distil(release, manifest, folder, work)
+            result = self._distil(release, manifest, folder, work, images)
         except (Interrupted, StorageError, LinkError, IdentityError):
             raise  # the last two come from a child that asks the live teacher
         except TrustError as e:
@@ -154,12 +174,17 @@ class ReleaseHandler:
         return _Conclusion(outcome, message, result=result, failure=failure)
 
     def _distil(
-        self, release: Release, manifest: Manifest, folder: Path, work: Path
+        self,
+        release: Release,
+        manifest: Manifest,
+        folder: Path,
+        work: Path,
+        images: Snapshot,
     ) -> DistilResult:
         """Run the child to its end, or return the result of an earlier run."""
         config = self._config
         job = make_job(config, manifest, folder=folder, work=work)
-        prepare_work_dir(release, job)
+        prepare_work_dir(release, job, images)
         distillation = Distillation(
             config.profile,
             node=config.node,

@@ -17,21 +17,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from edge_site import CHANNEL, EPS, EdgeSite, edge_site
+from edge_site import CHANNEL, EdgeSite, edge_site
+from prepared_work import outcomes, prepare
 from victims import armed, enroll_once, run_once
 from waiting import WAIT_S, until
 
+from common.config import OwnImagesConfig
 from common.errors import ConfigError, StorageError, StudentError
-from common.records import Cap, CpuSeconds, Evaluation
 from common.release import decode_manifest
 from edge.config import EdgeConfig
-from edge.credentials import Certificates, load_identity
+from edge.credentials import load_identity
 from edge.daemon import NodeDaemon
 from edge.daemon.enrolment import enroll
-from edge.daemon.job_setup import make_job, prepare_work_dir
 from edge.daemon.reports import Outbox
-from edge.jobs.job import RESULT, STUDENT, DistilResult
-from edge.jobs.runner import USAGE, ChildUsage
 from edge.state import FAULT_POINTS, StateDir, current_student, read_status, sha256_of
 
 IDENTITY_POINTS = [p for p in FAULT_POINTS if p.startswith("edge.identity")]
@@ -61,7 +59,11 @@ def enrolled(site: EdgeSite) -> EdgeConfig:
 def node(site: EdgeSite, enrolled: EdgeConfig) -> EdgeConfig:
     shutil.rmtree(enrolled.state_dir)
     shutil.copytree(site.folder / "enrolled", enrolled.state_dir)
-    return enrolled.model_copy(update={"seed": next(SEEDS)})
+    images = site.folder / "images" / "unlabelled"
+    images.mkdir(parents=True, exist_ok=True)
+    (images / "1.png").write_bytes(b"read by the child alone")
+    data = OwnImagesConfig(folder=images.parent)
+    return enrolled.model_copy(update={"seed": next(SEEDS), "data": data})
 
 
 @pytest.fixture
@@ -69,60 +71,6 @@ def distilled(site: EdgeSite, node: EdgeConfig) -> EdgeConfig:
     """Prepare the node's work folder as the child leaves it, before any pull."""
     prepare(site, node, robust_accuracy=0.5)
     return node
-
-
-def prepare(
-    site: EdgeSite,
-    node: EdgeConfig,
-    *,
-    robust_accuracy: float,
-    flags: tuple[str, ...] = (),
-) -> None:
-    """Make what the child leaves when it is done with the newest release."""
-    state = StateDir(node.state_dir)
-    state.create()
-    with site.syncing(
-        node.model_copy(update={"state_dir": site.folder / "probe"}),
-        certificates=Certificates.of(state.identity),
-        root_json=site.repository.root_json(),
-    ) as (_, sync):
-        release = sync.check()
-        assert release is not None
-    manifest = site.repository.manifest(CHANNEL)
-    work = state.work / str(release.version)
-    folder = state.releases / str(release.version)
-    prepare_work_dir(release, make_job(node, manifest, folder=folder, work=work))
-    weights = f"weights of {release.version}".encode()
-    (work / STUDENT).write_bytes(weights)
-    result = DistilResult(
-        student="tiny",
-        architecture="cnn_tiny",
-        num_parameters=1000,
-        method="takt",
-        seed=node.seed,
-        batch_size=64,
-        epochs=2,
-        best_epoch=2,
-        clean_accuracy=0.9,
-        robust=(
-            Evaluation(
-                attack="pgd",
-                version="pgd-3",
-                norm="Linf",
-                eps=EPS,
-                num_images=144,
-                accuracy=robust_accuracy,
-                seed=0,
-            ),
-        ),
-        curve=(),
-        cpu_s=CpuSeconds(distil=1.0, attack=0.5, evaluate=0.1),
-        flags=flags,
-        weights_sha256=sha256_of(work / STUDENT),
-    )
-    usage = ChildUsage(cap=Cap(method="soft", hard=False), peak_memory_mib=300)
-    (work / USAGE).write_text(usage.model_dump_json())
-    (work / RESULT).write_text(result.model_dump_json())
 
 
 def kill_at(point: str, target: Callable[..., None], *arguments: object) -> None:
@@ -136,13 +84,6 @@ def kill_at(point: str, target: Callable[..., None], *arguments: object) -> None
         victim.join()
     assert not lives, f"it still ran, and had not reached {point}, after 30 s"
     assert victim.exitcode == -signal.SIGKILL, f"{point} was never reached"
-
-
-def outcomes(site: EdgeSite, node: EdgeConfig) -> list[str]:
-    """List what the gateway was told by this test's node."""
-    assert site.gateway is not None
-    reports = [row.report for row in site.gateway.running.fleet.reports()]
-    return [report.outcome for report in reports if report.seed == node.seed]
 
 
 def test_every_fault_point_in_the_code_is_listed() -> None:

@@ -1,0 +1,122 @@
+"""Which of a node's own images its last distillation has not seen.
+
+A cheap look at the folder of [data]: names, sizes and times of the image files, of
+which none is opened. What a distillation began with is kept in the state folder, 8
+bytes a file, so that a folder that loses old images while new ones arrive is followed
+as well.
+Not here: reading images (common.data), when to distil (edge/daemon/release_handler.py).
+"""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config import OwnImagesConfig
+from common.durable import write_atomic
+from edge.state import Current, StateDir
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A node's own images at one moment.
+
+    Attributes:
+        table_sha256: of the table [data], hex; empty without one.
+        files: a hash of each image file, sorted.
+    """
+
+    table_sha256: str
+    files: NDArray[np.uint64]
+
+    @property
+    def files_sha256(self) -> str:
+        """Digest the files, hex; empty for none."""
+        data = self.files.tobytes()
+        return hashlib.sha256(data).hexdigest() if data else ""
+
+
+class NewImages:
+    """The images of a node's folder, against those of its last distillation."""
+
+    def __init__(self, config: OwnImagesConfig | None, state: StateDir) -> None:
+        """Look at the folder of `config`, if it has one; nothing is read yet."""
+        self._config = config
+        self._path = state.seen_images
+
+    def look(self) -> Snapshot:
+        """List the images that are there now; a folder that is away has none."""
+        config = self._config
+        if config is None:
+            return Snapshot("", np.empty(0, np.uint64))
+        table = config.model_dump_json(exclude={"retrain_after"}).encode()
+        found = _hashes(config.folder) if config.folder else ()
+        files = np.unique(np.fromiter(found, np.uint64))
+        return Snapshot(hashlib.sha256(table).hexdigest(), files)
+
+    def is_due(self, current: Current, *, any_new: bool) -> bool:
+        """Tell whether the images ask for a distillation of a handled release.
+
+        Args:
+            current: what was handled last, and with which images.
+            any_new: one image more, or less, is enough; else it takes `retrain_after`
+                new ones. Another table [data] is enough in any case.
+        """
+        now = self.look()
+        if now.table_sha256 != current.data_sha256:
+            return True
+        if any_new:
+            return now.files_sha256 != current.images_sha256
+        wanted = self._config.retrain_after if self._config else None
+        return wanted is not None and self._num_new(now, current) >= wanted
+
+    def keep(self, snapshot: Snapshot) -> None:
+        """Note the images of a distillation, before current.json names their digest.
+
+        Raises:
+            StorageError: disk full or not writable.
+        """
+        if len(snapshot.files) or self._path.exists():
+            write_atomic(self._path, snapshot.files.tobytes(), point="edge.seen")
+
+    def _num_new(self, now: Snapshot, current: Current) -> int:
+        """Count files that are new or changed since the last distillation."""
+        data = b""
+        with contextlib.suppress(OSError):
+            data = self._path.read_bytes()
+        found = hashlib.sha256(data).hexdigest() if data else ""
+        if (
+            found != current.images_sha256
+        ):  # a kill came before current.json was written
+            return len(now.files)
+        return len(np.setdiff1d(now.files, np.frombuffer(data, np.uint64)))
+
+
+def _hashes(folder: Path) -> Iterator[int]:
+    """Hash name, size and time of each image file in a folder's own folders."""
+    from common.data.image_folder import SUFFIXES  # and with it PIL
+
+    for inside in _entries(folder):
+        if not inside.is_dir():
+            continue
+        for entry in _entries(Path(inside.path)):
+            if Path(entry.name).suffix.lower() not in SUFFIXES:
+                continue
+            with contextlib.suppress(OSError):  # removed in between
+                status = entry.stat()
+                text = f"{inside.name}/{entry.name} {status.st_size} "
+                key = f"{text}{status.st_mtime_ns}".encode(errors="surrogateescape")
+                digest = hashlib.blake2b(key, digest_size=8).digest()
+                yield int.from_bytes(digest, "little")
+
+
+def _entries(folder: Path) -> "Iterator[os.DirEntry[str]]":
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                yield entry

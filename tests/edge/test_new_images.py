@@ -1,0 +1,241 @@
+"""Images that arrive on a node are taken into its next distillation."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from edge_site import EdgeSite, edge_site, recipe
+from prepared_work import outcomes, prepare
+from waiting import until
+
+from cloud.gateway.live_teacher import Batch, LiveTeacher, Shapes
+from common.config import OwnImagesConfig
+from edge.config import EdgeConfig
+from edge.daemon import NodeDaemon
+from edge.daemon.job_setup import make_job
+from edge.daemon.new_images import NewImages
+from edge.state import Current, StateDir, read_status
+
+SEEDS = itertools.count(1000)  # a report is known by its seed
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeSite]:
+    with edge_site(tmp_path_factory.mktemp("site")) as site:
+        site.publish_noise(num_samples=500)
+        yield site
+
+
+def add(folder: Path, *names: str) -> None:
+    """Put files where images belong; no child reads them here."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"an image")
+
+
+@pytest.fixture
+def node(site: EdgeSite, tmp_path: Path, request: pytest.FixtureRequest) -> EdgeConfig:
+    """Join a node with two images of its own, ready for its first distillation."""
+    add(tmp_path / "images", "2/a.png", "unlabelled/b.png")
+    data = OwnImagesConfig(folder=tmp_path / "images", retrain_after=3)
+    seed = next(SEEDS)
+    node = site.join(f"node-{seed}", data=data, seed=seed, poll_s=0.05)
+    prepare(site, node, robust_accuracy=0.5)
+    return node
+
+
+def images_of(node: EdgeConfig) -> Path:
+    assert node.data is not None and node.data.folder is not None
+    return node.data.folder
+
+
+def with_data(node: EdgeConfig, **changes: Any) -> EdgeConfig:
+    assert node.data is not None
+    data = node.data.model_copy(update=changes)
+    return node.model_copy(update={"data": data})
+
+
+@contextmanager
+def following(node: EdgeConfig) -> Iterator[None]:
+    """Run a daemon that follows the channel for the body."""
+    daemon = NodeDaemon(node)
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(daemon.run)
+        try:
+            yield
+        finally:
+            daemon.stop()
+            run.result(timeout=60)
+
+
+def wait_for_polls(node: EdgeConfig, count: int = 3) -> None:
+    """Wait until an idle daemon has looked for images so many times."""
+    seen: set[float] = set()
+
+    def has_looked() -> bool:
+        status = read_status(node.state_dir)
+        if status.state == "idle":
+            seen.add(status.time)
+        return len(seen) > count
+
+    until("polls", has_looked)
+
+
+def test_once_distils_again_where_images_were_added_and_not_otherwise(
+    site: EdgeSite, node: EdgeConfig
+) -> None:
+    assert NodeDaemon(node).once().own_images == 2
+    NodeDaemon(node).once()
+    assert outcomes(site, node) == ["promoted"]
+    add(images_of(node), "2/c.png")
+    prepare(site, node, robust_accuracy=0.6)
+    assert NodeDaemon(node).once().own_images == 3
+    assert outcomes(site, node) == ["promoted", "promoted"]
+
+
+def test_once_distils_again_where_an_image_got_its_label_or_went(
+    site: EdgeSite, node: EdgeConfig
+) -> None:
+    NodeDaemon(node).once()
+    folder = images_of(node)
+    (folder / "unlabelled" / "b.png").rename(folder / "2" / "b.png")
+    prepare(site, node, robust_accuracy=0.6)
+    NodeDaemon(node).once()
+    (folder / "2" / "b.png").unlink()
+    prepare(site, node, robust_accuracy=0.7)
+    assert NodeDaemon(node).once().own_images == 1
+    assert len(outcomes(site, node)) == 3
+
+
+def test_what_is_no_image_starts_nothing(site: EdgeSite, node: EdgeConfig) -> None:
+    NodeDaemon(node).once()
+    add(images_of(node), "2/notes.txt", "2/.c.png", "README.png")
+    NodeDaemon(node).once()
+    assert outcomes(site, node) == ["promoted"]
+
+
+def test_retrain_after_new_images_the_present_release_is_distilled_again(
+    site: EdgeSite, node: EdgeConfig
+) -> None:
+    folder = images_of(node)
+    with following(node):
+        until("the first", lambda: len(outcomes(site, node)) == 1)
+        add(folder, "2/c.png", "2/d.png")
+        wait_for_polls(node)
+        assert outcomes(site, node) == ["promoted"]
+        add(folder, "2/e.png")
+        # The real child looks at these files, and has no use for any.
+        until("the second", lambda: len(outcomes(site, node)) == 2)
+        wait_for_polls(node)
+    assert len(outcomes(site, node)) == 2  # and not over and over
+    assert StateDir(node.state_dir).read_current().own_images == 5
+
+
+def test_images_are_counted_from_the_last_distillation_on_through_restarts(
+    site: EdgeSite, node: EdgeConfig
+) -> None:
+    folder = images_of(node)
+    for count, name in enumerate(["2/c.png", "2/d.png"], 1):
+        with following(node):
+            until("the first", lambda: len(outcomes(site, node)) == 1)
+            add(folder, name)
+            wait_for_polls(node)
+        assert len(outcomes(site, node)) == 1, count
+    add(folder, "2/e.png")
+    prepare(site, node, robust_accuracy=0.6)
+    with following(node):
+        until("the second", lambda: len(outcomes(site, node)) == 2)
+    assert outcomes(site, node) == ["promoted", "promoted"]
+
+
+def test_new_images_count_though_as_many_old_ones_go(
+    site: EdgeSite, node: EdgeConfig
+) -> None:
+    folder = images_of(node)
+    NodeDaemon(node).once()
+    (folder / "2" / "a.png").unlink()
+    (folder / "unlabelled" / "b.png").unlink()
+    add(folder, "2/c.png", "2/d.png", "2/e.png")
+    state = StateDir(node.state_dir)
+    assert NewImages(node.data, state).is_due(state.read_current(), any_new=False)
+
+
+def test_a_folder_that_is_away_starts_nothing_by_itself(
+    site: EdgeSite, node: EdgeConfig
+) -> None:
+    NodeDaemon(node).once()
+    images_of(node).rename(images_of(node).with_name("elsewhere"))
+    state = StateDir(node.state_dir)
+    assert not NewImages(node.data, state).is_due(state.read_current(), any_new=False)
+
+
+def test_another_table_of_images_is_distilled_with_at_the_next_start(
+    site: EdgeSite, node: EdgeConfig
+) -> None:
+    NodeDaemon(node).once()
+    NodeDaemon(with_data(node, retrain_after=9)).once()
+    assert len(outcomes(site, node)) == 1
+    changed = with_data(node, share_images=True)
+    prepare(site, changed, robust_accuracy=0.6)
+    with following(changed):
+        until("the second", lambda: len(outcomes(site, node)) == 2)
+
+
+def test_a_node_without_images_of_its_own_has_nothing_new(tmp_path: Path) -> None:
+    images = NewImages(None, StateDir(tmp_path))
+    assert not images.is_due(Current(), any_new=True)
+
+
+@pytest.mark.parametrize("share_images", [False, True])
+def test_a_child_can_reach_the_gateway_only_where_images_are_shared(
+    share_images: bool, site: EdgeSite, node: EdgeConfig, tmp_path: Path
+) -> None:
+    manifest = site.repository.manifest("digits")
+    config = with_data(node, share_images=share_images)
+    job = make_job(config, manifest, folder=tmp_path, work=tmp_path)
+    assert (job.live is not None) is share_images
+    assert job.own == config.data
+    assert job.answers == StateDir(node.state_dir).answers
+
+
+def test_without_share_images_no_query_reaches_the_gateway(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    async def shapes() -> Shapes:
+        asked.append(0)
+        return Shapes((1, 8, 8), 10)
+
+    async def query(x: Batch) -> Batch:
+        asked.append(len(x))
+        return np.zeros((len(x), 10), np.float32)
+
+    teacher = LiveTeacher(shapes, query, pull_back=lambda x, cotangent: query(x))
+    with edge_site(tmp_path / "site", teacher) as site:
+        site.publish_digits(students={"tiny": recipe()})
+        save_images(tmp_path / "images", per_class=6)
+        data = OwnImagesConfig(folder=tmp_path / "images")
+        node = site.join("sensor", data=data)
+        current = NodeDaemon(node).once()
+        work = StateDir(node.state_dir).work / str(current.version)
+    assert current.outcome == "promoted", current.message
+    assert asked == []
+    assert json.loads((work / "job.json").read_text())["live"] is None
+
+
+def save_images(folder: Path, *, per_class: int) -> None:
+    """Save images of two classes of the digits."""
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for name in ("2", "5"):
+        (folder / name).mkdir(parents=True)
+        for index in range(per_class):
+            pixels = random.integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")
