@@ -43,9 +43,12 @@ class OwnImagesConfig(Section):
                 "needs one of folder (class folders) and images (a number, drawn from "
                 "the release's data set); give one, or leave the whole table out"
             )
-        if self.folder is not None and self.model_fields_set & _OF_DRAWN:
-            extra = ", ".join(sorted(self.model_fields_set & _OF_DRAWN))
-            raise ValueError(f"{extra} is for drawn images; leave it out with a folder")
+        # By value: a job's JSON has every field.
+        drawn = [n for n in _OF_DRAWN if getattr(self, n) != _default_of(n)]
+        if self.folder is not None and drawn:
+            raise ValueError(
+                f"{', '.join(drawn)} is for drawn images; leave it out with a folder"
+            )
         if self.images is not None and self.retrain_after is not None:
             raise ValueError(
                 "retrain_after is for a folder; drawn images do not change"
@@ -58,4 +61,8 @@ class OwnImagesConfig(Section):
         return self
 
 
-_OF_DRAWN = {"classes", "class_shares", "labelled", "shift", "part"}
+_OF_DRAWN = ("class_shares", "classes", "labelled", "part", "shift")
+
+
+def _default_of(field: str) -> object:
+    return OwnImagesConfig.model_fields[field].default
