@@ -46,8 +46,16 @@ class LiveTeacher:
 
 
 def is_wanted(config: RunConfig) -> bool:
-    """Tell whether a student of a run has a method that queries the live teacher."""
-    return any(needs_live_teacher(s.method) for s in config.students.values())
+    """Tell whether a config asks for the live teacher, which costs a process.
+
+    Itself (`gateway.live_teacher`), by a student's method, or by a simulated node that
+    shares its images.
+    """
+    return (
+        config.gateway.live_teacher
+        or any(needs_live_teacher(s.method) for s in config.students.values())
+        or any(n.data is not None and n.data.share_images for n in config.nodes)
+    )
 
 
 class FileTeacher:

@@ -15,7 +15,7 @@ from small_runs import small_card
 from torch import Tensor, nn
 
 from cloud.gateway.live_teacher import FileTeacher, LiveTeacher, in_threads, is_wanted
-from common.config import AttackConfig, DatasetConfig
+from common.config import AttackConfig, DatasetConfig, OwnImagesConfig
 from common.data.datasets import Dataset, load_dataset
 from common.errors import ConfigError, Interrupted, LinkError, StorageError
 from common.models.files import load_model, save_model
@@ -321,3 +321,13 @@ def test_a_gateway_serves_the_teacher_when_a_student_of_its_config_asks_it() -> 
     assert not is_wanted(config)
     other, _ = load_run_config("digits", {"students.tiny.method": "adaad"})
     assert is_wanted(other)
+
+
+def test_a_gateway_serves_the_teacher_when_told_so_or_for_a_node_that_shares() -> None:
+    told, _ = load_run_config("digits", {"gateway.live_teacher": True})
+    assert is_wanted(told)
+    config, _ = load_run_config("digits-same")
+    assert not is_wanted(config)
+    own = OwnImagesConfig(images=10, share_images=True)
+    nodes = (config.nodes[0].model_copy(update={"data": own}), *config.nodes[1:])
+    assert is_wanted(config.model_copy(update={"nodes": nodes}))
