@@ -16,6 +16,7 @@ from common.data.datasets import Split
 
 UNLABELLED = -1  # in the place of a label
 _VAL_PART = 5  # one of so many labelled images of a class
+_MOST_VAL = 200  # of a class: they are measured often, and more say hardly more
 # Given (N, C, H, W), makes room for so many uint8 images.
 Allocate = Callable[[tuple[int, int, int, int]], NDArray[np.uint8]]
 
@@ -50,7 +51,7 @@ def validation_rows(
 ) -> NDArray[np.int64]:
     """Choose the images that are set aside: a fifth of each class, rounded down.
 
-    Classes with less than five images give none.
+    Classes with less than five images give none, and none more than 200.
 
     Args:
         labels: of all images (N,), -1 where there is none.
@@ -62,7 +63,7 @@ def validation_rows(
     chosen = [np.empty(0, np.int64)]
     for label in np.unique(labels[labels != UNLABELLED]):
         of_class = order[labels[order] == label]
-        chosen.append(of_class[: len(of_class) // _VAL_PART])
+        chosen.append(of_class[: min(len(of_class) // _VAL_PART, _MOST_VAL)])
     return np.sort(np.concatenate(chosen))
 
 

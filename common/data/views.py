@@ -42,6 +42,7 @@ class Views:
         flip: bool,
         seed: int,
         first: int = 0,
+        keys: NDArray[np.uint64] | None = None,
     ) -> Self:
         """Draw the views of some samples.
 
@@ -52,6 +53,7 @@ class Views:
             flip: mirror half of the views.
             seed: of the drawing.
             first: position of the first sample in the training split.
+            keys: by which samples are told apart (num_samples,); None: their position.
         """
         others = np.arange(1, count_views(shift, flip), dtype=np.uint64)
         assert 1 <= num_views <= 1 + len(others), f"{num_views} of {len(others)} + 1"
@@ -60,6 +62,8 @@ class Views:
         for start in range(0, num_samples, _CHUNK):
             stop = min(start + _CHUNK, num_samples)
             samples = np.arange(first + start, first + stop).astype(np.uint64)
+            if keys is not None:
+                samples = keys[start:stop]
             own = _splitmix64(key + samples)
             order = _splitmix64(own[:, None] + others).argsort(1, kind="stable")
             drawn[start:stop, 1:] = 1 + order[:, : num_views - 1]

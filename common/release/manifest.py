@@ -208,3 +208,10 @@ def check_views(recipe: StudentConfig, source: KnowledgeConfig | Manifest) -> No
             f"{recipe.method}), but there are {count} {which}; lower it, or raise "
             "num_views, shift or flip of [knowledge]"
         )
+    own, count = recipe.own_views or 1, count_views(source.shift, source.flip)
+    if own > count:
+        raise ConfigError(
+            f"own_views = {own} of a student ({recipe.model}, {recipe.method}), but "
+            f"there are {count} different views of an image; lower it, or raise shift "
+            "or flip of [knowledge]"
+        )

@@ -101,7 +101,7 @@ def read_manifest(release_dir: Path) -> Manifest:
     Raises:
         TrustError: it is missing or malformed.
     """
-    return decode_manifest(_read(release_dir / "manifest.json"))
+    return decode_manifest(read_file(release_dir / "manifest.json"))
 
 
 def read_knowledge(
@@ -168,7 +168,7 @@ def _join(
         )
     joined: dict[str, NDArray[Any]] = {}
     for info in infos:
-        data = _read(release_dir / Path(info.path).name)
+        data = read_file(release_dir / Path(info.path).name)
         for name, values in decode_shard(data, info, manifest).items():
             if name not in joined:
                 shape = (manifest.num_samples, *values.shape[1:])
@@ -182,7 +182,12 @@ def _soften(part: dict[str, NDArray[Any]], name: str, temperature: float) -> Ten
     return torch.softmax(logits / temperature, 1)
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Read a file of a pulled release.
+
+    Raises:
+        TrustError: it is missing or unreadable.
+    """
     try:
         return path.read_bytes()
     except OSError as e:

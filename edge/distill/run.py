@@ -1,38 +1,33 @@
 """One student from one release: the child process that runs inside the caps.
 
-``python -m edge.distill JOB.json`` reads the job, the pulled release and the
-node's own images, checks that they are the images of the release, trains
-(fit.py), measures the student and writes it and its result. Exit codes: 0
-done, a TaktError's own, 4 out of memory, 143 ended by SIGTERM (the checkpoint is
-safe). Not here: pulling, caps and promotion (edge.daemon).
+``python -m edge.distill JOB.json`` reads the job, the pulled release and the node's own
+images (prepare.py), trains (fit.py), measures the student (measure.py) and writes it
+and its result. Where training did the release's starting weights no good, these are the
+student. Exit codes: 0 done, a TaktError's own, 4 out of memory, 143 ended by SIGTERM
+(the checkpoint is safe). Not here: pulling, caps and promotion (edge.daemon).
 """
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
-from common.config import AttackConfig, DatasetConfig, StudentConfig
-from common.data.datasets import Dataset, load_dataset
+from common.catalog import needs_live_teacher
 from common.durable import storing, write_atomic
-from common.errors import TrustError
+from common.errors import StorageError
 from common.faults import point as fault_point
-from common.models.files import save_model
+from common.models.files import load_model, save_model
 from common.models.zoo import num_parameters
-from common.records import Evaluation
-from common.release import Manifest, recipe_of, student_card
-from common.robustness.evaluate import is_collapsed, predict, robust_accuracy_pgd
-from edge.distill.batch import Images
+from common.release import Manifest, student_card
 from edge.distill.checkpoint import CheckpointFile
 from edge.distill.fit import Fitted, fit_student
-from edge.distill.knowledge import read_knowledge, read_manifest
-from edge.distill.task import Task
+from edge.distill.knowledge import read_manifest
+from edge.distill.measure import Scores, is_worse, measure
+from edge.distill.prepare import Prepared, prepare
 from edge.jobs.job import (
     CHECKPOINT,
     PROGRESS,
@@ -54,45 +49,39 @@ def distil(
 
     Raises:
         TrustError: the release is damaged, or is not of this node's images.
-        DataError: the node's images are missing or damaged.
+        DataError: the node's images are missing or damaged, or not of the release's
+            kind.
         ConfigError: the release has no such student, or its recipe names what
             this takt does not know.
         StorageError: the work folder cannot be written.
         LinkError: the live teacher gave no answer within the deadline; the
-            checkpoint is kept.
+            checkpoint, and what it answered about own images, are kept.
         IdentityError: the gateway refused the node's calls to its teacher.
         Interrupted: `should_stop` returned True.
     """
     manifest = read_manifest(job.release_dir)
-    recipe = recipe_of(manifest, job.student)
-    train, val = own_images(job.dataset, manifest)
-    task = Task.of_release(
-        manifest,
-        train=train,
-        val=val,
-        knowledge=read_knowledge(manifest, job.release_dir, recipe),
-        seed=job.seed,
-    )
-    task = replace(task, batch_size=job.batch_size, cpu_budget_s=job.cpu_budget_s)
-    digest = _job_digest(job, manifest)
-    with _live_teacher(job, should_stop) as teacher:
+    ready = prepare(job, manifest, should_stop=should_stop)
+    with _live_teacher(job, ready, should_stop) as teacher:
         fitted = fit_student(
-            recipe,
-            replace(task, teacher=teacher),
-            checkpoint=CheckpointFile(job.work_dir / CHECKPOINT, digest),
+            ready.recipe,
+            replace(ready.task, teacher=teacher),
+            checkpoint=CheckpointFile(job.work_dir / CHECKPOINT, ready.digest),
             on_epoch=_Progress(job.work_dir / PROGRESS),
             should_stop=should_stop,
         )
-    live_bytes = teacher.num_bytes if teacher else 0
-    return _write_student(job, manifest, recipe, fitted, val, live_bytes)
+    live_bytes = ready.num_bytes + (teacher.num_bytes if teacher else 0)
+    began = time.process_time()
+    choice = _choose(job, manifest, ready, fitted)
+    evaluate_s = fitted.cpu_s.evaluate + time.process_time() - began
+    return _write_student(job, manifest, ready, fitted, choice, live_bytes, evaluate_s)
 
 
 @contextlib.contextmanager
 def _live_teacher(
-    job: DistilJob, should_stop: Callable[[], bool]
+    job: DistilJob, ready: Prepared, should_stop: Callable[[], bool]
 ) -> "Iterator[LiveTeacher | None]":
-    """Connect to the live teacher, if the job has one."""
-    if job.live is None:
+    """Connect to the live teacher, if the method asks it in each step."""
+    if job.live is None or not needs_live_teacher(ready.recipe.method):
         yield None
         return
     from edge.distill.live_teacher import live_teacher  # and with it gRPC
@@ -101,44 +90,52 @@ def _live_teacher(
         yield teacher
 
 
-def own_images(files: DatasetConfig, manifest: Manifest) -> tuple[Images, Images]:
-    """Rebuild the release's training and validation images from the node's files.
+@dataclass(frozen=True)
+class _Choice:
+    """The student: what training made, or the starting weights."""
 
-    Raises:
-        DataError: the node's images are missing or damaged.
-        TrustError: they are not the images of the release.
-    """
-    config = files.model_copy(
-        update={
-            "name": manifest.dataset,
-            "limit": manifest.limit,
-            "val_fraction": manifest.val_fraction,
-            "image_size": manifest.image_size,
-        }
-    )
-    # No download: it needs torchvision, which does not fit a small node's caps.
-    dataset: Dataset = load_dataset(config, seed=manifest.seed, download=None)
-    found = dataset.train.fingerprint()
-    if found != manifest.fingerprint:
-        raise TrustError(
-            f"the images here are not those of the release: {len(dataset.train)} "
-            f"training images of {manifest.dataset} with fingerprint {found[:12]}, "
-            f"expected {manifest.num_samples} with {manifest.fingerprint[:12]}; "
-            "give the node the same files as the cloud"
-        )
-    return Images.of(dataset.train), Images.of(dataset.val)
+    model: nn.Module
+    scores: Scores
+    as_shipped: bool
+    shipped: Scores | None  # of the starting weights
+    serving: Scores | None  # of the student that serves
 
 
-def _job_digest(job: DistilJob, manifest: Manifest) -> str:
-    """Digest all that a checkpoint depends on; a different job starts anew."""
-    parts = [
-        manifest.model_dump_json(),
-        job.student,
-        str(job.seed),
-        str(job.batch_size),
-        str(job.cpu_budget_s),
-    ]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+def _choose(
+    job: DistilJob, manifest: Manifest, ready: Prepared, fitted: Fitted
+) -> _Choice:
+    """Measure the trained student, and those that it is to be better than."""
+
+    def measured(model: nn.Module) -> Scores:
+        val = (ready.own_val, ready.release_val)
+        return measure(model, *val, manifest, seed=job.seed)
+
+    trained, shipped, serving = measured(fitted.model), None, None
+    if ready.shipped is not None:
+        shipped = measured(ready.shipped)
+    if job.serving is not None:
+        serving = _measured_file(job.serving, manifest, measured)
+    if (
+        shipped is not None
+        and ready.shipped is not None
+        and not job.without
+        and is_worse(trained, shipped, job.max_forgetting)
+    ):
+        return _Choice(ready.shipped, shipped, True, shipped, serving)
+    return _Choice(fitted.model, trained, False, shipped, serving)
+
+
+def _measured_file(
+    path: Path, manifest: Manifest, measured: Callable[[nn.Module], Scores]
+) -> Scores | None:
+    """Measure the student in a file; None: it is of other images, or cannot be read."""
+    try:
+        model, card = load_model(path)
+    except StorageError:
+        return None
+    given = (card.in_channels, card.image_size, card.class_names)
+    channels, size, _ = manifest.sample_shape
+    return measured(model) if given == (channels, size, manifest.class_names) else None
 
 
 class _Progress:
@@ -158,52 +155,47 @@ class _Progress:
 def _write_student(
     job: DistilJob,
     manifest: Manifest,
-    recipe: StudentConfig,
+    ready: Prepared,
     fitted: Fitted,
-    val: Images,
+    choice: _Choice,
     live_bytes: int,
+    evaluate_s: float,
 ) -> DistilResult:
-    """Measure the student on the whole validation split; write it, then its result."""
-    began = time.process_time()
-    clean, robust, collapsed = _evaluate(fitted.model, val, job, manifest)
-    evaluate_s = fitted.cpu_s.evaluate + time.process_time() - began
+    """Write the student, then its result."""
+    recipe, scores = ready.recipe, choice.scores
     card = student_card(manifest, recipe, seed=job.seed)
     fault_point("child.student.before_rename")
-    digest = save_model(job.work_dir / STUDENT, fitted.model, card)
+    digest = save_model(job.work_dir / STUDENT, choice.model, card)
     fault_point("child.student.after_rename")
+    flags = [*fitted.flags]
+    flags += ["collapsed"] * scores.collapsed + ["as_shipped"] * choice.as_shipped
+    # Of the cloud's images it is what the node goes by, unless it has some of its own.
+    differs = ready.num_own > 0 or manifest.images == "transfer"
+    release = scores.release if differs else None
     result = DistilResult(
         student=job.student,
         architecture=recipe.model,
-        num_parameters=num_parameters(fitted.model),
+        num_parameters=num_parameters(choice.model),
         method=recipe.method,
         seed=job.seed,
-        batch_size=min(job.batch_size or recipe.batch_size, manifest.num_samples),
+        batch_size=min(job.batch_size or recipe.batch_size, len(ready.task.train.y)),
         epochs=fitted.epochs,
-        best_epoch=fitted.best_epoch,
-        clean_accuracy=clean,
-        robust=(robust,),
+        best_epoch=0 if choice.as_shipped else fitted.best_epoch,
+        clean_accuracy=scores.main.clean_accuracy,
+        robust=(scores.main.robust,),
         curve=fitted.curve,
         cpu_s=fitted.cpu_s.model_copy(update={"evaluate": evaluate_s}),
         live_bytes=live_bytes,
-        flags=(*fitted.flags, "collapsed") if collapsed else fitted.flags,
+        flags=tuple(flags),
+        own_images=ready.num_own,
+        own_labelled=ready.num_labelled,
+        release_clean_accuracy=release.clean_accuracy if release else None,
+        release_robust=(release.robust,) if release else (),
+        shipped=choice.shipped.robust_accuracies() if choice.shipped else None,
+        serving=choice.serving.robust_accuracies() if choice.serving else None,
+        notes=ready.notes,
         weights_sha256=digest,
     )
     data = result.model_dump_json(indent=1).encode()
     write_atomic(job.work_dir / RESULT, data, point="child.outcome")
     return result
-
-
-def _evaluate(
-    student: nn.Module, val: Images, job: DistilJob, manifest: Manifest
-) -> tuple[float, Evaluation, bool]:
-    """Measure clean accuracy, PGD and collapse on all validation images."""
-    x, y = val.batch(torch.arange(len(val.y)))
-    classes = predict(student, x)
-    attack = AttackConfig(
-        steps=manifest.node_attack_steps, step_size=manifest.node_attack_step_size
-    )
-    robust = robust_accuracy_pgd(
-        student, x, y, attack=attack, eps=manifest.eps, seed=job.seed
-    )
-    collapsed = is_collapsed(classes, manifest.num_classes, labels=y)
-    return float((classes == y).double().mean()), robust, collapsed

@@ -31,7 +31,7 @@ from edge.distill.knowledge import (
     read_knowledge,
     read_manifest,
 )
-from edge.distill.run import own_images
+from edge.distill.sources.released import released_images
 from edge.distill.task import Task
 from edge.distill.training import Training
 from edge.jobs.job import CHECKPOINT, read_message
@@ -79,7 +79,7 @@ def _task(job: TrialJob) -> Task:
     """Read what the training reads."""
     if job.release_dir is not None:
         manifest = read_manifest(job.release_dir)
-        train, val = own_images(job.dataset, manifest)
+        train, val = released_images(job.dataset, manifest, job.release_dir)
         knowledge = read_knowledge(manifest, job.release_dir, job.recipe)
         num_classes = manifest.num_classes
     else:

@@ -61,6 +61,10 @@ class DistilJob(Message):
     # What a comparison leaves out: the teacher (its labels; the release's images have
     # their true ones), or the release as a whole (own images alone).
     without: Literal["", "teacher", "release"] = ""
+    # Robust accuracy on the release's images that training may lose of the starting
+    # weights'; where it loses more, these are the student.
+    max_forgetting: float = Field(default=0.02, ge=0, le=1)
+    serving: Path | None = None  # the student that serves: measured on the same images
 
 
 class EpochPoint(CurvePoint):
@@ -70,7 +74,10 @@ class EpochPoint(CurvePoint):
 
 
 class ShippedScores(Message):
-    """Robust accuracies of the release's starting weights, before any training."""
+    """Robust accuracies of another student on the same images as the new one's.
+
+    Of the release's starting weights before any training, or of the one that serves.
+    """
 
     own_robust: float | None = None  # on the node's own validation images
     release_robust: float | None = None  # on the release's
@@ -102,6 +109,7 @@ class DistilResult(Message):
     release_robust: tuple[Evaluation, ...] = ()
     # The starting weights as shipped, by the same measurements.
     shipped: ShippedScores | None = None
+    serving: ShippedScores | None = None  # of the job's `serving`, likewise
     notes: tuple[str, ...] = ()  # what a user should know of the images, one line each
     weights_sha256: str  # of student.safetensors
 

@@ -1,0 +1,76 @@
+"""What the gateway's teacher says of a node's own images, as soft labels of each view.
+
+Only with `share_images`: the images leave the device, each view of each once. Not here:
+the calls and the answers on disk (edge.distill.answers).
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from common.data.views import Views, show
+from common.release import Manifest
+from edge.distill.answers import teacher_answers
+from edge.distill.batch import Images
+from edge.jobs.job import LiveLink
+
+_BLOCK = 1024  # images whose views are cut at a time
+
+
+class Taught(NamedTuple):
+    """A teacher's soft labels of some images."""
+
+    soft_labels: Tensor  # (N, K), or (N, V, K) where there are views
+    classes: Tensor  # (N,), the teacher's of the plain images
+    num_bytes: int  # exchanged with the gateway
+    notes: tuple[str, ...]
+
+
+def ask_teacher(
+    own: Images,
+    views: Views | None,
+    manifest: Manifest,
+    *,
+    link: LiveLink,
+    answers: Path,
+    should_stop: Callable[[], bool],
+) -> Taught:
+    """Ask about each view of each image that is not known yet.
+
+    Raises:
+        TaktError: as `teacher_answers` says; what was answered is kept.
+    """
+    said = teacher_answers(
+        link,
+        answers,
+        manifest.teacher.weights_sha256,
+        pixels_of(own, views),
+        should_stop,
+    )
+    num_views = 1 if views is None else views.drawn.shape[1]
+    logits = torch.from_numpy(said.logits).view(num_views, len(own.y), -1)
+    soft = torch.softmax(logits / manifest.temperature, 2).transpose(0, 1).contiguous()
+    return Taught(
+        soft_labels=soft[:, 0] if views is None else soft,
+        classes=logits[0].argmax(1),
+        num_bytes=said.num_bytes,
+        notes=said.notes,
+    )
+
+
+def pixels_of(own: Images, views: Views | None) -> Iterator[NDArray[np.uint8]]:
+    """Cut all images' first view, then all images' second one, and so on."""
+    positions = torch.arange(len(own.y))
+    height, width = own.x.shape[2:]
+    for v in range(1 if views is None else views.drawn.shape[1]):
+        for rows in torch.split(positions, _BLOCK):
+            x = own.x[rows]
+            if views is not None:
+                view = torch.full_like(rows, v)
+                x = show(x, views.index(rows, view, height, width), views.shift)
+            yield x.numpy()
