@@ -15,6 +15,7 @@ from common.config import RunConfig
 from common.effective_limits import usable_cores
 from common.release import Manifest, TeacherCard
 from deploy.runtime.exits import arm_signals
+from deploy.runtime.surroundings import require_address_space
 
 # Ray and Ray Train take seconds to import; each step imports what it uses.
 if TYPE_CHECKING:
@@ -38,8 +39,11 @@ def cluster(
 
     Raises:
         ClusterError: Ray did not start, or cannot be reached.
+        CapError: the address space is too limited for that.
     """
     from cloud.cluster.local import connect, local_cluster
+
+    require_address_space()
 
     try:
         if address:

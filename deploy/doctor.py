@@ -30,10 +30,11 @@ from common.config import (
     RunConfig,
 )
 from common.data.sources import open_sources
-from common.effective_limits import effective_limits
+from common.effective_limits import address_space_mib, effective_limits
 from common.errors import DataError
 from common.interpreter import python
 from common.text import counted
+from deploy.runtime.surroundings import ADDRESS_SPACE_MIB
 from edge.limits import MINIMUM_MIB, probe_methods
 
 FAILED = 1  # exit code when a check failed; warnings alone leave it 0
@@ -164,16 +165,21 @@ def start_torch_check() -> Callable[[], Finding]:
             return Finding("fail", "torch", f"{pair}: no import within 120 s", fix)
         if process.returncode != 0:
             last = (errors.strip().splitlines() or ["killed"])[-1]
-            fix = (
-                "install a matching pair (constraints.txt): rm -r .venv, ./takt doctor"
-            )
-            return Finding("fail", "torch", f"{pair}: {last[:160]}", fix)
+            return Finding("fail", "torch", f"{pair}: {last[:160]}", _torch_fix())
         build = json.loads(output.splitlines()[-1])
         kind = f"CUDA {build['cuda']} build" if build["cuda"] else "CPU build"
         gpus = counted(build["gpus"], "GPU")
         return Finding("ok", "torch", f"{pair}, {kind}, {gpus}")
 
     return finish
+
+
+def _torch_fix() -> str:
+    limit_mib = address_space_mib()
+    if limit_mib is not None and limit_mib < ADDRESS_SPACE_MIB:
+        limit = f"the address space's limit of {limit_mib:.0f} MiB"
+        return f"lift {limit}: ulimit -v unlimited"
+    return "install a matching pair (constraints.txt): rm -r .venv, ./takt doctor"
 
 
 def check_cores() -> Finding:
@@ -199,6 +205,11 @@ def check_memory(nodes: tuple[NodeConfig, ...]) -> Finding:
     if limits.memory_mib < MINIMUM_MIB:
         fix = f"a node needs {MINIMUM_MIB} MiB, a simulation {SIMULATION_MIB} MiB"
         return Finding("fail", "memory", found, fix)
+    addresses_mib = address_space_mib()
+    if addresses_mib is not None and addresses_mib < ADDRESS_SPACE_MIB:
+        found = f"{found}; the address space is limited to {addresses_mib:.0f} MiB"
+        fix = f"a simulation maps up to {ADDRESS_SPACE_MIB} MiB: ulimit -v unlimited"
+        return Finding("warn", "memory", found, fix)
     if limits.memory_mib < SIMULATION_MIB:
         fix = f"enough for a node; a simulation wants {SIMULATION_MIB} MiB"
         return Finding("warn", "memory", found, fix)

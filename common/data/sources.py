@@ -69,9 +69,21 @@ class Sources:
 
 
 def default_data_dir() -> Path:
-    """Return the folder of data sets for a config that names none."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache, "takt", "data")
+    """Return the folder of data sets for a config that names none.
+
+    Raises:
+        DataError: this user has no home, as in a container with a user id of its own.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache.is_absolute():  # which the specification of XDG says to ignore
+        try:
+            cache = Path.home() / ".cache"
+        except RuntimeError as e:
+            raise DataError(
+                "no folder is given for the data set, and this user has no home in "
+                "which one would be made; give --data-dir DIR, or set HOME"
+            ) from e
+    return cache / "takt" / "data"
 
 
 def download_public(name: str, data_dir: Path) -> None:
@@ -109,6 +121,12 @@ def open_sources(config: DatasetConfig, download: Download | None) -> Sources:
     if download is not None:
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise DataError(
+                f"the folder for data set '{config.name}' cannot be made "
+                f"({one_line(e, 100)}); give one that you may write to, by --data-dir"
+            ) from e
+        try:
             download(config.name, data_dir)
         except (OSError, RuntimeError) as e:
             reason = f"the download failed ({one_line(e, 100)})"

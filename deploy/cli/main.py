@@ -57,8 +57,10 @@ def simulate(
     """Run the whole system on this machine: teacher, release, capped nodes."""
     settings, text = settings_of(config, data_dir, limit, seed, assign)
     # Imported after the config was read: a wrong one is refused at once.
+    from deploy.runtime.surroundings import require_address_space
     from deploy.simulation.simulate import run_simulation
 
+    require_address_space()
     return run_simulation(settings, text, runs_dir=runs_dir, compare=compare)
 
 
@@ -177,8 +179,10 @@ def compare(
     from common.effective_limits import usable_cores
     from deploy.compare.grid import which_grid
     from deploy.compare.run import Choice, run_compare
+    from deploy.runtime.surroundings import require_address_space
 
     name = which_grid(grid, full=full)
+    require_address_space()
     run_compare(
         name,
         out=out or Path("runs/compare") / f"{Path(name).stem}.json",

@@ -13,6 +13,7 @@ from common.errors import ConfigError, DataError
 from common.models.foreign import refuse_foreign
 from deploy.evaluation.images import stratified_positions
 from deploy.report.wording import describe, percent
+from deploy.runtime.surroundings import require_address_space
 
 ATTACKS = ("autoattack", "pgd")
 
@@ -64,6 +65,7 @@ def evaluate_model(
     if attack not in ATTACKS:
         raise ConfigError(f"--attack {attack}: expected one of {', '.join(ATTACKS)}")
     refuse_foreign(path)  # before torch is imported
+    require_address_space()
     from common.data.datasets import load_dataset
     from common.models.files import load_model
     from common.robustness.evaluate import (

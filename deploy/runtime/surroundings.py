@@ -11,6 +11,8 @@ from common.effective_limits import address_space_mib
 from common.errors import CapError, ConfigError, StorageError, TaktError
 from edge.distill.exit_code import is_out_of_memory
 
+# At 3.2 GiB of address space an evaluation ends by a crash, at 3.8 a training by Ray.
+ADDRESS_SPACE_MIB = 8192
 _NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _NOT_MAPPED = ("failed to map segment", "cannot allocate memory", "start new thread")
 _NO_HOME = ("getpwuid()", "Could not determine home directory")
@@ -36,6 +38,21 @@ def cause_of(error: BaseException) -> TaktError | None:
     if is_out_of_memory(error) or any(words in text.lower() for words in _NOT_MAPPED):
         return _too_little_memory(error)
     return None
+
+
+def require_address_space() -> None:
+    """Refuse a limited address space, in which torch and Ray end in strange ways.
+
+    Raises:
+        CapError: it is limited to less than they map.
+    """
+    limit_mib = address_space_mib()
+    if limit_mib is not None and limit_mib < ADDRESS_SPACE_MIB:
+        raise CapError(
+            f"the address space is limited to {limit_mib:.0f} MiB, expected at least "
+            f"{ADDRESS_SPACE_MIB}: torch and Ray map much more than they use; lift the "
+            "limit with `ulimit -v unlimited`"
+        )
 
 
 def _too_little_memory(error: BaseException) -> TaktError:

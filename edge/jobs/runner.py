@@ -17,8 +17,10 @@ from typing import IO
 
 from common.config import ProfileConfig
 from common.durable import storing, write_atomic
+from common.effective_limits import address_space_mib
 from common.errors import (
     OUT_OF_MEMORY,
+    CapError,
     ConfigError,
     DataError,
     IdentityError,
@@ -152,7 +154,7 @@ class Distillation:
                 raise ERRORS[code](error)
             crashes += 1
             if crashes > MAX_CRASHES:
-                raise TaktError(
+                raise unexplained(
                     f"the distillation ended {crashes} times with status {code}: "
                     f"{error}; see {job.work_dir / LOG}"
                 )
@@ -234,6 +236,17 @@ def _continued(job: DistilJob) -> DistilJob:
         ):
             return earlier
     return job
+
+
+def unexplained(error: str) -> TaktError:
+    """Make the error of a child that could not say itself what was wrong."""
+    limit_mib = address_space_mib()
+    if limit_mib is None:
+        return TaktError(error)
+    return CapError(
+        f"{error}; the address space is limited to {limit_mib:.0f} MiB, and torch maps "
+        "more than it uses: lift that first, with `ulimit -v unlimited`"
+    )
 
 
 def last_line(log: Path, begin: int) -> str:

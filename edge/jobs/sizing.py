@@ -16,10 +16,10 @@ from pydantic import Field
 
 from common.config import DatasetConfig, KnowledgeConfig, ProfileConfig, StudentConfig
 from common.durable import write_atomic
-from common.errors import OUT_OF_MEMORY, TaktError
+from common.errors import OUT_OF_MEMORY
 from common.interpreter import python
 from edge.jobs.job import Message, read_message
-from edge.jobs.runner import ERRORS, last_line
+from edge.jobs.runner import ERRORS, last_line, unexplained
 from edge.limits import child_environment, num_threads, open_executor
 
 JOB, COST, LOG = "trial.json", "cost.json", "trial.log"
@@ -107,6 +107,6 @@ def try_out(
             return Trial(None, peak, executor.method, executor.hard)
         if code != 0:
             error = last_line(work / LOG, 0) or f"the trial ended with status {code}"
-            raise ERRORS.get(code, TaktError)(error)
+            raise ERRORS[code](error) if code in ERRORS else unexplained(error)
         cost = read_message(work / COST, Cost)
     return Trial(cost, peak, executor.method, executor.hard)

@@ -1,10 +1,13 @@
 """Splits: they repeat, they are stratified, and fingerprints tell them apart."""
 
+import pwd
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +20,8 @@ from common.data.datasets import (
     load_dataset,
     stratified,
 )
+from common.data.sources import default_data_dir
+from common.errors import DataError
 
 
 def _rows(*splits: Split) -> list[tuple[bytes, int]]:
@@ -188,3 +193,35 @@ def test_a_class_that_a_small_limit_leaves_out_is_noted_by_name() -> None:
 
 def test_where_every_class_is_measured_nothing_is_noted(digits: Dataset) -> None:
     assert digits.absent_classes == {} and digits.notes == ()
+
+
+def test_a_user_without_a_home_is_asked_for_a_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)  # as in a container's numeric user
+    with pytest.raises(DataError, match="give --data-dir DIR, or set HOME"):
+        load_dataset(DatasetConfig(name="mnist"), seed=0)
+
+
+def test_a_home_that_cannot_be_written_is_named_rather_than_a_failed_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").touch()  # no folder can be made below a file, also by root
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.raises(DataError, match=r"cannot be made .*Not a directory") as e:
+        load_dataset(DatasetConfig(name="mnist"), seed=0)
+    assert "go online" not in str(e.value)
+
+
+def test_only_an_absolute_cache_folder_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    assert default_data_dir() == Path("/home/somebody/.cache/takt/data")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
+    assert default_data_dir() == Path("/var/cache/takt/data")
