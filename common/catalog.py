@@ -17,7 +17,7 @@ from typing import Literal
 from common.errors import ConfigError
 
 # What is extracted of a sample; a release that ships its images has these beside it.
-Content = Literal["soft_labels", "deltas", "adv_labels", "boundary_points", "margins"]
+Content = Literal["soft_labels", "deltas", "boundary_points"]
 ImageContent = Literal["images", "val_images"]
 
 # What `takt` reads where a release has it: without shipped deltas it begins at noise.

@@ -1,12 +1,10 @@
 """Teacher -> knowledge of one block of samples: a pure function of both.
 
-A node trains on what it can decode, so the teacher's logits are taken at the *decoded*
-point: at clip(x + eps * sign) rather than at the attack's own x_adv, and at the
-dequantised boundary point. Not here: which samples form a block
+A node trains on what it can decode, so the teacher's logits at a boundary point are
+taken at the *decoded*, dequantised one. Not here: which samples form a block
 (`cloud.extraction.job`), shards and Ray (`cloud.extraction.worker`).
 """
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -22,7 +20,6 @@ from common.release import (
     dequantize_rows,
     pack_signs,
     quantize_rows,
-    unpack_signs,
 )
 from common.robustness.attacks import pgd
 
@@ -49,17 +46,12 @@ def extract_block(
     Returns:
         For each content the arrays of `common.release.shard_layout`.
     """
-
-    @functools.cache
-    def signs() -> NDArray[np.uint8]:
-        return _delta_signs(model, x, y, config.attack, eps, seed)
-
     makers: dict[Content, Callable[[], Arrays]] = {
         "soft_labels": lambda: view_labels(model, x),
-        "deltas": lambda: {"delta_signs": signs()},
-        "adv_labels": lambda: _adv_labels(model, x, signs(), eps),
+        "deltas": lambda: {
+            "delta_signs": _delta_signs(model, x, y, config.attack, eps, seed)
+        },
         "boundary_points": lambda: _boundary_points(model, x, config, seed),
-        "margins": lambda: _margins(model, x, y),
     }
     return {content: makers[content]() for content in config.contents}
 
@@ -97,15 +89,6 @@ def _delta_signs(
     return pack_signs(np.where(up.cpu().numpy(), np.float32(1), np.float32(-1)))
 
 
-def _adv_labels(
-    model: nn.Module, x: Tensor, signs: NDArray[np.uint8], eps: float
-) -> Arrays:
-    sample_shape = (x.shape[1], x.shape[2], x.shape[3])
-    decoded = torch.from_numpy(unpack_signs(signs, sample_shape)).to(x.device)
-    logits, scale = quantize_rows(_logits(model, (x + eps * decoded).clamp(0, 1)))
-    return {"adv_logits": logits, "adv_logits_scale": scale}
-
-
 def _boundary_points(
     model: nn.Module, x: Tensor, config: KnowledgeConfig, seed: int
 ) -> Arrays:
@@ -130,19 +113,6 @@ def _boundary_points(
         "boundary_logits": logits,
         "boundary_logits_scale": scale,
         "boundary_class": others.argmax(1).astype(np.uint8),
-    }
-
-
-def _margins(model: nn.Module, x: Tensor, y: Tensor) -> Arrays:
-    logits = _logits(model, x)
-    rows, labels = np.arange(len(logits)), y.cpu().numpy()
-    true = logits[rows, labels].copy()
-    logits[rows, labels] = -np.inf
-    nearest = logits.argmax(1)
-    margin = np.clip(true - logits[rows, nearest], -60000, 60000)  # float16
-    return {
-        "margin": margin.astype(np.float16),
-        "nearest_class": nearest.astype(np.uint8),
     }
 
 

@@ -118,7 +118,7 @@ def count_views(shift: int, flip: bool) -> int:
 class KnowledgeConfig(Section):
     """What is extracted from the teacher, and how."""
 
-    # In the ablation (tests/bench/README.md) deltas, boundary points and margins did
+    # In the ablation (tests/bench/README.md) deltas and boundary points did
     # not improve method takt; method bss reads boundary points.
     contents: tuple[Content, ...] = ("soft_labels",)
     temperature: float = Field(default=1.0, gt=0)

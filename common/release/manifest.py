@@ -16,7 +16,8 @@ from common.models.card import ModelCard
 from common.records import Evaluation, Record
 
 MAX_SHARD_BYTES = 4 * 1024 * 1024
-# 1: deltas held adv_labels, and there were no views; 2: no images and no weights
+# 1: no views, and other deltas; 2: no images and no weights, and contents that
+# nobody read
 SCHEMA = 3
 MAX_WEIGHTS_BYTES = 64 * 1024 * 1024
 
@@ -123,6 +124,12 @@ class Manifest(Record):
         """Count the classes."""
         return len(self.class_names)
 
+    @property
+    def num_bytes(self) -> int:
+        """Count the bytes of all shards and starting weights."""
+        files = [shard.num_bytes for shard in self.shards]
+        return sum(files) + sum(w.num_bytes for w in self.weights.values())
+
     def shards_for(
         self, contents: frozenset[str], num_views: int = 1
     ) -> tuple[ShardInfo, ...]:
@@ -132,10 +139,15 @@ class Manifest(Record):
         )
 
     def bytes_per_sample(self) -> dict[str, float]:
-        """Measure what each content costs, all views and shard headers included."""
+        """Measure what each content costs, all views and shard headers included.
+
+        Starting weights are among them, as "weights".
+        """
         totals: dict[str, float] = {}
         for shard in self.shards:
             totals[shard.content] = totals.get(shard.content, 0) + shard.num_bytes
+        if self.weights:
+            totals["weights"] = sum(w.num_bytes for w in self.weights.values())
         return {content: num / self.num_samples for content, num in totals.items()}
 
 

@@ -22,7 +22,7 @@ from common.release.manifest import (
     ShardInfo,
 )
 
-_READ = (1, 2, SCHEMA)
+_READ = (2, SCHEMA)
 MAX_IMAGES_BYTES = 512 * 1024 * 1024  # of all shipped images, unpacked
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")

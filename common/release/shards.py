@@ -6,12 +6,9 @@ node pulls only what its recipe uses:
     content            tensors (n samples of shape (C, H, W), K classes)
     soft_labels        logits (n, K) int8 + logits_scale (n,) float16
     deltas             delta_signs (n, ceil(C*H*W / 8)) uint8, one bit a pixel
-    adv_labels         adv_logits (n, K) int8 + adv_logits_scale (n,) float16, of
-                       x + eps * sign; in schema 1 they were among the deltas
     boundary_points    boundary_delta (n, C, H, W) int8 + boundary_delta_scale (n,)
                        float16; boundary_logits (n, K) int8 +
                        boundary_logits_scale (n,) float16; boundary_class (n,) uint8
-    margins            margin (n,) float16, nearest_class (n,) uint8
     images             packed (m,) uint8, all n images in one (`pixels.py`); labels
                        (n,) uint8, uint16 of more than 256 classes; val_images alike
 
@@ -61,7 +58,6 @@ def shard_layout(
         "deltas": {
             "delta_signs": (_UINT8, (n, math.ceil(math.prod(sample_shape) / 8))),
         },
-        "adv_labels": {"adv_logits": row, "adv_logits_scale": number},
         "boundary_points": {
             "boundary_delta": (_INT8, (n, *sample_shape)),
             "boundary_delta_scale": number,
@@ -69,7 +65,6 @@ def shard_layout(
             "boundary_logits_scale": number,
             "boundary_class": (_UINT8, (n,)),
         },
-        "margins": {"margin": number, "nearest_class": (_UINT8, (n,))},
         "images": images,
         "val_images": images,
     }
@@ -111,16 +106,15 @@ def decode_shard(data: bytes, info: ShardInfo, manifest: Manifest) -> Arrays:
         raise TrustError(f"shard {info.path} is malformed: {one_line(e)}") from e
     if info.content in get_args(ImageContent):
         arrays = _unpack_images(arrays, info, manifest)
-    shape_of = info.num_samples, manifest.sample_shape, manifest.num_classes
-    layout = shard_layout(info.content, *shape_of)
-    if info.content == "deltas" and manifest.schema_version == 1:
-        layout |= shard_layout("adv_labels", *shape_of)
+    layout = shard_layout(
+        info.content, info.num_samples, manifest.sample_shape, manifest.num_classes
+    )
     if set(arrays) != set(layout):
         raise TrustError(
             f"shard {info.path} holds {sorted(arrays)}, expected {sorted(layout)}"
         )
     _check_arrays(arrays, layout, info)
-    for name in ("boundary_class", "nearest_class", "labels"):
+    for name in ("boundary_class", "labels"):
         if name in arrays and arrays[name].max() >= manifest.num_classes:
             raise TrustError(
                 f"shard {info.path}: {name} goes up to {arrays[name].max()}, expected "

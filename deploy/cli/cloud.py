@@ -225,7 +225,7 @@ def _publish(
     trial = " (of a trial teacher)" if manifest.teacher.trial else ""
     typer.echo(
         f"channel '{manifest.channel}' is at version {manifest.version}{trial}: "
-        f"{sum(shard.num_bytes for shard in manifest.shards):,} bytes, "
+        f"{manifest.num_bytes:,} bytes, "
         f"{counted(manifest.num_samples, 'sample')}"
     )
 

@@ -26,9 +26,10 @@ from deploy.report.wording import human_bytes, percent
 CONTENT_NAMES = {
     "soft_labels": "soft labels",
     "deltas": "adversarial deltas",
-    "adv_labels": "soft labels of these",
     "boundary_points": "boundary points",
-    "margins": "margins",
+    "images": "images",
+    "val_images": "validation images",
+    "weights": "starting weights",
 }
 ARM_WORDS = {ALONE: "alone", SHIPPED: SHIPPED, NO_TEACHER: "no teacher"}
 

@@ -120,7 +120,7 @@ def release_facts(manifest: Manifest) -> ReleaseFacts:
     return ReleaseFacts(
         channel=manifest.channel,
         version=manifest.version,
-        bytes=sum(shard.num_bytes for shard in manifest.shards),
+        bytes=manifest.num_bytes,
         num_samples=manifest.num_samples,
         bytes_per_sample={
             content: round(each, 3)

@@ -61,7 +61,7 @@ class TeacherResult(Record):
 
 
 class ReleaseFacts(Record):
-    """The published release; `bytes` counts its shards, headers included."""
+    """The published release; `bytes` counts its shards, and its starting weights."""
 
     channel: str
     version: int

@@ -100,9 +100,14 @@ def describe_progress(
 
 def describe_release(release: ReleaseFacts) -> str:
     """Say in a line what was published."""
+    shipped = ""
+    if "images" in release.bytes_per_sample:
+        shipped = ", the images themselves among them"
+    if "weights" in release.bytes_per_sample:
+        shipped += ", with starting weights"
     return (
         f"{release.channel} v{release.version}: {human_bytes(release.bytes)} for "
-        f"{counted(release.num_samples, 'sample')}"
+        f"{counted(release.num_samples, 'sample')}{shipped}"
     )
 
 

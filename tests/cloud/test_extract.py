@@ -96,16 +96,13 @@ def test_soft_labels_are_the_teachers_logits_within_quantisation(
     assert (error <= half_a_step(arrays, "logits") + 1e-5).all()
 
 
-def test_adversarial_logits_are_the_teachers_at_the_view_that_a_node_decodes(
+def test_shipped_deltas_fool_the_teacher_as_a_node_decodes_them(
     knowledge: Knowledge, teacher: nn.Module, data: tuple[Tensor, Tensor]
 ) -> None:
-    arrays, (x, y) = knowledge["adv_labels"], data
+    x, y = data
     packed = knowledge["deltas"]["delta_signs"]
     signs = torch.from_numpy(unpack_signs(packed, (1, 8, 8)))
-    view = (x + EPS * signs).clamp(0, 1)
-    exact = logits_at(teacher, view)
-    error = np.abs(decoded(arrays, "adv_logits") - exact)
-    assert (error <= half_a_step(arrays, "adv_logits") + 1e-5).all()
+    exact = logits_at(teacher, (x + EPS * signs).clamp(0, 1))
     clean = (logits_at(teacher, x).argmax(1) == y.numpy()).mean()
     assert (exact.argmax(1) == y.numpy()).mean() < clean - 0.1
 
@@ -166,17 +163,6 @@ def test_a_boundary_search_stops_where_the_class_has_changed(
     moved = (short - long).flatten(1).abs().amax(1) > 0
     assert not moved[stopped].any()
     assert moved[~stopped].any()
-
-
-def test_margins_measure_how_far_the_teacher_is_from_the_nearest_other_class(
-    knowledge: Knowledge, teacher: nn.Module, data: tuple[Tensor, Tensor]
-) -> None:
-    x, y = data
-    logits, arrays = logits_at(teacher, x), knowledge["margins"]
-    right = logits.argmax(1) == y.numpy()
-    assert ((arrays["margin"] > 0) == right).mean() > 0.99  # ties within float16
-    assert (arrays["nearest_class"] != y.numpy()).all()
-    assert (arrays["nearest_class"][~right] == logits.argmax(1)[~right]).all()
 
 
 def test_the_same_seed_extracts_the_same_and_another_does_not(

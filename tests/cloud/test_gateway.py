@@ -19,7 +19,7 @@ from cloud.storage import StorageDir
 from common.pb import takt_pb2 as pb
 
 SIZE = 300_000
-PATH = "targets/digits/1/abc.margins-0.safetensors"
+PATH = "targets/digits/1/abc.deltas-0.safetensors"
 CONTENT = np.random.default_rng(0).bytes(SIZE)
 INVALID, MISSING = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 
@@ -36,7 +36,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayThread]
 
 def publish(gateway: GatewayThread, folder: Path) -> int:
     data = b"s" * 100
-    shard = shard_of("margins", data, num_samples=4)
+    shard = shard_of("deltas", data, num_samples=4)
     folder.mkdir(exist_ok=True)
     (folder / shard.path).write_bytes(data)
     manifest = draft(shards=(shard,))

@@ -157,7 +157,7 @@ def test_a_shard_that_is_not_what_was_extracted_is_not_signed(
     content: bytes | None,
     message: str,
 ) -> None:
-    path = knowledge / "margins-0.safetensors"
+    path = knowledge / "deltas-0.safetensors"
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(StorageError, match=f"{message}.*extract the knowledge again"):
         repository.publish(draft(), knowledge)

@@ -28,7 +28,7 @@ def test_a_flipped_byte_in_a_shard_is_refused(
     repository: ReleaseRepository, knowledge: Path, node: Node
 ) -> None:
     manifest = repository.publish(draft(), knowledge)
-    shard = only(repository.root / "targets", "*.margins-0.safetensors")
+    shard = only(repository.root / "targets", "*.deltas-0.safetensors")
     shard.write_bytes(b"t" + SHARD[1:])
     with pytest.raises(LengthOrHashMismatchError):
         node.pull(manifest.shards[0].path)
@@ -38,7 +38,7 @@ def test_a_shard_longer_than_declared_is_cut_off(
     repository: ReleaseRepository, knowledge: Path, node: Node
 ) -> None:
     manifest = repository.publish(draft(), knowledge)
-    shard = only(repository.root / "targets", "*.margins-0.safetensors")
+    shard = only(repository.root / "targets", "*.deltas-0.safetensors")
     shard.write_bytes(SHARD + b"x")
     with pytest.raises(DownloadLengthMismatchError):
         node.pull(manifest.shards[0].path)

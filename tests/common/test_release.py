@@ -24,6 +24,7 @@ from common.release import (
     Manifest,
     ShardInfo,
     TeacherCard,
+    WeightsInfo,
     decode_manifest,
     decode_shard,
     encode_manifest,
@@ -50,7 +51,7 @@ def _evaluation() -> Evaluation:
     )
 
 
-def _info(content: Content, data: bytes, first: int = 0, n: int = 6) -> ShardInfo:
+def _info(content: str, data: bytes, first: int = 0, n: int = 6) -> ShardInfo:
     return ShardInfo(
         path=f"digits/3/{content}-{first}.safetensors",
         content=content,
@@ -113,7 +114,7 @@ def test_a_shard_comes_back_as_it_went_in(
         if dtype == np.float16:
             low = 0.0 if name.endswith("scale") else -65_504.0
             elements = st.floats(low, 65_504.0, width=16)
-        elif name in ("boundary_class", "nearest_class"):
+        elif name == "boundary_class":
             elements = st.integers(0, CLASSES - 1)
         arrays[name] = data.draw(hnp.arrays(dtype, shape, elements=elements))
     found = _decode(content, arrays, n)
@@ -198,13 +199,11 @@ def _change(content: Content, **changes: Any) -> dict[str, NDArray[Any]]:
             {"logits_scale": np.full(6, np.nan, np.float16)},
             "logits_scale has NaN or infinite",
         ),
-        ("margins", {"margin": np.full(6, np.inf, np.float16)}, "margin has NaN"),
         (
-            "adv_labels",
-            {"adv_logits_scale": np.full(6, -1, np.float16)},
-            "adv_logits_scale goes down to -1.0",
+            "soft_labels",
+            {"logits_scale": np.full(6, -1, np.float16)},
+            "logits_scale goes down to -1.0",
         ),
-        ("margins", {"nearest_class": np.full(6, 4, np.uint8)}, "goes up to 4"),
         (
             "boundary_points",
             {"boundary_class": np.full(6, 255, np.uint8)},
@@ -221,20 +220,14 @@ def test_a_shard_that_is_not_as_declared_is_refused(
     assert said in str(error.value)
 
 
-def test_deltas_of_the_first_schema_came_with_the_teachers_logits() -> None:
-    arrays = _arrays("deltas") | _arrays("adv_labels")
-    data = encode_shard(arrays)
-    info = _info("deltas", data)
-    old = _manifest(info).model_copy(update={"schema_version": 1})
-    assert set(decode_shard(data, info, old)) == set(arrays)
-    assert decode_manifest(encode_manifest(old)) == old
-    with pytest.raises(TrustError, match="holds"):
-        decode_shard(data, info, _manifest(info))
-
-
-def test_negative_margins_are_fine() -> None:
-    arrays = _change("margins", margin=np.full(6, -3, np.float16))
-    assert (_decode("margins", arrays)["margin"] == -3).all()
+def test_a_release_of_the_second_schema_is_read_without_what_nobody_reads() -> None:
+    data = encode_shard(_arrays("deltas"))
+    old = [_info("adv_labels", b"x"), _info("margins", b"y"), _info("deltas", data)]
+    manifest = _manifest(*old).model_copy(update={"schema_version": 2})
+    found = decode_manifest(encode_manifest(manifest))
+    assert found == manifest
+    (needed,) = found.shards_for(contents_for("takt", 0))
+    assert set(decode_shard(data, needed, found)) == {"delta_signs"}
 
 
 def test_a_shard_of_another_content_is_refused() -> None:
@@ -270,6 +263,7 @@ def _edit(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     ("edit", "said"),
     [
         (_edit("schema_version", 4), "has schema 4, this takt reads 3; update"),
+        (_edit("schema_version", 1), "has schema 1, this takt reads 3; update"),
         (_edit("schema_version", None), "has schema None"),
         (_edit("num_samples", 0), "num_samples"),
         (_edit("sample_shape", [1, -3, 5]), "sample_shape"),
@@ -328,7 +322,7 @@ def test_two_shards_of_one_name_are_refused_also_where_only_case_differs() -> No
     one = _info("deltas", b"x")
     folder, name = one.path.rsplit("/", 1)
     shouted = {"path": f"{folder}/{name.upper()}"}
-    two = _info("margins", b"x").model_copy(update=shouted)
+    two = _info("boundary_points", b"x").model_copy(update=shouted)
     with pytest.raises(TrustError, match="occurs twice"):
         decode_manifest(encode_manifest(_manifest(one, two)))
 
@@ -370,3 +364,20 @@ def test_bytes_per_sample_count_headers_too() -> None:
         _info("deltas", b"x" * 60, n=3), _info("deltas", b"x" * 30, first=3, n=3)
     )
     assert manifest.bytes_per_sample() == {"deltas": 15.0}
+
+
+def test_bytes_count_starting_weights_too() -> None:
+    robust = _evaluation()
+    weights = WeightsInfo(
+        path="digits/3/weights-small.safetensors",
+        num_bytes=120,
+        sha256="a" * 64,
+        architecture="cnn_small",
+        num_parameters=10,
+        clean_accuracy=0.9,
+        robust=robust,
+    )
+    manifest = _manifest(_info("deltas", b"x" * 60))
+    manifest = manifest.model_copy(update={"weights": {"small": weights}})
+    assert manifest.bytes_per_sample() == {"deltas": 10.0, "weights": 20.0}
+    assert manifest.num_bytes == 180

@@ -115,7 +115,7 @@ def test_a_kill_at_any_point_of_the_work_is_made_good_by_a_restart(
     assert not list(state.outbox.iterdir())
     assert outcomes(site, distilled) == ["promoted"]
     manifest = site.repository.manifest(CHANNEL)
-    shards = [s for s in manifest.shards if s.content != "margins"]
+    shards = [s for s in manifest.shards if s.content != "unread"]
     missing = sum(s.num_bytes for s in shards if s.sha256 not in verified)
     assert read_status(distilled.state_dir).pulled_bytes <= missing + 20_000
 

@@ -97,7 +97,7 @@ def test_every_verified_byte_is_pulled_once_over_a_line_that_is_cut(
     site: EdgeSite, node: EdgeConfig, cut_at: int
 ) -> None:
     manifest = site.publish_noise()
-    used = [s for s in manifest.shards if s.content != "margins"]
+    used = [s for s in manifest.shards if s.content != "unread"]
     with ChaosProxy(node.gateway) as proxy:
         for _ in range(4):
             proxy.then(cut_at=cut_at)

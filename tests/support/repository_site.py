@@ -14,7 +14,7 @@ from cloud.publishing.repository import ReleaseRepository
 from common.release import Manifest
 
 SHARD = b"s" * 1000
-_INFO = shard_of("margins", SHARD, num_samples=4)
+_INFO = shard_of("deltas", SHARD, num_samples=4)
 
 
 class Files(FetcherInterface):
