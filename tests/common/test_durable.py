@@ -4,9 +4,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from waiting import WAIT_S
 
 from common.durable import locked, make_folder, storing, write_atomic
 from common.errors import StorageError
@@ -17,7 +20,7 @@ from pathlib import Path
 from common.durable import locked
 with locked(Path(sys.argv[1]), busy=str):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 
@@ -118,26 +121,33 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
 
 def test_without_words_for_a_busy_lock_it_is_waited_for(tmp_path: Path) -> None:
     holder = Holder(tmp_path / "lock")
-    kill = threading.Timer(0.3, holder.kill)
-    kill.start()
-    with locked(tmp_path / "lock"):
-        assert holder.process.poll() is not None
-    kill.join()
+    freed = threading.Event()
+
+    def wait_for_it() -> None:
+        with locked(tmp_path / "lock"):
+            assert freed.is_set()
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait_for_it)
+        freed.set()
+        holder.kill()
+        waiting.result(timeout=WAIT_S)
 
 
 def test_threads_of_one_process_exclude_each_other(tmp_path: Path) -> None:
-    inside = threading.Event()
+    inside: list[int] = []
 
     def hold() -> None:
-        with locked(tmp_path / "lock"):
-            inside.set()
+        for _ in range(20):
+            with locked(tmp_path / "lock"):
+                inside.append(1)
+                time.sleep(0.001)  # the others' chance to come in as well
+                assert len(inside) == 1
+                inside.pop()
 
-    with locked(tmp_path / "lock"):
-        thread = threading.Thread(target=hold)
-        thread.start()
-        assert not inside.wait(0.2)
-    thread.join()
-    assert inside.is_set()
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(hold) for _ in range(4)]:
+            done.result(timeout=WAIT_S)
 
 
 def test_a_forked_process_does_not_keep_the_lock(tmp_path: Path) -> None:
