@@ -61,11 +61,16 @@ def total_anonymous_mib(
         seen.add(found)
         text = _read(f"/proc/{pid}/smaps_rollup")
         share = _kib(text, b"Pss_Anon:")  # since Linux 5.9
-        if share is None:
-            total += found.anonymous_mib
-        else:
+        if share is not None:
             total += (share + (_kib(text, b"SwapPss:") or 0)) / 1024
+        elif text or _has_memory(pid):
+            total += found.anonymous_mib
+        # Else it has ended since it was read, and what it shared is its parent's.
     return total
+
+
+def _has_memory(pid: int) -> bool:
+    return _kib(_read(f"/proc/{pid}/status"), b"RssAnon:") is not None
 
 
 def cpu_s(pid: int) -> float:
