@@ -5,16 +5,17 @@ kept (`cloud.fleet.database`), and escaping for HTML, which is the page's part.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cloud.errors import BadRequestError
-from common.pb.takt_pb2 import HeartbeatRequest, ReportRequest
+from common.pb.takt_pb2 import Evaluation, HeartbeatRequest, ReportRequest
 from common.text import shortened
 
 MAX_BIGINT = 2**63 - 1  # what the database can hold
 MAX_CURVE = 10_000
 MAX_EVALUATIONS = 32
 MAX_FLAGS = 16
+MAX_NOTES = 16
 MAX_CPU_S = 1e9  # some thirty years
 MAX_MEMORY_MIB = 1e8
 
@@ -54,7 +55,10 @@ def checked_report(report: ReportRequest) -> ReportRequest:
         ("weights_sha256", 64),
     ):
         setattr(checked, field, clean(getattr(report, field), length))
-    for field in ("version", "num_parameters", "pulled_bytes"):
+    for field in (
+        *("version", "num_parameters", "pulled_bytes"),
+        *("live_bytes", "own_images", "own_labelled"),
+    ):
         _within(field, getattr(report, field), MAX_BIGINT)
     _within("peak_memory_mib", report.peak_memory_mib, MAX_MEMORY_MIB)
     _within("profile.cpus", report.profile.cpus, 1e5)
@@ -62,24 +66,37 @@ def checked_report(report: ReportRequest) -> ReportRequest:
         checked.cap.method = clean(report.cap.method, 64)
     for field in ("distil", "attack", "evaluate"):
         _within(f"cpu_s.{field}", getattr(report.cpu_s, field), MAX_CPU_S)
-    _within("clean_accuracy", report.clean_accuracy, 1)  # absent reads as 0
-    _at_most("robust", report.robust, MAX_EVALUATIONS)
+    for field in (
+        *("clean_accuracy", "release_clean_accuracy"),
+        *("shipped_own_robust", "shipped_release_robust"),
+    ):
+        _within(field, getattr(report, field), 1)  # absent reads as 0
     _at_most("curve", report.curve, MAX_CURVE)
-    for evaluation in checked.robust:
-        _within("robust.accuracy", evaluation.accuracy, 1)
-        _within("robust.eps", evaluation.eps, 1)
-        _at_most("robust.flags", evaluation.flags, MAX_FLAGS)
-        for field in ("attack", "version", "norm"):
-            setattr(evaluation, field, clean(getattr(evaluation, field), 64))
-        flags = [clean(flag, 64) for flag in evaluation.flags]
-        evaluation.ClearField("flags")
-        evaluation.flags.extend(flags)
+    _at_most("notes", report.notes, MAX_NOTES)
+    checked.ClearField("notes")
+    checked.notes.extend(clean(note, 500) for note in report.notes)
+    for field in ("robust", "release_robust"):
+        _check_evaluations(field, getattr(checked, field))
     for point in report.curve:
         _within("curve.cpu_s", point.cpu_s, MAX_CPU_S)
         # Absent reads as 0, which is within.
         _within("curve.clean_accuracy", point.clean_accuracy, 1)
         _within("curve.robust_accuracy", point.robust_accuracy, 1)
     return checked
+
+
+def _check_evaluations(field: str, evaluations: Sequence[Evaluation]) -> None:
+    """Bound the robust accuracies of a report, in place."""
+    _at_most(field, evaluations, MAX_EVALUATIONS)
+    for evaluation in evaluations:
+        _within(f"{field}.accuracy", evaluation.accuracy, 1)
+        _within(f"{field}.eps", evaluation.eps, 1)
+        _at_most(f"{field}.flags", evaluation.flags, MAX_FLAGS)
+        for name in ("attack", "version", "norm"):
+            setattr(evaluation, name, clean(getattr(evaluation, name), 64))
+        flags = [clean(flag, 64) for flag in evaluation.flags]
+        evaluation.ClearField("flags")
+        evaluation.flags.extend(flags)
 
 
 def clean(text: str, length: int) -> str:

@@ -24,9 +24,21 @@ _MARKER = "for"  # in a work folder: which release and job it belongs to
 
 
 def make_job(
-    config: EdgeConfig, manifest: Manifest, *, folder: Path, work: Path
+    config: EdgeConfig,
+    manifest: Manifest,
+    *,
+    folder: Path,
+    work: Path,
+    serving: Path | None = None,
 ) -> DistilJob:
     """Make the child's job for a pulled release.
+
+    Args:
+        config: of the node.
+        manifest: of the release.
+        folder: where it was pulled to.
+        work: the job's folder.
+        serving: the student to measure beside the new one; None: no student.
 
     Raises:
         ConfigError: the release is of a data set that this takt does not know, or
@@ -51,6 +63,8 @@ def make_job(
         cpu_budget_s=config.cpu_budget_s,
         live=_live_link(config, manifest),
         own=config.data,
+        max_forgetting=config.max_forgetting,
+        serving=serving,
         answers=StateDir(config.state_dir).answers if config.data else None,
     )
 

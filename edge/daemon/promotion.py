@@ -1,14 +1,16 @@
 """Whether a new student takes over, and the durable steps by which it does.
 
-A student is promoted unless it is collapsed, or less robust (by the same attack on
-the same data) than the one that serves. Its folder is complete before current.json
-names it. Not here: the measurements (the child makes them, on the node's validation
-images) and current.json itself (edge/state.py).
+A student is promoted unless it is collapsed, less robust (by the same attack on the
+same images) than the one that serves, or has forgotten too much of what the release's
+validation images show and the node's own do not. Its folder is complete before
+current.json names it. Not here: the measurements (the child makes them, of both
+students where the node has images of its own) and current.json itself (edge/state.py).
 """
 
 import contextlib
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from common import faults
 from common.durable import fsync_folder, storing, write_atomic
@@ -18,6 +20,7 @@ from edge.jobs.job import RESULT, STUDENT, DistilResult
 from edge.state import Promoted, StateDir, sha256_of
 
 CARD = "promoted.json"
+_ROUNDING = 1e-9  # of differences of fractions
 
 
 def robust_accuracy(result: DistilResult | Promoted) -> float:
@@ -29,10 +32,27 @@ def _attacks(result: DistilResult | Promoted) -> set[tuple[str, str, str]]:
     return {(each.attack, each.version, each.norm) for each in result.robust}
 
 
+class _Figures(NamedTuple):
+    """A student's robust accuracies on the images that a node goes by."""
+
+    main: float  # on the node's own validation images; without any, the release's
+    release: float | None  # on the release's, where the first are the node's own
+
+
 def decide(
-    result: DistilResult, manifest: Manifest, serving: Promoted | None
+    result: DistilResult,
+    manifest: Manifest,
+    serving: Promoted | None,
+    *,
+    max_forgetting: float = 0.02,
 ) -> tuple[str, str]:
     """Decide whether a new student takes over.
+
+    Args:
+        result: of the new student.
+        manifest: of its release.
+        serving: the student that serves; None: there is none yet.
+        max_forgetting: robust accuracy that may be lost on the release's images.
 
     Returns:
         The outcome for report and current.json ("promoted", "kept" when the old
@@ -43,21 +63,69 @@ def decide(
             "the student answers one class for (nearly) every image; it is not "
             "promoted: see learning_rate and eps_warmup_epochs of its recipe"
         )
-    new = robust_accuracy(result)
+    new = _figures(result)
+    what = ""
+    if "as_shipped" in result.flags:
+        what = "the release's starting weights, which training did not improve: "
     if serving is None:
-        return "promoted", f"the first student, {new:.1%} robust on validation images"
-    same = (serving.fingerprint, serving.eps) == (manifest.fingerprint, manifest.eps)
-    if not same:
-        return "promoted", "the release is of other data or another threat"
-    if _attacks(result) != _attacks(serving):
-        return "promoted", "the student that serves was measured by another attack"
-    old = robust_accuracy(serving)
-    if new < old:
-        return "kept", (
-            f"{new:.1%} robust on validation images, the student of version "
-            f"{serving.version} has {old:.1%} and stays"
+        return "promoted", f"{what or 'the first student, '}{_described(new)}"
+    old = _figures_of_serving(result, serving)
+    if serving.eps != manifest.eps or (
+        result.serving is None and serving.fingerprint != manifest.fingerprint
+    ):
+        return "promoted", f"{what}the release is of other data or another threat"
+    if result.serving is None and _attacks(result) != _attacks(serving):
+        return "promoted", (
+            f"{what}the student that serves was measured by another attack"
         )
-    return "promoted", f"{new:.1%} robust on validation images, before {old:.1%}"
+    stays = f"the student of version {serving.version}"
+    if new.main < old.main:
+        return "kept", (f"{what}{_described(new)}, {stays} has {_both(old)} and stays")
+    if _lost(old, new) > max_forgetting + _ROUNDING:
+        return "kept", (
+            f"{what}forgets what the release's images show: {_described(new)}, {stays} "
+            f"has {_both(old)} and stays; max_forgetting is {max_forgetting:.1%}"
+        )
+    return "promoted", f"{what}{_described(new)}, before {_both(old)}"
+
+
+def _figures(result: DistilResult | Promoted) -> _Figures:
+    """Take a student's figures; the release's own apart from the node's only."""
+    main = robust_accuracy(result)
+    if not result.release_robust or result.release_robust == result.robust:
+        return _Figures(main, None)
+    return _Figures(main, min(each.accuracy for each in result.release_robust))
+
+
+def _figures_of_serving(result: DistilResult, serving: Promoted) -> _Figures:
+    """Take those of the student that serves: on the images of now, if measured."""
+    now = result.serving
+    if now is None:
+        return _figures(serving)
+    if now.own_robust is None:
+        return _Figures(now.release_robust or 0.0, None)
+    return _Figures(now.own_robust, now.release_robust)
+
+
+def _lost(old: _Figures, new: _Figures) -> float:
+    if old.release is None or new.release is None:
+        return 0.0
+    return old.release - new.release
+
+
+def _described(figures: _Figures) -> str:
+    if figures.release is None:
+        return f"{figures.main:.1%} robust on validation images"
+    return (
+        f"{figures.main:.1%} robust on own validation images and "
+        f"{figures.release:.1%} on the release's"
+    )
+
+
+def _both(figures: _Figures) -> str:
+    if figures.release is None:
+        return f"{figures.main:.1%}"
+    return f"{figures.main:.1%} and {figures.release:.1%}"
 
 
 def store_student(
@@ -96,6 +164,7 @@ def store_student(
             eps=manifest.eps,
             clean_accuracy=result.clean_accuracy,
             robust=result.robust,
+            release_robust=result.release_robust,
         )
         place = state.students / name
         if place.exists():

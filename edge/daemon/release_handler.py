@@ -28,7 +28,7 @@ from edge.daemon.new_images import NewImages, Snapshot
 from edge.daemon.promotion import decide, prune_students, robust_accuracy, store_student
 from edge.daemon.reports import Outbox, make_report
 from edge.daemon.status import StatusReporter
-from edge.jobs.job import DistilResult, EpochPoint
+from edge.jobs.job import STUDENT, DistilResult, EpochPoint
 from edge.jobs.runner import JOB, ChildUsage, Distillation
 from edge.link.client import Link
 from edge.releases.sync import MANIFEST, Release, ReleaseSync
@@ -161,7 +161,12 @@ class ReleaseHandler:
             return _Conclusion("refused", str(e), failure=e)
         except TaktError as e:
             return _Conclusion("failed", str(e), failure=e)
-        outcome, message = decide(result, manifest, self.current.promoted)
+        outcome, message = decide(
+            result,
+            manifest,
+            self.current.promoted,
+            max_forgetting=self._config.max_forgetting,
+        )
         if self._usage is not None and self._usage.halved_to is not None:
             recipe = recipe_of(manifest, self._config.student)
             halved = f"from {recipe.batch_size} to {self._usage.halved_to}"
@@ -183,7 +188,13 @@ class ReleaseHandler:
     ) -> DistilResult:
         """Run the child to its end, or return the result of an earlier run."""
         config = self._config
-        job = make_job(config, manifest, folder=folder, work=work)
+        job = make_job(
+            config,
+            manifest,
+            folder=folder,
+            work=work,
+            serving=self._serving_student(),
+        )
         prepare_work_dir(release, job, images)
         distillation = Distillation(
             config.profile,
@@ -197,6 +208,16 @@ class ReleaseHandler:
             job, default_batch_size=recipe.batch_size
         )
         return result
+
+    def _serving_student(self) -> Path | None:
+        """Name the file of the student that serves, for a node with own images.
+
+        These change, so that it is measured anew on what the next one is measured on.
+        """
+        promoted = self.current.promoted
+        if promoted is None or self._config.data is None:
+            return None
+        return self._state.students / promoted.folder / STUDENT
 
     def _report_progress(self, last: EpochPoint | None, usage: ChildUsage) -> None:
         """Put the child's last epoch into the status."""

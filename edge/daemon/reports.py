@@ -25,6 +25,7 @@ from edge.link.failures import RefusedError
 from edge.state import Current, StateDir
 
 REPORT = "report.json"
+MAX_NOTES = 16  # as many as a gateway takes
 
 
 def make_report(
@@ -75,6 +76,18 @@ def _add_result(report: takt_pb2.ReportRequest, result: DistilResult) -> None:
     report.live_bytes = result.live_bytes
     for each in result.robust:
         to_wire(each, report.robust.add())
+    report.own_images = result.own_images
+    report.own_labelled = result.own_labelled
+    report.notes.extend(result.notes[:MAX_NOTES])
+    if result.release_clean_accuracy is not None:
+        report.release_clean_accuracy = result.release_clean_accuracy
+    for each in result.release_robust:
+        to_wire(each, report.release_robust.add())
+    if result.shipped is not None:
+        for kind in ("own_robust", "release_robust"):
+            value = getattr(result.shipped, kind)
+            if value is not None:
+                setattr(report, f"shipped_{kind}", value)
     for point in result.curve:
         to_wire(point, report.curve.add())
 

@@ -16,6 +16,8 @@ from common.robustness.evaluate import is_collapsed, predict, robust_accuracy_pg
 from edge.distill.batch import Images
 from edge.jobs.job import ShippedScores
 
+_ROUNDING = 1e-9  # of differences of fractions
+
 
 class Score(NamedTuple):
     """A student's accuracy on some images."""
@@ -75,7 +77,7 @@ def is_worse(trained: Scores, shipped: Scores, max_forgetting: float) -> bool:
     if trained.release is None or shipped.release is None:
         return False
     lost = shipped.release.robust.accuracy - trained.release.robust.accuracy
-    return lost > max_forgetting
+    return lost > max_forgetting + _ROUNDING
 
 
 def _score(

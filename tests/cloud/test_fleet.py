@@ -64,6 +64,13 @@ def report(version: int = 1) -> ReportRequest:
         outcome="promoted",
         message="better than none",
         weights_sha256="a" * 64,
+        release_clean_accuracy=0.9,
+        release_robust=[Evaluation(attack="pgd", eps=0.15, accuracy=0.0)],
+        own_images=200,
+        own_labelled=100,
+        shipped_own_robust=0.0,
+        shipped_release_robust=0.5,
+        notes=["2 of 200 images are left out"],
     )
 
 
@@ -146,6 +153,12 @@ IMPOSSIBLE = [
     *(ReportRequest(cpu_s=CpuSeconds(distil=value)) for value in (NAN, -1, 1e12)),
     *(ReportRequest(cpu_s=CpuSeconds(evaluate=value)) for value in (NAN, -1, INF)),
     *(ReportRequest(profile=Profile(cpus=value)) for value in (NAN, -1, INF)),
+    *(ReportRequest(release_clean_accuracy=value) for value in (NAN, -0.1, 1.1)),
+    *(ReportRequest(shipped_own_robust=value) for value in (NAN, -0.1, 1.1)),
+    *(ReportRequest(shipped_release_robust=value) for value in (INF, 2)),
+    ReportRequest(own_images=2**63),
+    ReportRequest(own_labelled=2**64 - 1),
+    ReportRequest(live_bytes=2**63),
     ReportRequest(version=2**63),
     ReportRequest(pulled_bytes=2**64 - 1),
     ReportRequest(num_parameters=2**63),
@@ -170,6 +183,10 @@ def test_lies_inside_lists_are_refused(fleet: Fleet, value: float) -> None:
     with pytest.raises(BadRequestError, match=r"robust\.accuracy"):
         fleet.report("sensor", request)
     request = report()
+    request.release_robust.add(accuracy=value)
+    with pytest.raises(BadRequestError, match=r"release_robust\.accuracy"):
+        fleet.report("sensor", request)
+    request = report()
     request.curve[0].clean_accuracy = value
     with pytest.raises(BadRequestError, match=r"curve\.clean_accuracy"):
         fleet.report("sensor", request)
@@ -181,6 +198,10 @@ def test_lists_without_end_are_refused(fleet: Fleet) -> None:
     with pytest.raises(BadRequestError, match="curve has 10003 entries"):
         fleet.report("sensor", request)
     request = report()
+    request.notes.extend(["x"] * 16)
+    with pytest.raises(BadRequestError, match=r"notes has 17 entries"):
+        fleet.report("sensor", request)
+    request = report()
     request.robust[0].flags.extend(["x"] * 17)
     with pytest.raises(BadRequestError, match=r"robust\.flags has 18"):
         fleet.report("sensor", request)
@@ -190,11 +211,14 @@ def test_huge_texts_are_cut_and_terminal_escapes_removed(fleet: Fleet) -> None:
     request = report()
     request.message = "\x1b[2J<b>" + "x" * 1_000_000
     request.architecture = "a\nb\0c"
+    request.notes[0] = "\x1b[2J" + "y" * 1000
     fleet.report("sensor", request)
     (row,) = fleet.reports()
     assert row.report.message.startswith(" [2J<b>x")
     assert len(row.report.message) == 500
     assert row.report.architecture == "a b c"
+    assert row.report.notes[0].startswith(" [2Jy")
+    assert len(row.report.notes[0]) == 500
 
 
 @given(st.binary(max_size=200))

@@ -1,0 +1,165 @@
+"""Who takes over: on the node's own images, and what the release's still show."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edge_site import edge_site, recipe
+from release_drafts import draft
+from transfer_site import own_folder
+
+from common.config import OwnImagesConfig, TuningConfig
+from common.records import CpuSeconds, Evaluation
+from edge.daemon.node import NodeDaemon
+from edge.daemon.promotion import decide
+from edge.jobs.job import DistilResult, ShippedScores
+from edge.state import Promoted
+
+
+def evaluation(accuracy: float, num_images: int = 40) -> Evaluation:
+    return Evaluation(
+        attack="pgd",
+        version="3 steps",
+        norm="Linf",
+        eps=0.15,
+        num_images=num_images,
+        accuracy=accuracy,
+        seed=0,
+    )
+
+
+def result(own: float, release: float | None = None, **fields: Any) -> DistilResult:
+    """The result of a student, on own images and on those of the release."""
+    values: dict[str, Any] = {
+        "student": "tiny",
+        "architecture": "cnn_tiny",
+        "num_parameters": 1,
+        "method": "takt",
+        "seed": 0,
+        "batch_size": 2,
+        "epochs": 1,
+        "best_epoch": 1,
+        "clean_accuracy": 0.9,
+        "robust": (evaluation(own),),
+        "release_robust": () if release is None else (evaluation(release, 60),),
+        "curve": (),
+        "cpu_s": CpuSeconds(distil=1, attack=0, evaluate=0),
+        "weights_sha256": "0" * 64,
+    }
+    return DistilResult(**{**values, **fields})
+
+
+def serving(own: float, release: float | None = None, **fields: Any) -> Promoted:
+    given = result(own, release)
+    values: dict[str, Any] = {
+        "channel": "digits",
+        "version": 3,
+        "student": "tiny",
+        "folder": "3",
+        "weights_sha256": "1" * 64,
+        "dataset": "digits",
+        "fingerprint": draft().fingerprint,
+        "eps": draft().eps,
+        "clean_accuracy": 0.9,
+        "robust": given.robust,
+        "release_robust": given.release_robust,
+    }
+    return Promoted(**{**values, **fields})
+
+
+def test_a_student_that_is_better_here_and_forgets_little_takes_over() -> None:
+    decided = decide(result(0.72, 0.64), draft(), serving(0.70, 0.66))
+    assert decided == (
+        "promoted",
+        "72.0% robust on own validation images and 64.0% on the release's, before "
+        "70.0% and 66.0%",
+    )
+
+
+def test_one_that_forgets_more_than_it_may_is_kept_back_with_both_figures() -> None:
+    decided = decide(result(0.80, 0.635), draft(), serving(0.70, 0.66))
+    assert decided == (
+        "kept",
+        "forgets what the release's images show: 80.0% robust on own validation images "
+        "and 63.5% on the release's, the student of version 3 has 70.0% and 66.0% and "
+        "stays; max_forgetting is 2.0%",
+    )
+
+
+def test_how_much_may_be_forgotten_is_the_nodes_choice() -> None:
+    given = (result(0.80, 0.60), draft(), serving(0.70, 0.66))
+    assert decide(*given, max_forgetting=0.1)[0] == "promoted"
+    assert decide(*given, max_forgetting=0.0)[0] == "kept"
+
+
+def test_one_that_is_worse_on_own_images_is_kept_back_however_little_it_forgets() -> (
+    None
+):
+    outcome, message = decide(result(0.69, 0.70), draft(), serving(0.70, 0.66))
+    assert outcome == "kept"
+    assert message == (
+        "69.0% robust on own validation images and 70.0% on the release's, the student "
+        "of version 3 has 70.0% and 66.0% and stays"
+    )
+
+
+def test_the_student_that_serves_counts_by_the_images_of_now() -> None:
+    now = ShippedScores(own_robust=0.60, release_robust=0.66)
+    outcome, message = decide(
+        result(0.65, 0.66, serving=now), draft(fingerprint="f" * 64), serving(0.70)
+    )
+    assert outcome == "promoted"
+    assert message.endswith("before 60.0% and 66.0%")
+
+
+def test_another_threat_is_another_matter_whatever_was_measured_now() -> None:
+    now = ShippedScores(own_robust=0.9, release_robust=0.9)
+    given = (result(0.5, 0.5, serving=now), draft(eps=0.3), serving(0.9))
+    assert decide(*given) == (
+        "promoted",
+        "the release is of other data or another threat",
+    )
+
+
+def test_a_release_without_other_images_is_judged_as_before() -> None:
+    assert decide(result(0.7), draft(), serving(0.69)) == (
+        "promoted",
+        "70.0% robust on validation images, before 69.0%",
+    )
+
+
+@pytest.mark.parametrize("before", [None, 0.5])
+def test_starting_weights_that_training_did_not_improve_are_called_so(
+    before: float | None,
+) -> None:
+    given = result(0.7, 0.6, flags=("as_shipped",))
+    old = None if before is None else serving(before, 0.6)
+    outcome, message = decide(given, draft(), old)
+    assert outcome == "promoted"
+    assert message.startswith(
+        "the release's starting weights, which training did not improve: 70.0% robust"
+    )
+
+
+def test_a_nodes_report_says_what_its_own_images_brought(tmp_path: Path) -> None:
+    own = OwnImagesConfig(folder=own_folder(tmp_path / "images", 80, unlabelled=10))
+    students = {"tiny": recipe(label_weight=0.3, tuning=TuningConfig(epochs=4))}
+    with edge_site(tmp_path / "site") as site:
+        site.publish_transfer(num_val=40, students=students)
+        config = site.join("sensor", data=own)
+        current = NodeDaemon(config).once()
+        assert site.gateway is not None
+        (row,) = site.gateway.running.fleet.reports(node="sensor")
+        site.publish_transfer(num_val=40, students=students)
+        own_folder(tmp_path / "images", 90, unlabelled=10)
+        again = NodeDaemon(config).once()
+    report = row.report
+    assert "before" in again.message or "and stays" in again.message
+    num_val = report.robust[0].num_images
+    assert current.outcome == "promoted", current.message
+    assert "robust on own validation images and" in report.message
+    assert (report.own_images, report.own_labelled) == (80 - num_val, 70 - num_val)
+    assert report.release_robust[0].num_images == 40
+    assert report.HasField("release_clean_accuracy")
+    assert report.HasField("shipped_own_robust")
+    assert report.HasField("shipped_release_robust")
