@@ -16,6 +16,7 @@ from waiting import until
 
 from cloud.gateway.live_teacher import Batch, LiveTeacher, Shapes
 from common.config import OwnImagesConfig
+from common.release import Manifest
 from edge.config import EdgeConfig
 from edge.daemon import NodeDaemon
 from edge.daemon.job_setup import make_job
@@ -227,6 +228,41 @@ def test_without_share_images_no_query_reaches_the_gateway(tmp_path: Path) -> No
     assert current.outcome == "promoted", current.message
     assert asked == []
     assert json.loads((work / "job.json").read_text())["live"] is None
+
+
+def test_shared_images_are_asked_about_once_each_and_new_ones_alone_later(
+    tmp_path: Path,
+) -> None:
+    asked: list[int] = []
+    published: list[Manifest] = []
+
+    async def shapes() -> Shapes:
+        return Shapes((1, 8, 8), 10, published[-1].teacher.weights_sha256)
+
+    async def query(x: Batch) -> Batch:
+        asked.append(len(x))
+        return np.tile(np.eye(10, dtype=np.float32)[2], (len(x), 1))
+
+    teacher = LiveTeacher(shapes, query, pull_back=lambda x, cotangent: query(x))
+    with edge_site(tmp_path / "site", teacher) as site:
+        published.append(site.publish_digits(students={"tiny": recipe()}))
+        save_images(tmp_path / "images", per_class=6)
+        data = OwnImagesConfig(folder=tmp_path / "images", share_images=True)
+        node = site.join("sensor", data=data)
+        first = NodeDaemon(node).once()
+        assert first.outcome == "promoted", first.message
+        assert sum(asked) == 2 * (6 - 1)  # one of each class is for validation
+        copy = tmp_path / "images" / "unlabelled"
+        copy.mkdir()
+        new = (tmp_path / "images" / "2" / "0.png").read_bytes()
+        (copy / "same.png").write_bytes(new)
+        NodeDaemon(node).once()
+        assert sum(asked) <= 2 * (6 - 1) + 1
+        assert site.gateway is not None
+        rows = site.gateway.running.fleet.reports(node="sensor")
+    assert len(rows) == 2
+    assert rows[0].report.live_bytes > 10 * (64 + 40)
+    assert rows[1].report.live_bytes < 2 * (64 + 40)
 
 
 def save_images(folder: Path, *, per_class: int) -> None:
