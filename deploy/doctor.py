@@ -26,9 +26,11 @@ from common.config import (
     DatasetConfig,
     GatewayConfig,
     NodeConfig,
+    OwnImagesConfig,
     ProfileConfig,
     RunConfig,
 )
+from common.data.folder_counts import count_folder
 from common.data.sources import open_sources
 from common.effective_limits import address_space_mib, effective_limits
 from common.errors import DataError
@@ -99,6 +101,7 @@ def examine(
         check_clock(now(), pki_dir),
         check_disk(runs_dir),
         check_data(config.dataset),
+        *check_node_images(config.nodes),
         check_shared_memory(),
     ]
     return [check_python(), finish_torch(), *rest]
@@ -333,6 +336,32 @@ def check_data(dataset: DatasetConfig) -> Finding:
         fix = "check that this is meant: deploy/README.md, Your own images"
         return Finding("warn", "data", found, fix)
     return Finding("ok", "data", f"{name}, {classes} classes, files are whole")
+
+
+def check_node_images(nodes: tuple[NodeConfig, ...]) -> list[Finding]:
+    """Say what images the nodes of a config have of their own, and who shares them."""
+    having = [(node.name, node.data) for node in nodes if node.data is not None]
+    if not having:
+        return []
+    try:
+        held = [f"{name}: {_held(data)}" for name, data in having]
+    except DataError as e:
+        what, _, fix = str(e).rpartition("; ")
+        return [Finding("fail", "images", what or str(e), fix or "correct nodes.data")]
+    sharing = [name for name, data in having if data.share_images]
+    if sharing:
+        held.append(
+            f"images of {', '.join(sharing)} leave the device: the gateway's teacher "
+            "is asked about them (share_images)"
+        )
+    return [Finding("ok", "images", "; ".join(held))]
+
+
+def _held(data: OwnImagesConfig) -> str:
+    if data.folder is not None:
+        return count_folder(data.folder).describe()
+    of_classes = f" of {counted(len(data.classes), 'class', 'classes')}"
+    return f"{counted(data.images or 0, 'image')}{of_classes * bool(data.classes)}"
 
 
 def check_shared_memory(folder: Path = Path("/dev/shm")) -> Finding:

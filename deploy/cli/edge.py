@@ -127,6 +127,16 @@ def status(
         typer.echo(describe_status(found))
 
 
+@app.command()
+def images(config: Config = DEFAULT) -> None:
+    """Say what [data] of edge.toml holds, and which images leave the device."""
+    from deploy.cli.node_images import describe_images
+    from edge.config import load_edge_config
+
+    for line in describe_images(load_edge_config(config)):
+        typer.echo(line)
+
+
 def describe_status(status: "Status") -> str:
     """Write a node's status as one line."""
     parts = [f"{status.node}: {status.state}"]

@@ -73,18 +73,9 @@ class NewImages:
         if any_new:
             return now.files_sha256 != current.images_sha256
         wanted = self._config.retrain_after if self._config else None
-        return wanted is not None and self._num_new(now, current) >= wanted
+        return wanted is not None and self.num_new(now, current) >= wanted
 
-    def keep(self, snapshot: Snapshot) -> None:
-        """Note the images of a distillation, before current.json names their digest.
-
-        Raises:
-            StorageError: disk full or not writable.
-        """
-        if len(snapshot.files) or self._path.exists():
-            write_atomic(self._path, snapshot.files.tobytes(), point="edge.seen")
-
-    def _num_new(self, now: Snapshot, current: Current) -> int:
+    def num_new(self, now: Snapshot, current: Current) -> int:
         """Count files that are new or changed since the last distillation."""
         data = b""
         with contextlib.suppress(OSError):
@@ -95,6 +86,15 @@ class NewImages:
         ):  # a kill came before current.json was written
             return len(now.files)
         return len(np.setdiff1d(now.files, np.frombuffer(data, np.uint64)))
+
+    def keep(self, snapshot: Snapshot) -> None:
+        """Note the images of a distillation, before current.json names their digest.
+
+        Raises:
+            StorageError: disk full or not writable.
+        """
+        if len(snapshot.files) or self._path.exists():
+            write_atomic(self._path, snapshot.files.tobytes(), point="edge.seen")
 
 
 def _hashes(folder: Path) -> Iterator[int]:

@@ -18,6 +18,7 @@ from common.config import (
     DatasetConfig,
     GatewayConfig,
     NodeConfig,
+    OwnImagesConfig,
     ProfileConfig,
     RunConfig,
 )
@@ -174,3 +175,28 @@ def test_files_that_a_run_would_pass_over_are_counted_with_what_to_do(
     finding = doctor.check_data(config)
     assert finding.level == "warn"
     assert "1 .HEIC in cat/" in finding.found and "Your own images" in finding.fix
+
+
+def node_with(name: str, data: OwnImagesConfig) -> NodeConfig:
+    profile = ProfileConfig(cpus=1, memory_mib=1000, bandwidth_kib_s=1000)
+    return NodeConfig(name=name, student="small", profile=profile, data=data)
+
+
+def test_what_images_nodes_have_and_who_shares_them_is_said(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.png").write_bytes(b"no image")
+    nodes = (
+        node_with("porch", OwnImagesConfig(images=200, classes=(2, 5))),
+        node_with("shed", OwnImagesConfig(folder=tmp_path, share_images=True)),
+    )
+    (finding,) = doctor.check_node_images(nodes)
+    assert "porch: 200 images of 2 classes" in finding.found
+    assert "shed: 1 image: 0 of 1 class (cat 0), 1 unreadable" in finding.found
+    assert "images of shed leave the device" in finding.found
+
+
+def test_a_nodes_folder_that_is_missing_fails_with_the_fix(tmp_path: Path) -> None:
+    data = OwnImagesConfig(folder=tmp_path / "absent")
+    (finding,) = doctor.check_node_images((node_with("porch", data),))
+    assert finding.level == "fail"
+    assert "absent" in finding.found and finding.fix
