@@ -21,7 +21,7 @@ are the constants behind the classes; `exit_codes` lists all of them.
 """
 
 import signal
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 
 class TaktError(Exception):
@@ -141,4 +141,9 @@ def exit_codes() -> list[tuple[int, str, str]]:
 
 def one_line(error: BaseException, limit: int = 200) -> str:
     """Shorten a library's message for the inside of one of ours."""
-    return " ".join(str(error).split())[:limit] or type(error).__name__
+    text = str(error)
+    if hasattr(error, "error_count"):  # of pydantic: a paragraph with its own words
+        from common.explain import explain
+
+        text = explain(cast(Any, error)).text
+    return " ".join(text.split())[:limit] or type(error).__name__

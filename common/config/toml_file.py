@@ -2,7 +2,8 @@
 
 tomllib reads, tomlkit writes: a file in which an option is set keeps its comments. Not
 here: the keys and their bounds (run.py), what is wrong with a value, in words
-(explain.py), which file and which options a command means (deploy.runtime.settings).
+(common.explain), which file and which options a command means
+(deploy.runtime.settings).
 """
 
 import json
@@ -13,8 +14,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from common.config.explain import Complaint, explain
 from common.errors import ConfigError
+from common.explain import Complaint, explain
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

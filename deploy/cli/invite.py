@@ -17,6 +17,7 @@ from cloud.pki.authority import Authority
 from common.config import NodeConfig, RunConfig
 from common.durable import make_folder, write_atomic
 from common.errors import ConfigError
+from common.explain import explain
 from deploy.simulation.node_images import images_of_nodes
 from edge.config import EdgeConfig, save_edge_config
 
@@ -68,7 +69,4 @@ def _edge_config(
             **common,
         )
     except ValidationError as e:
-        first = e.errors(include_url=False)[0]
-        raise ConfigError(
-            f"{first['loc'][0]} = {first['input']!r}: {first['msg']}, as nodes reach it"
-        ) from e
+        raise ConfigError(f"{explain(e, EdgeConfig).text}, as nodes reach it") from e

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from common.durable import write_atomic
-from common.errors import StorageError
+from common.errors import StorageError, one_line
 from common.records import Cap, CpuSeconds, CurvePoint, Evaluation, Profile, Record
 
 SCHEMA = 1
@@ -259,8 +259,6 @@ def read_result(run_dir: Path) -> RunResult:
     try:
         return RunResult.model_validate(tree)
     except ValidationError as e:
-        first = e.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise StorageError(
-            f"{path} is damaged: {where}: {first['msg']}; run the simulation again"
+            f"{path} is damaged: {one_line(e)}; run the simulation again"
         ) from e

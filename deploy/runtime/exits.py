@@ -133,14 +133,17 @@ def _usage_error(error: Any) -> int:
     # Imported here: most commands are typed without a mistake.
     from pydantic import ValidationError
 
-    from common.config.explain import expectation
+    from common.explain import expectation
 
     cause = error.__cause__
     if isinstance(cause, ValidationError):  # typer shows pydantic's text
         first = cause.errors(include_url=False)[0]
         message = f"{error.param.opts[0]} {first['input']}: {expectation(first)}"
     verb = error.ctx.command_path if error.ctx is not None else "takt"
-    _print_line(f"{message.rstrip('.')}; see {verb} --help")
+    if message.endswith("?"):  # "Did you mean 'train'?"
+        _print_line(f"{message} See {verb} --help")
+    else:
+        _print_line(f"{message.rstrip('.')}; see {verb} --help")
     return ConfigError.exit_code
 
 

@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.config import DatasetConfig, OwnImagesConfig, ProfileConfig
-from common.errors import StorageError
+from common.errors import StorageError, one_line
 from common.records import CpuSeconds, CurvePoint, Evaluation
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -133,10 +133,8 @@ def read_message(path: Path, model: type[MessageT]) -> MessageT:
     except OSError as e:
         raise StorageError(f"cannot read {path}: {e.strerror or e}") from e
     except ValidationError as e:
-        first = e.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise StorageError(
-            f"{path} is not a {model.__name__}: {where}: {first['msg']}; remove it"
+            f"{path} is not a {model.__name__}: {one_line(e)}; remove it"
         ) from e
 
 

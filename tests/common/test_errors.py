@@ -2,6 +2,9 @@
 
 import re
 
+import pytest
+from pydantic import BaseModel, Field, ValidationError
+
 import common.errors
 from common.errors import (
     OUT_OF_MEMORY,
@@ -11,6 +14,7 @@ from common.errors import (
     TaktError,
     error_of,
     exit_codes,
+    one_line,
     public_errors,
 )
 
@@ -64,3 +68,17 @@ def test_a_child_that_ran_out_of_memory_ends_with_a_code_of_its_own() -> None:
         kind.exit_code for kind in public_errors() if not issubclass(kind, CapError)
     ]
     assert OUT_OF_MEMORY not in others
+
+
+def test_a_record_that_does_not_fit_is_one_line_in_our_words() -> None:
+    class Small(BaseModel):
+        epochs: int = Field(ge=1)
+
+    for text, line in {
+        '{"epochs": 0}': "epochs = 0: expected 1 or more",
+        "{}": "key 'epochs' is missing; add it",
+        '{"epochs": ': "it is no whole JSON",
+    }.items():
+        with pytest.raises(ValidationError) as caught:
+            Small.model_validate_json(text)
+        assert one_line(caught.value) == line

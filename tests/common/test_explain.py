@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from common.config import RunConfig
-from common.config.explain import EXPECTED, expectation, explain
+from common.explain import EXPECTED, expectation, explain
 from deploy.runtime.settings import read_shipped
 from edge.config import EdgeConfig
 

@@ -43,6 +43,7 @@ def refused(code: int, *arguments: str | Path) -> str:
     [
         (["cloud", "train"], "Missing option '--config' / '-c'; see takt cloud train"),
         (["cloud", "frob"], "No such command 'frob'; see takt cloud"),
+        (["pki", "lst"], "No such command 'lst'. Did you mean 'list'? See takt pki"),
         (["edge", "run", "-x"], "No such option: -x; see takt edge run"),
         (["pki", "rotate"], "Missing argument 'role'; see takt pki rotate"),
         (["frobnicate"], "No such command 'frobnicate'; see takt"),

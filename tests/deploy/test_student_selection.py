@@ -147,7 +147,7 @@ def test_a_memory_cap_below_importing_torch_is_refused_before_any_trial() -> Non
     ("arguments", "code", "words"),
     [
         (["--memory-mib", "500", "--cpu-s", "0"], 2, "--cpu-s 0: expected a number"),
-        (["--memory-mib", "100", "--cpu-s", "9"], 4, "raise memory_mib"),
+        (["--memory-mib", "100", "--cpu-s", "9"], 4, "--memory-mib 100: importing"),
         (
             ["--memory-mib", "500", "--cpu-s", "9", "--release", "/nonexistent"],
             2,

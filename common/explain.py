@@ -2,7 +2,7 @@
 
 `EXPECTED` has a line for each kind of wrong value, with an example; a test holds that
 the kinds are those of the present pydantic. Not here: which file or option the value
-came from (toml_file.py, deploy.runtime.settings).
+came from (common.config.toml_file, deploy.runtime.settings).
 """
 
 import difflib
@@ -51,12 +51,12 @@ class Complaint(NamedTuple):
     why: str  # the same without the key and its value
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> Complaint:
+def explain(error: ValidationError, model: type[BaseModel] | None = None) -> Complaint:
     """Say the first of a validation's errors in one line, with the fix.
 
     Args:
         error: of validating JSON or Python values.
-        model: that the values were validated by.
+        model: that the values were validated by; it knows the keys.
     """
     # A misspelt key also makes another one missing: the misspelling is the cause.
     errors = error.errors(include_url=False)
@@ -65,8 +65,11 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Complaint:
     key = ".".join(str(part) for part in loc)
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
     where = key or "the file"
+    if first["type"] == "json_invalid":
+        return Complaint(key, "it is no whole JSON", "it is no whole JSON")
     if first["type"] == "extra_forbidden":
-        why = f"unknown key '{where}'; {_nearest(model, loc)}{more}"
+        nearest = f"; {_nearest(model, loc)}" if model is not None else ""
+        why = f"unknown key '{where}'{nearest}{more}"
         return Complaint(key, why, why)
     if first["type"] == "missing":
         why = f"key '{where}' is missing; add it{more}"
