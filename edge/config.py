@@ -18,6 +18,7 @@ from common.config import (
     ProfileConfig,
     ProxyAddress,
     Section,
+    Seed,
 )
 from common.config.toml_file import load_config, to_toml
 from common.durable import write_atomic
@@ -54,7 +55,7 @@ class EdgeConfig(Section):
     profile: ProfileConfig
     cap_method: str | None = None
     """None: the first that works here"""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     cpu_budget_s: float | None = Field(default=None, gt=0)
     """None: the recipe's epochs"""
     deadline_s: Seconds = 600.0

@@ -133,8 +133,9 @@ def load_identity(folder: Path, *, node: str, now: Clock = utc_now) -> Identity:
             f"{folder / KEY} has mode {mode:04o}, expected 0600; others could have "
             f"read the key: remove it and {ENROLL_HINT}"
         )
-    named = folder / CHANNEL
-    channel = _read(named).decode(errors="replace").strip() if named.exists() else None
+    named, channel = folder / CHANNEL, None
+    if named.exists():
+        channel = _read(named).decode("utf-8-sig", "replace").strip()
     return _check(folder, node, pems, channel, now())
 
 

@@ -32,6 +32,7 @@ from common.config.sections import (
     Pixels,
     ProxyAddress,
     Section,
+    Seed,
 )
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "ProxyAddress",
     "RunConfig",
     "Section",
+    "Seed",
     "StudentConfig",
     "TeacherConfig",
     "ThreatConfig",

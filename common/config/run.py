@@ -22,6 +22,7 @@ from common.config.sections import (
     Name,
     Pixels,
     Section,
+    Seed,
     check_architecture,
 )
 
@@ -234,7 +235,7 @@ class ChoiceConfig(Section):
 
     student: Name
     """a key of [students], trained for its epochs"""
-    seeds: tuple[int, ...] = Field(default=(0, 1), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0, 1), min_length=1)
     """of that student"""
     candidates: dict[Name, CandidateConfig] = Field(min_length=2)
 
@@ -298,7 +299,7 @@ class RunConfig(Section):
     """A whole run: the cloud job, its recipes and the simulated nodes."""
 
     channel: Name
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     dataset: DatasetConfig
     threat: ThreatConfig
     teacher: TeacherConfig

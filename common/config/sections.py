@@ -100,6 +100,7 @@ def _from_its_file(path: Path, info: ValidationInfo) -> Path:
 
 # A path key of a config file; `toml_file` says in which folder the file lies.
 FilePath = Annotated[Path, AfterValidator(_from_its_file)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what every generator of ours takes
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 

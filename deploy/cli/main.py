@@ -77,7 +77,7 @@ def evaluate(
         str | None, typer.Option(help='Such as "8/255"; default: what it trained on.')
     ] = None,
     data_dir: DataDir = None,
-    seed: Annotated[int, typer.Option(help="Of the attack.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the attack.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Measure clean and robust accuracy of a saved teacher or student."""

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from cloud.training.teacher_files import teacher_digest
 from common.catalog import METHODS, contents_for, needs_live_teacher
-from common.config import AttackConfig, Name, RunConfig, Section, StudentConfig
+from common.config import AttackConfig, Name, RunConfig, Section, Seed, StudentConfig
 from common.config.toml_file import parse_config
 from common.errors import ConfigError
 from common.release import check_contents, check_views
@@ -47,7 +47,7 @@ class DatasetGrid(Section):
 
     config: str  # of a run: a shipped name, or a path from the grid's folder
     num_images: int = Field(ge=1)  # test images under AutoAttack
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field(min_length=1)
     cpu_budget_s: dict[Name, float] = Field(min_length=1)  # by the config's students
     # By method, then student; where there is none, the config's.
     learning_rate: dict[str, dict[Name, float]] = Field(default={})

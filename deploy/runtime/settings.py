@@ -156,7 +156,7 @@ def read_shipped(name: str, folder: str) -> tuple[str, str]:
         entry = files("deploy").joinpath(folder, f"{name}.toml")
         return f"{name}.toml", entry.read_text(encoding="utf-8")
     try:
-        return name, path.read_text(encoding="utf-8")
+        return name, path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
         reason = e.strerror if isinstance(e, OSError) else "not UTF-8 text"
         raise ConfigError(

@@ -4,6 +4,9 @@ Not here: making calls and trying again (edge/link/connection.py), what failures
 (edge/link/failures.py).
 """
 
+import codecs
+from pathlib import Path
+
 import grpc
 
 from common.errors import IdentityError
@@ -28,10 +31,10 @@ def open_channel(
     files = certificates
     try:
         tls = grpc.ssl_channel_credentials(
-            root_certificates=files.ca.read_bytes(),
-            private_key=files.key.read_bytes() if files.key else None,
+            root_certificates=_read_pem(files.ca),
+            private_key=_read_pem(files.key) if files.key else None,
             certificate_chain=(
-                files.certificate.read_bytes() if files.certificate else None
+                _read_pem(files.certificate) if files.certificate else None
             ),
         )
     except OSError as e:
@@ -58,3 +61,8 @@ def open_channel(
             ("grpc.max_reconnect_backoff_ms", 2_000),
         ],
     )
+
+
+def _read_pem(path: Path) -> bytes:
+    """Read a file for gRPC, which does not find what follows a byte-order mark."""
+    return path.read_bytes().removeprefix(codecs.BOM_UTF8)

@@ -21,6 +21,7 @@ from deploy.runtime.exits import record_bug
 from deploy.runtime.settings import (
     load_run_config,
     parse_assignments,
+    read_shipped,
     shipped,
 )
 
@@ -378,3 +379,20 @@ def test_a_relative_data_folder_counts_from_the_config_and_a_typed_one_from_here
     with pytest.raises(ConfigError, match="write the whole path"):
         file.write_text(text.replace(str(tmp_path / "there"), "~nobody-of-that-name"))
         load_run_config(str(file))
+
+
+def test_configs_and_grids_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    for folder, name in (("configs", "digits"), ("grids", "quick")):
+        _, text = read_shipped(name, folder)
+        (tmp_path / folder).write_text(text, encoding="utf-8-sig")
+        assert read_shipped(str(tmp_path / folder), folder)[1] == text
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296", "99999999999999999999999"])
+def test_a_seed_that_no_generator_takes_is_refused(seed: str) -> None:
+    for verb in (["doctor", "--set", f"seed={seed}"], ["simulate", f"--seed={seed}"]):
+        done = takt(*verb)
+        assert done.returncode == 2, done.stderr
+        assert f"seed={seed}" in one_line(done.stderr).replace(" ", "=")
+    model = Path(__file__)  # is not looked at
+    assert takt("evaluate", model, "--seed", seed).returncode == 2

@@ -1,16 +1,20 @@
 """A node's identity: its key never leaves, and every flaw is one readable line."""
 
+import codecs
 import contextlib
 import stat
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from edge_site import EdgeSite, edge_site
+from waiting import until
 
 from cloud.pki.authority import Authority
 from common.errors import IdentityError, LinkError
+from common.interpreter import python
 from edge.config import EdgeConfig, load_edge_config, save_edge_config
 from edge.credentials import load_identity, make_request, store_certificate
 from edge.daemon.enrolment import enroll
@@ -54,6 +58,34 @@ def test_a_key_that_others_can_read_is_refused(
     (folder / "node.key").chmod(0o644)
     with pytest.raises(IdentityError, match="mode 0644, expected 0600"):
         load_identity(folder, node="sensor")
+
+
+def test_a_node_joins_with_files_that_begin_with_a_byte_order_mark(
+    site: EdgeSite, tmp_path: Path
+) -> None:
+    config = site.node_config("marked", state_dir=tmp_path / "state")
+    assert config.ca is not None
+    authority, token = config.ca.read_bytes(), site.allow("marked").encode()
+    edge_toml = tmp_path / "edge.toml"
+    save_edge_config(config.model_copy(update={"ca": tmp_path / "ca.crt"}), edge_toml)
+    files = {"ca.crt": authority, "token": token, "edge.toml": edge_toml.read_bytes()}
+    for name, content in files.items():
+        marked = codecs.BOM_UTF8 + content.replace(b"\n", b"\r\n")
+        (tmp_path / name).write_bytes(marked)
+    argv = ["-m", "deploy.cli.main", "edge", "run", "--config", "edge.toml"]
+    process = subprocess.Popen(
+        python(*argv, "--token-file", "token"),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        certificate = tmp_path / "state" / "identity" / "node.crt"
+        until("its certificate", certificate.exists, alive=process)
+    finally:
+        process.terminate()
+        _, errors = process.communicate()
+    assert "enrolled" in errors
 
 
 def test_enrolling_again_keeps_the_key(site: EdgeSite) -> None:

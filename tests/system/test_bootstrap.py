@@ -203,6 +203,16 @@ def test_settings_are_remembered_so_that_an_edge_node_stays_one(clone: Clone) ->
     assert clone.calls == before
 
 
+def test_remembered_settings_may_begin_with_a_byte_order_mark(clone: Clone) -> None:
+    clone.settings = {"TAKT_EXTRAS": ""}
+    clone.run("status")
+    clone.settings = {}
+    stamp = clone.home / ".venv" / "takt-installed"
+    stamp.write_text(stamp.read_text(), encoding="utf-8-sig")  # an editor did that
+    clone.run("status")
+    assert clone.calls[-1].endswith("--editable .")
+
+
 def test_other_settings_start_over_with_a_new_venv(clone: Clone) -> None:
     clone.run("status")
     clone.settings = {"TAKT_EXTRAS": ""}
