@@ -209,6 +209,8 @@ def test_remembered_settings_may_begin_with_a_byte_order_mark(clone: Clone) -> N
     clone.settings = {}
     stamp = clone.home / ".venv" / "takt-installed"
     stamp.write_text(stamp.read_text(), encoding="utf-8-sig")  # an editor did that
+    with (clone.home / "constraints.txt").open("a") as file:
+        file.write("a-new-pin==1.0\n")
     clone.run("status")
     assert clone.calls[-1].endswith("--editable .")
 
