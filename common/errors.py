@@ -12,7 +12,7 @@
     +-- AddressError               9   a port is taken or an address is not ours
     +-- ClusterError              10   Ray did not start, or a job failed for good
     +-- StudentError              11   the student is not fit to be promoted
-    Interrupted                  130   Ctrl-C (143 for SIGTERM)
+    Interrupted                  130   Ctrl-C (143 for SIGTERM and SIGHUP)
 
 Every message states what was expected, what was found and what to do, in one
 line. The command line prints that line and exits with the class's code; a
@@ -130,7 +130,7 @@ def exit_codes() -> list[tuple[int, str, str]]:
         (BUG, "-", "A bug in takt; the line names the file to report."),
         (Interrupted.exit_code, "-", "Stopped by Ctrl-C (SIGINT)."),
         (BROKEN_PIPE, "-", "The reader of the output went away (SIGPIPE)."),
-        (TERMINATED, "-", "Stopped by SIGTERM."),
+        (TERMINATED, "-", "Stopped by SIGTERM, or by SIGHUP: the terminal closed."),
     ]
     for kind in public_errors():
         if kind is not Interrupted:

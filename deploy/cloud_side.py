@@ -6,6 +6,7 @@ here: the steps themselves (the wings of cloud/), and what the user sees of them
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from cloud.storage import StorageDir
 from common.config import RunConfig
 from common.effective_limits import usable_cores
 from common.release import Manifest, TeacherCard
-from deploy.runtime.exits import arm_signals
+from deploy.runtime.exits import arm_signals, interrupt_code
 from deploy.runtime.surroundings import require_address_space
 
 # Ray and Ray Train take seconds to import; each step imports what it uses.
@@ -213,13 +214,29 @@ def start_gateway(config: RunConfig, storage: StorageDir) -> "Addresses":
     )
 
 
+def end_gateway(starting: "Future[str] | None" = None) -> None:
+    """Drain and stop the gateway; with little patience when this process is to end.
+
+    Args:
+        starting: its start in another thread, which is waited for: Ray must not end
+            while Serve starts on it.
+    """
+    from cloud.cluster.asking import answers
+    from cloud.gateway.ray_serve import stop_gateway
+
+    hurry = interrupt_code() is not None
+    for _ in range(10 if hurry else 600):
+        if starting is None or starting.done() or not answers():
+            break
+        wait([starting], 0.2)
+    stop_gateway(limit_s=3.0 if hurry else 60.0)
+
+
 @contextmanager
 def gateway(config: RunConfig, storage: StorageDir) -> "Iterator[Addresses]":
     """Serve the storage folder for the body; see `start_gateway`."""
-    from cloud.gateway.ray_serve import stop_gateway
-
     addresses = start_gateway(config, storage)
     try:
         yield addresses
     finally:
-        stop_gateway()
+        end_gateway()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from cloud.cluster.asking import is_asked
 from common.errors import ClusterError
 
 _TERMINATE_S, _KILL_S = 3.0, 20.0  # from the first signal on
@@ -59,8 +60,9 @@ def end_processes(folder: Path) -> None:
     """Disconnect; terminate, then kill what is left of the cluster."""
     import ray
 
-    with contextlib.suppress(Exception):  # a half-started Ray may raise anything
-        ray.shutdown()
+    if not is_asked():
+        with contextlib.suppress(Exception):  # a half-started Ray may raise anything
+            ray.shutdown()
     began = time.monotonic()
     while left := processes_of(folder):
         waited = time.monotonic() - began

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from common.signals import stop_signals
+
 
 @contextlib.contextmanager
 def environment(**variables: str | None) -> Iterator[None]:
@@ -70,12 +72,17 @@ def on_loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupts_ignored() -> Iterator[None]:
-    """Ignore Ctrl-C while cleaning up: a second one must not leave processes."""
+    """Ignore what would end a clean-up: a second signal must not leave processes.
+
+    Ray removes all handlers while it ends, and not SIGINT alone comes twice: systemd
+    can send SIGHUP after SIGTERM.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {n: signal.signal(n, signal.SIG_IGN) for n in stop_signals()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

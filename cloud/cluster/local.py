@@ -20,7 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloud.cluster.cleanup import end_cluster, end_processes
-from cloud.cluster.environment import core_environment, interrupts_ignored, on_loopback
+from cloud.cluster.environment import (
+    core_environment,
+    environment,
+    interrupts_ignored,
+    on_loopback,
+)
+from cloud.cluster.startup import SETTINGS, unhurried_start
 from common.address import Address, is_loopback, parse_address
 from common.errors import ClusterError, ConfigError, one_line
 from common.interpreter import OWN_CODE
@@ -79,6 +85,9 @@ def local_cluster(
         RAY_USAGE_STATS_ENABLED="0",
         # Ray warns of a future change unless this is set.
         RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+        # Records of tasks, which nobody reads, and whose last ones an end waits for.
+        RAY_task_events_report_interval_ms="0",
+        **SETTINGS,
         **OWN_CODE,
     ):
         try:
@@ -159,9 +168,16 @@ def _start(folder: Path, num_cpus: int, logs_dir: Path | None) -> str:
     """Start Ray; return its address."""
     import ray
 
+    # What a worker leaves when it is killed goes with the cluster's folder.
+    leftovers = folder / "tmp"
+    leftovers.mkdir()
     for attempt in (1, 2):
         try:
-            with on_loopback():
+            with (
+                on_loopback(),
+                environment(TMPDIR=str(leftovers)),
+                unhurried_start(),
+            ):
                 ray.init(
                     address="local",
                     num_cpus=num_cpus,
@@ -177,7 +193,7 @@ def _start(folder: Path, num_cpus: int, logs_dir: Path | None) -> str:
                 )
             return str(ray.get_runtime_context().gcs_address)
         except Exception as e:  # Ray raises plain and private classes alike
-            # Once more: a busy machine can miss the 30 s that Ray gives its start.
+            # Once more: another program may have taken a port of the first try.
             if attempt == 2:
                 raise ClusterError(
                     f"Ray did not start: {one_line(e)}; see its logs in "

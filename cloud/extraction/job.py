@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from cloud.cluster.asking import ask
 from cloud.cluster.driver import last_line, require_cluster, with_absolute_paths
 from cloud.extraction.image_shards import write_images
 from cloud.extraction.recipe import recipe_of
@@ -23,6 +24,8 @@ from common.data.datasets import load_dataset
 from common.durable import write_atomic
 from common.errors import ClusterError, TaktError
 from common.release import ShardInfo, samples_per_shard
+
+_END_S = 4.0
 
 
 def extract_knowledge(config: RunConfig, storage: StorageDir) -> Path:
@@ -145,8 +148,7 @@ def _run_actors(
             f"extraction failed for good: {last_line(e)}; run it again"
         ) from e
     finally:
-        for worker in pool:
-            ray.kill(worker)
+        ask(lambda: [ray.kill(worker) for worker in pool], limit_s=_END_S)
     return shards
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import ray
 from ray import serve
 
+from cloud.cluster.asking import ask, asking
 from cloud.gateway.addresses import Addresses, bind_error
 from cloud.gateway.live_teacher import Batch, FileTeacher, LiveTeacher, Shapes
 from cloud.gateway.server import start_gateway_server
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 APPLICATION = "takt"
 _LOG_BYTES = 4 * 1024 * 1024
 _DRAIN_S = 2.0
+_STOP_S = 60.0
 
 
 class GatewayReplica:
@@ -164,7 +166,7 @@ def start_gateway(
     options["ray_actor_options"] = {"num_cpus": 0, "resources": here}
     gateway = serve.deployment(name="gateway", **options)(GatewayReplica)
     app = gateway.bind(str(storage.root), config.model_dump_json(), channel, teacher)
-    with ExitStack() as on_failure:
+    with asking(), ExitStack() as on_failure:
         on_failure.callback(stop_gateway)  # the cluster may not be takt's own
         try:
             serve.start(proxy_location="Disabled", logging_config=_QUIET)
@@ -184,13 +186,20 @@ def start_gateway(
     return addresses
 
 
-def stop_gateway() -> None:
-    """Drain and stop the gateway; fine when there is none.
+def stop_gateway(*, limit_s: float = _STOP_S) -> None:
+    """Drain and stop the gateway; fine when there is none, or no Ray any more.
 
     Serve itself, and what others run on it, is left alone.
+
+    Args:
+        limit_s: most that it may take.
     """
-    if ray.is_initialized() and APPLICATION in serve.status().applications:
-        serve.delete(APPLICATION)
+
+    def delete() -> None:
+        if APPLICATION in serve.status().applications:
+            serve.delete(APPLICATION)
+
+    ask(delete, limit_s=limit_s)
 
 
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from cloud.cluster.asking import ask
 from cloud.cluster.driver import last_line, require_cluster, with_absolute_paths
 from cloud.cluster.environment import environment
 from cloud.storage import CARD, PROGRESS, WEIGHTS, StorageDir
@@ -26,7 +27,11 @@ _SETTINGS: dict[str, str | None] = {
     # Reports wait for the controller's next poll of its workers (default: 2 s).
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
+    # Of the workers' processes, which start slowly on a busy machine (default: 60 s).
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1200",
 }
+
+_ABORT_S = 4.0
 
 _log = logging.getLogger(__name__)
 
@@ -128,7 +133,7 @@ def _fit(config: RunConfig, store: Store, progress: Store, name: str) -> Store:
             "cluster have details, and the same command resumes it"
         ) from e
     except BaseException:  # Ctrl-C: the job would run on as long as this process
-        trainer.abort()
+        ask(trainer.abort, limit_s=_ABORT_S)
         raise
     if result.checkpoint is None:
         raise ClusterError(

@@ -241,9 +241,9 @@ def exit_codes() -> None:
 
 def main() -> None:
     """Run the command line; the entry point of `takt`."""
-    from deploy.runtime.exits import run
+    from deploy.runtime.exits import leave, run
 
-    sys.exit(run(lambda: invoke(sys.argv[1:])))
+    leave(run(lambda: invoke(sys.argv[1:])))
 
 
 def invoke(arguments: list[str]) -> int:

@@ -1,9 +1,9 @@
 """How a `takt` process ends: signals, its last line, and what a bug leaves behind.
 
-The one place that turns an exception into a line on stderr and a code. SIGINT
-and SIGTERM both become a KeyboardInterrupt, so that every clean-up is the same;
-which of them it was decides the code. Not here: the clean-ups themselves, and the
-codes (common.errors).
+The one place that turns an exception into a line on stderr and a code. SIGINT, SIGTERM
+and SIGHUP all become a KeyboardInterrupt, so that every clean-up is the same; which of
+them it was decides the code. Not here: the clean-ups themselves, which signals these
+are (common.signals), and the codes (common.errors).
 """
 
 import contextlib
@@ -13,14 +13,16 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from common.errors import BUG, ConfigError, Interrupted, TaktError
+from common.signals import exit_code_of, stop_signals
 from deploy.runtime.output import ReaderGone, finish_output, guard_output
 
 CLEAN_UP_S = 30.0  # more than a clean-up takes
@@ -33,7 +35,7 @@ class BugError(TaktError):
 
 
 class Signals:
-    """Turns the first SIGINT or SIGTERM into a KeyboardInterrupt.
+    """Turns the first signal that asks to stop into a KeyboardInterrupt.
 
     For `CLEAN_UP_S` later ones are ignored on purpose: a second Ctrl-C would cut the
     clean-up short and leave processes behind. After that they count again, in case
@@ -43,6 +45,7 @@ class Signals:
 
     def __init__(self) -> None:
         """Install the handlers; only the main thread can."""
+        self._numbers = stop_signals()
         self._raised_at = -math.inf
         self._first: int | None = None
         self._pipe, wakeup = os.pipe()
@@ -53,15 +56,15 @@ class Signals:
 
     def arm(self) -> None:
         """Put the handlers (back) in place."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in self._numbers:
             signal.signal(number, self._handle)
 
     @property
     def received(self) -> int | None:
-        """Return the first SIGINT or SIGTERM that came, whoever handled it."""
+        """Return the first of the signals that came, whoever handled it."""
         with contextlib.suppress(BlockingIOError):
             for number in os.read(self._pipe, 4096):
-                if self._first is None and number in (signal.SIGINT, signal.SIGTERM):
+                if self._first is None and number in self._numbers:
                     self._first = number
         return self._first
 
@@ -76,16 +79,23 @@ _installed: list[Signals] = []
 
 
 def arm_signals() -> None:
-    """Take the signals back from a library that has taken them for itself."""
+    """Take the signals back from a library that has taken them for itself.
+
+    Raises:
+        KeyboardInterrupt: one came meanwhile; an exception that a handler raises in the
+            middle of a library's callback is lost.
+    """
     for signals in _installed:
         signals.arm()
+        if signals.received is not None:
+            raise KeyboardInterrupt
 
 
 def interrupt_code() -> int | None:
     """Return the exit code of an interrupted process; None: it was not interrupted."""
     for signals in _installed:
         if signals.received is not None:
-            return 128 + signals.received
+            return exit_code_of(signals.received)
     return None
 
 
@@ -120,8 +130,22 @@ def run(verb: Callable[[], object]) -> int:
             code = found.exit_code
     if signals.received is not None:
         _print_line(f"stopped by {signal.Signals(signals.received).name}{detail}")
-        code = 128 + signals.received
+        code = exit_code_of(signals.received)
     return code if isinstance(code, int) else 0
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with a code.
+
+    At once where other threads are at work still: one of them may wait for a Ray that
+    has gone, for a minute or for good, and the interpreter would wait for it.
+    """
+    if threading.active_count() == 1:
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # the code says already what failed
+            stream.flush()
+    os._exit(code)
 
 
 def _usage_error(error: Any) -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from common.clock import Clock, utc_now
 from common.config import NodeConfig, OwnImagesConfig
 from common.durable import make_folder
-from common.errors import StorageError
+from common.errors import Interrupted, StorageError
 from common.interpreter import python
 from common.text import shortened
 from deploy.runtime.processes import end_trees, start_daemon
@@ -99,10 +99,13 @@ class SimulatedNodes:
 
         Raises:
             StorageError: a folder cannot be written.
+            Interrupted: the nodes were stopped meanwhile.
         """
         from edge.config import EdgeConfig, save_edge_config
 
         for node in self._nodes:
+            if self._stopping:
+                raise Interrupted("stopped before the nodes began")
             state_dir = self.state_dir(node.name)
             make_folder(state_dir)
             config = EdgeConfig(

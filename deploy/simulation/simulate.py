@@ -8,13 +8,12 @@ was started is ended and result.json has the results. Not here: the parts.
 """
 
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
 
-from cloud.gateway.ray_serve import check_ports, stop_gateway
+from cloud.gateway.ray_serve import check_ports
 from cloud.pki.authority import Authority
 from common.config import RunConfig
 from common.data.datasets import Dataset, load_dataset
@@ -29,6 +28,7 @@ from deploy.report.wording import (
     describe_release,
     describe_teacher,
 )
+from deploy.runtime.background import Background
 from deploy.simulation.lifecycle import run_in_folder
 from deploy.simulation.live_view import open_view, print_notes, take_snapshot
 from deploy.simulation.node_images import images_of_nodes
@@ -83,16 +83,15 @@ def _simulate(state: RunState, console: Console, *, compare: bool) -> None:
         print_notes(console, dataset)
         check_ports(config.gateway)  # rather than after the teacher's training
         # One thread for the run's whole length: its children end when it does.
-        background = stack.enter_context(ThreadPoolExecutor(1, "gateway"))
+        background = stack.enter_context(Background[str]("gateway"))
         nodes = SimulatedNodes(config.nodes, folder=run.nodes, logs=run.logs)
         state.nodes = stack.enter_context(nodes)
         cloud = stack.enter_context(ExitStack())
         with phases.phase("cluster", "start a local Ray") as phase:
             cluster = cloud_side.cluster(config, logs=run.logs / "ray")
             phase.summary = f"Ray at {cloud.enter_context(cluster)}"
-        gateway = background.submit(_start_gateway, config, run, nodes)
-        cloud.callback(stop_gateway)
-        cloud.callback(wait, [gateway])  # Ray must not end while Serve starts on it
+        gateway = background.submit(lambda: _start_gateway(config, run, nodes))
+        cloud.callback(cloud_side.end_gateway, gateway)
         pool = _train_and_publish(state, dataset, phases, stack)
         with phases.phase("gateway", "releases over mutual TLS") as phase:
             phase.summary = gateway.result()

@@ -33,6 +33,7 @@ from common.errors import (
     TrustError,
 )
 from common.records import Cap
+from common.signals import exit_code_of, stop_signals
 from edge.config import EdgeConfig
 from edge.credentials import Certificates, Identity, load_identity
 from edge.daemon.heartbeat import Heartbeat
@@ -262,7 +263,7 @@ class NodeDaemon:
 
 
 def run_daemon(config: EdgeConfig, *, once: bool, wait: bool = False) -> int:
-    """Run a node until it is done or stopped by SIGTERM or SIGINT.
+    """Run a node until it is done or stopped by SIGTERM, SIGINT or SIGHUP.
 
     Args:
         config: of the node.
@@ -286,15 +287,14 @@ def run_daemon(config: EdgeConfig, *, once: bool, wait: bool = False) -> int:
         # Not in this thread: the handler may have interrupted a wait on that event.
         threading.Thread(target=daemon.stop, daemon=True).start()
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, on_signal) for number in numbers}
+    before = {number: signal.signal(number, on_signal) for number in stop_signals()}
     try:
         if once:
             daemon.once(wait=wait)
         else:
             daemon.run()
     except Interrupted:
-        return 128 + (received[0] if received else signal.SIGINT)
+        return exit_code_of(received[0] if received else signal.SIGINT)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,5 +1,6 @@
 """The local Ray cluster: private while it runs, gone without a trace afterwards."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -65,6 +66,39 @@ with local_cluster():
     random_file, cloud_file, paths = ray.get(where.remote())
     print(random_file, cloud_file, sep=chr(10))
     print(*paths, sep=chr(10))
+"""
+
+
+RAYLET_DIES = """
+import functools
+from ray._private import services
+from cloud.cluster.local import local_cluster
+start = services.start_raylet
+@functools.wraps(start)
+def start_and_kill(*arguments, **options):
+    started = start(*arguments, **options)
+    started.process.kill()
+    return started
+services.start_raylet = start_and_kill
+with local_cluster():
+    pass
+"""
+
+
+STORE_GONE = """
+import psutil, ray
+from cloud.cluster.asking import ask
+from cloud.cluster.cleanup import processes_of
+from cloud.cluster.local import local_cluster
+from deploy.runtime.exits import leave
+with local_cluster() as cluster:
+    print(ask(ray.nodes, limit_s=1e6), flush=True)
+    store = [p for p in processes_of(cluster.folder) if p.name() == "gcs_server"]
+    for process in store:
+        process.kill()
+    psutil.wait_procs(store)
+    print(ask(ray.nodes, limit_s=1e6), flush=True)
+leave(7)
 """
 
 
@@ -182,6 +216,82 @@ def test_ctrl_c_while_ray_starts_leaves_no_process(short_folder: Path) -> None:
     assert output == ""  # it had not come up
     assert processes_of(short_folder) == []
     assert list(short_folder.glob("takt-*")) == []
+
+
+def agents_of(folder: Path) -> list[psutil.Process]:
+    """List the agents of a raylet that are still importing their modules."""
+    with contextlib.suppress(psutil.Error):
+        return [
+            process
+            for process in processes_of(folder)
+            if any(part.endswith("agent.py") for part in process.cmdline())
+            or "main.py" in "".join(process.cmdline()[1:3])
+        ]
+    return []
+
+
+def raylets_of(folder: Path) -> list[psutil.Process]:
+    return [p for p in processes_of(folder) if Path(p.exe()).name == "raylet"]
+
+
+def test_ray_comes_up_however_slow_the_agents_of_its_raylet_are(
+    short_folder: Path,
+) -> None:
+    starting = started(SECOND_CLUSTER, short_folder)
+    until("agents", lambda: len(agents_of(short_folder)) >= 2, alive=starting)
+    agents = agents_of(short_folder)
+    for process in agents:
+        process.suspend()
+    (first,) = raylets_of(short_folder)
+    assert starting.stdout is not None
+    try:
+        assert starting.stdout.readline().split()[1] == "1"  # one node, without them
+        assert raylets_of(short_folder) == [first]  # and without a second try
+    finally:
+        for process in agents:
+            process.resume()
+        starting.send_signal(signal.SIGINT)
+        starting.communicate(timeout=60)
+
+
+def test_a_raylet_that_dies_ends_the_start_with_its_name(short_folder: Path) -> None:
+    starting = started(RAYLET_DIES, short_folder, stderr=subprocess.PIPE)
+    _, errors = starting.communicate(timeout=200)
+    last = errors.strip().splitlines()[-1]
+    assert "Ray did not start: its raylet was ended by SIGKILL" in last
+    assert processes_of(short_folder) == []
+
+
+def test_a_cluster_whose_control_store_has_gone_is_not_waited_for(
+    short_folder: Path,
+) -> None:
+    process = started(STORE_GONE, short_folder, stderr=subprocess.PIPE)
+    output, errors = process.communicate(timeout=200)
+    assert output == "True\nFalse\n", errors
+    assert process.returncode == 7
+    assert processes_of(short_folder) == []
+    assert list(short_folder.glob("takt-*")) == []
+
+
+def test_no_signal_to_the_group_of_a_program_reaches_its_ray(
+    cluster: LocalCluster,
+) -> None:
+    own = os.getpgrp()
+    groups = {os.getpgid(process.pid) for process in processes_of(cluster.folder)}
+    assert groups and own not in groups
+
+
+def test_what_workers_leave_in_the_temporary_folder_goes_with_the_cluster(
+    cluster: LocalCluster,
+) -> None:
+    import ray
+
+    @ray.remote
+    def temporary_folder() -> str:
+        return os.environ["TMPDIR"]
+
+    found: str = ray.get(temporary_folder.remote())
+    assert Path(found).is_relative_to(cluster.folder)
 
 
 def test_a_start_that_fails_once_is_made_up_for_and_nothing_of_it_is_left(

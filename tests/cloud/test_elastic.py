@@ -16,6 +16,7 @@ from train_ray import CONFIG, epochs_in, reports_in
 from cloud.cluster.local import LocalCluster, local_cluster
 from cloud.storage import StorageDir
 from cloud.training.job import train_teacher
+from deploy.runtime.processes import end_tree
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -25,9 +26,10 @@ WAIT_S = 600
 MACHINE = """
 import signal, sys
 from cloud.cluster.environment import on_loopback
+from cloud.cluster.startup import unhurried_start
 from ray._private.node import Node
 from ray._private.parameter import RayParams
-with on_loopback():
+with on_loopback(), unhurried_start():
     node = Node(
         RayParams(
             gcs_address=sys.argv[1],
@@ -52,9 +54,7 @@ def machine(cluster: LocalCluster) -> Iterator[Callable[[], None]]:
     )
 
     def gone() -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end_tree(process, grace_s=0)
 
     try:
         yield gone

@@ -177,7 +177,8 @@ def test_a_bug_is_still_one_line_when_its_log_cannot_be_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)],
 )
 def test_a_signal_runs_the_clean_up_and_decides_the_exit_code(
     number: signal.Signals, code: int
@@ -244,6 +245,52 @@ def test_a_signal_counts_also_where_a_library_took_its_handler() -> None:
     )
     assert done.returncode == 130
     assert "SIGINT" in one_line(done.stderr)
+
+
+def test_a_signal_that_a_library_swallows_stops_the_run_at_its_next_step() -> None:
+    done = python(
+        "import os, signal, sys\n"
+        "from deploy.runtime.exits import arm_signals, run\n"
+        "def verb():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    except KeyboardInterrupt:\n"
+        "        pass\n"
+        "    arm_signals()\n"
+        "    print('goes on')\n"
+        "sys.exit(run(verb))"
+    )
+    assert done.stdout == "" and done.returncode == 143
+    assert "SIGTERM" in one_line(done.stderr)
+
+
+def test_a_run_below_nohup_outlives_its_terminal() -> None:
+    done = python(
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "from deploy.runtime.exits import run\n"
+        "def verb():\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    print('goes on')\n"
+        "sys.exit(run(verb))"
+    )
+    assert done.stdout == "goes on\n" and done.returncode == 0
+
+
+def test_a_call_that_never_returns_does_not_hold_up_the_end() -> None:
+    done = python(
+        "import os, signal, threading\n"
+        "from deploy.runtime.background import Background\n"
+        "from deploy.runtime.exits import leave, run\n"
+        "def verb():\n"
+        "    with Background('waits') as background:\n"
+        "        background.submit(threading.Event().wait)\n"
+        "        threading.Thread(target=threading.Event().wait).start()\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "leave(run(verb))"
+    )
+    assert done.returncode == 143
+    assert "SIGTERM" in one_line(done.stderr)
 
 
 def test_an_impatient_second_signal_does_not_cut_the_clean_up() -> None:
