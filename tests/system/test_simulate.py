@@ -1,10 +1,13 @@
 """The simulation: the whole system, really run on a small digits config."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +75,14 @@ class _Family:
             for child in self._seen.values()
             if child.is_running() and child.status() != psutil.STATUS_ZOMBIE
         ]
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder for TMPDIR; pytest's own are too long for Ray's sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +268,45 @@ def test_a_stopped_run_leaves_no_process_and_keeps_its_folder(
     assert tree["status"] == "failed" and tree["error"]["code"] == code
     assert f"in phase '{line.partition(':')[0]}'" in tree["error"]["message"]
     assert (run / "report.html").is_file()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("number", "reaches"),
+    [(signal.SIGTERM, "group"), (signal.SIGHUP, "group"), (signal.SIGTERM, "all")],
+)
+def test_a_signal_to_more_than_the_run_itself_stops_it_all_the_same(
+    number: signal.Signals, reaches: str, tmp_path: Path, short_folder: Path
+) -> None:
+    """As `timeout`, a closed terminal and systemd send it."""
+    process = subprocess.Popen(
+        command(tmp_path, "--set", "teacher.epochs=500"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(short_folder)},
+    )
+    family = _Family(process.pid)
+    with process:
+        try:
+            assert process.stdout is not None
+            assert any("epoch 1/" in text for text in process.stdout)
+            family.look()
+            os.killpg(process.pid, number)
+            for member in family.alive() if reaches == "all" else ():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.send_signal(number)
+            _, err = process.communicate(timeout=WAIT_S)
+        finally:
+            end_trees([process], grace_s=20)
+    assert process.returncode == 143, err
+    assert err.count("\n") == 1 and number.name in err
+    assert family.alive() == []
+    assert list(short_folder.iterdir()) == []
+    (run,) = tmp_path.iterdir()
+    tree = json.loads((run / "result.json").read_text())
+    assert tree["status"] == "failed" and tree["error"]["code"] == 143
 
 
 def test_missing_data_ends_the_run_before_anything_is_started(tmp_path: Path) -> None:
