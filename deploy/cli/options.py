@@ -70,9 +70,15 @@ def settings_of(
     Raises:
         ConfigError: the config cannot be read, or a key or value is wrong.
     """
-    from deploy.runtime.settings import load_run_config, parse_assignments
+    from deploy.runtime.settings import (
+        load_run_config,
+        parse_assignments,
+        require_utf_8,
+    )
 
     overrides = parse_assignments(assign or [])
+    if data_dir is not None:
+        require_utf_8(data_dir)
     typed = {}
     for option, key, value in (
         ("--data-dir", "dataset.data_dir", data_dir and str(data_dir.absolute())),

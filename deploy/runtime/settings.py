@@ -5,6 +5,7 @@ down the one config that it really used. Not here: the keys and their bounds
 (common.config).
 """
 
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import date, time
@@ -109,6 +110,22 @@ def expanded(path: Path) -> Path:
     except RuntimeError as e:
         raise ConfigError(
             f"cannot tell whose home {path} begins with; write the whole path"
+        ) from e
+
+
+def require_utf_8(path: Path) -> None:
+    """Refuse a path that configs and records, which are UTF-8, cannot hold.
+
+    Raises:
+        ConfigError: a name in the whole path is not UTF-8.
+    """
+    whole = os.fsencode(path.absolute())
+    try:
+        whole.decode()
+    except UnicodeDecodeError as e:
+        shown = whole.decode(errors="backslashreplace")
+        raise ConfigError(
+            f"the path {shown} is not UTF-8, as files of takt are; rename that folder"
         ) from e
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from cloud.storage import StorageDir
 from common.durable import make_folder, storing, write_atomic
 from common.errors import StorageError
+from deploy.runtime.settings import require_utf_8
 
 
 class RunFolder:
@@ -57,8 +58,10 @@ def create_run(
         storage: see `RunFolder`; it is not made.
 
     Raises:
+        ConfigError: its path is not UTF-8.
         StorageError: the folder cannot be made or written.
     """
+    require_utf_8(runs_dir)
     stem = f"{channel}-{time.strftime('%Y%m%d-%H%M%S')}"
     make_folder(runs_dir)
     with storing(runs_dir):

@@ -204,3 +204,19 @@ def test_forced_colours_do_not_make_a_pipe_a_terminal(
     forced = subprocess.run(argv, env=told, capture_output=True)
     assert b"\x1b[1m" in forced.stdout and b"\x1b" not in plain.stdout
     assert widest(plain.stdout.decode()) > PIPE_WIDTH - 20
+
+
+@pytest.mark.parametrize("option", ["--data-dir", "--runs-dir"])
+def test_a_folder_that_no_record_can_name_is_refused_before_anything_is_made(
+    option: str, tmp_path: Path
+) -> None:
+    folder = os.fsdecode(b"caf\xe9")
+    done = subprocess.run(
+        [*TAKT, "simulate", option, folder],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "caf\\xe9 is not UTF-8" in done.stderr and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
