@@ -15,10 +15,10 @@ from common.errors import ConfigError
 from common.release import Manifest, recipe_of
 from edge.config import EdgeConfig
 from edge.daemon.new_images import Snapshot
-from edge.jobs.job import DistilJob, LiveLink
+from edge.jobs.job import STUDENT, DistilJob, LiveLink
 from edge.limits import num_threads
 from edge.releases.sync import Release
-from edge.state import StateDir
+from edge.state import Promoted, StateDir
 
 _MARKER = "for"  # in a work folder: which release and job it belongs to
 
@@ -87,6 +87,16 @@ def _live_link(config: EdgeConfig, manifest: Manifest) -> LiveLink | None:
         stall_s=config.stall_s,
         proxy=config.proxy,
     )
+
+
+def serving_student(config: EdgeConfig, serving: Promoted | None) -> Path | None:
+    """Name the file of the student that serves, for a node with images of its own.
+
+    These change, so that it is measured anew on what the next one is measured on.
+    """
+    if serving is None or config.data is None:
+        return None
+    return StateDir(config.state_dir).students / serving.folder / STUDENT
 
 
 def prepare_work_dir(release: Release, job: DistilJob, images: Snapshot) -> None:

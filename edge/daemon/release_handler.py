@@ -23,12 +23,12 @@ from common.errors import (
 )
 from common.release import Manifest, decode_manifest, recipe_of
 from edge.config import EdgeConfig
-from edge.daemon.job_setup import make_job, prepare_work_dir
+from edge.daemon.job_setup import make_job, prepare_work_dir, serving_student
 from edge.daemon.new_images import NewImages, Snapshot
 from edge.daemon.promotion import decide, prune_students, robust_accuracy, store_student
 from edge.daemon.reports import Outbox, make_report
 from edge.daemon.status import StatusReporter
-from edge.jobs.job import STUDENT, DistilResult, EpochPoint
+from edge.jobs.job import DistilResult, EpochPoint
 from edge.jobs.runner import JOB, ChildUsage, Distillation
 from edge.link.client import Link
 from edge.releases.sync import MANIFEST, Release, ReleaseSync
@@ -193,7 +193,7 @@ class ReleaseHandler:
             manifest,
             folder=folder,
             work=work,
-            serving=self._serving_student(),
+            serving=serving_student(config, self.current.promoted),
         )
         prepare_work_dir(release, job, images)
         distillation = Distillation(
@@ -208,16 +208,6 @@ class ReleaseHandler:
             job, default_batch_size=recipe.batch_size
         )
         return result
-
-    def _serving_student(self) -> Path | None:
-        """Name the file of the student that serves, for a node with own images.
-
-        These change, so that it is measured anew on what the next one is measured on.
-        """
-        promoted = self.current.promoted
-        if promoted is None or self._config.data is None:
-            return None
-        return self._state.students / promoted.folder / STUDENT
 
     def _report_progress(self, last: EpochPoint | None, usage: ChildUsage) -> None:
         """Put the child's last epoch into the status."""

@@ -143,7 +143,9 @@ def test_starting_weights_that_training_did_not_improve_are_called_so(
 
 def test_a_nodes_report_says_what_its_own_images_brought(tmp_path: Path) -> None:
     own = OwnImagesConfig(folder=own_folder(tmp_path / "images", 80, unlabelled=10))
-    students = {"tiny": recipe(label_weight=0.3, tuning=TuningConfig(epochs=4))}
+    # From random weights, as this site ships them: at the whole rate.
+    tuning = TuningConfig(learning_rate=1.0, epochs=60)
+    students = {"tiny": recipe(label_weight=0.3, learning_rate=0.3, tuning=tuning)}
     with edge_site(tmp_path / "site") as site:
         site.publish_transfer(num_val=40, students=students)
         config = site.join("sensor", data=own)

@@ -231,10 +231,13 @@ class EdgeSite:
         )
 
     def _weights(self, name: str, recipe: StudentConfig) -> WeightsInfo:
+        import torch
+
         from common.models.files import save_model
         from common.models.zoo import build_model, num_parameters
 
         path = self.folder / "drafts" / f"weights-{name}.safetensors"
+        torch.manual_seed(0)
         model = build_model(recipe.model, in_channels=1, image_size=8, num_classes=10)
         card = small_card(architecture=recipe.model, method=recipe.method)
         sha256 = save_model(path, model.half(), card)

@@ -8,7 +8,7 @@ from edge_site import CHANNEL, EPS, EdgeSite
 from common.records import Cap, CpuSeconds, Evaluation
 from edge.config import EdgeConfig
 from edge.credentials import Certificates
-from edge.daemon.job_setup import make_job, prepare_work_dir
+from edge.daemon.job_setup import make_job, prepare_work_dir, serving_student
 from edge.daemon.new_images import NewImages
 from edge.jobs.job import RESULT, STUDENT, DistilResult
 from edge.jobs.runner import USAGE, ChildUsage
@@ -35,7 +35,8 @@ def prepare(
     manifest = site.repository.manifest(CHANNEL)
     work = state.work / str(release.version)
     folder = state.releases / str(release.version)
-    job = make_job(node, manifest, folder=folder, work=work)
+    serving = serving_student(node, state.read_current().promoted)
+    job = make_job(node, manifest, folder=folder, work=work, serving=serving)
     prepare_work_dir(release, job, NewImages(node.data, state).look())
     weights = f"weights of {release.version}".encode()
     (work / STUDENT).write_bytes(weights)
