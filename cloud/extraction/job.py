@@ -91,7 +91,8 @@ def shard_ranges(
         classes: number of logits.
         parts: at least so many ranges, where there are blocks enough.
     """
-    fits = min(samples_per_shard(c, sample_shape, classes) for c in contents)
+    sizes = [samples_per_shard(c, sample_shape, classes) for c in contents]
+    fits = min(sizes, default=num_samples)  # of no content: no shard, and no bound
     share = -(-num_samples // parts)
     step = min(
         -(-share // BLOCK_SAMPLES) * BLOCK_SAMPLES,

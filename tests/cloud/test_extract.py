@@ -195,6 +195,11 @@ def test_ranges_cover_every_sample_once_and_each_fits_a_shard(
         assert all(r.start % BLOCK_SAMPLES == 0 for r in ranges)
 
 
+def test_of_no_content_there_is_nothing_to_cut_for() -> None:
+    ranges = shard_ranges(1000, (), (1, 8, 8), 10, parts=2)
+    assert [i for r in ranges for i in r] == list(range(1000))
+
+
 def saved(
     teacher: nn.Module, dataset: Dataset, storage: Path, fingerprint: str
 ) -> None:
