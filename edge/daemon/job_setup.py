@@ -110,7 +110,9 @@ def prepare_work_dir(release: Release, job: DistilJob, images: Snapshot) -> None
     Raises:
         StorageError: the disk is full or not writable.
     """
-    owner = f"{release.manifest_sha256} {job.model_dump_json()}"
+    # Not `serving`: after a kill between the two steps of a promotion it is the very
+    # student that lies here, finished.
+    owner = f"{release.manifest_sha256} {job.model_dump_json(exclude={'serving'})}"
     if len(images.files):
         owner += f" {images.files_sha256}"
     marker = job.work_dir / _MARKER
