@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 from gateway_site import member, status_of, stubs_of
+from waiting import WAIT_S
 
 from cloud.gateway.listeners import PING_INTERVAL_S
 from cloud.gateway.server import GatewayThread
@@ -91,7 +92,7 @@ def test_a_node_that_pings_at_rest_is_not_sent_away(tmp_path: Path) -> None:
 
 def test_a_gateway_knows_whether_it_is_well(own: GatewayThread) -> None:
     def check() -> None:
-        asyncio.run_coroutine_threadsafe(own.running.check(), own.loop).result(10)
+        asyncio.run_coroutine_threadsafe(own.running.check(), own.loop).result(WAIT_S)
 
     check()
     own.loop.call_soon_threadsafe(own.running.background[0].cancel)

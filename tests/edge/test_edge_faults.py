@@ -77,12 +77,12 @@ def kill_at(point: str, target: Callable[..., None], *arguments: object) -> None
     """Run `target` in a process that dies at `point`."""
     victim = VICTIMS.Process(target=armed, args=(f"{point}:kill", target, *arguments))
     victim.start()
-    victim.join(30)
+    victim.join(WAIT_S)
     lives = victim.is_alive()
     if lives:  # or pytest would wait for it in the end
         victim.kill()
         victim.join()
-    assert not lives, f"it still ran, and had not reached {point}, after 30 s"
+    assert not lives, f"it still ran, and had not reached {point}"
     assert victim.exitcode == -signal.SIGKILL, f"{point} was never reached"
 
 
