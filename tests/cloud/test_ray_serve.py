@@ -1,5 +1,6 @@
 """The gateway under Ray Serve: it answers, and it comes back where it was."""
 
+import hashlib
 import json
 import os
 import signal
@@ -92,6 +93,19 @@ def test_the_live_teacher_answers_as_the_saved_one(
     with sensor.open(addresses.address) as stubs:
         found = np.frombuffer(query(stubs, x), "<f4").reshape(5, 10)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_answer_about_a_nodes_own_images_names_the_file_of_its_teacher(
+    addresses: Addresses, sensor: Identity, storage: Path
+) -> None:
+    pixels = np.full((5, 1, 8, 8), 51, np.uint8)
+    request = pb.QueryRequest(pixels=pixels.tobytes(), shape=pixels.shape)
+    with sensor.open(addresses.address) as stubs:
+        (answer,) = stubs.teacher.Query(iter([request]), timeout=DEADLINE_S)
+        as_floats = query(stubs, np.divide(pixels, 255, dtype=np.float32))
+    file = (storage / "teacher.safetensors").read_bytes()
+    assert answer.teacher_sha256 == hashlib.sha256(file).hexdigest()
+    assert answer.logits == as_floats
 
 
 def test_a_killed_gateway_comes_back_at_the_same_address(
