@@ -280,6 +280,8 @@ class NodeConfig(Section):
     profile: ProfileConfig
     data: OwnImagesConfig | None = None
     """images of its own; None: the cloud's (images = "same"), or none"""
+    max_forgetting: float = Field(default=0.02, ge=0, le=1)
+    """robust accuracy on the release's images that its new student may lose"""
 
 
 class GatewayConfig(Section):

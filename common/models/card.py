@@ -4,6 +4,8 @@ Torch-free, so that the daemon and the reports can read cards. It does not
 hold weights, and it carries no accuracy: those belong to an `Evaluation`.
 """
 
+from typing import Literal
+
 from pydantic import Field
 
 from common.records import Record
@@ -27,3 +29,7 @@ class ModelCard(Record):
     method: str = ""  # objective of a teacher, method of a student
     channel: str = ""  # of the release a student comes from
     version: int = 0  # of that release
+    # transfer: `fingerprint` is of the images that the release ships.
+    images: Literal["same", "transfer"] = Field(
+        default="same", exclude_if=lambda images: images == "same"
+    )

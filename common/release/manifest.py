@@ -186,6 +186,7 @@ def student_card(manifest: Manifest, recipe: StudentConfig, *, seed: int) -> Mod
         method=recipe.method,
         channel=manifest.channel,
         version=manifest.version,
+        images=manifest.images,
     )
 
 

@@ -65,6 +65,7 @@ def _edge_config(
             profile=node.profile,
             data_dir=config.dataset.data_dir,
             data=images_of_nodes(config).get(node.name),
+            max_forgetting=node.max_forgetting,
             seed=config.seed,
             **common,
         )

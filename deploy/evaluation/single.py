@@ -86,7 +86,8 @@ def evaluate_model(
     )
     dataset = load_dataset(settings, seed=card.seed)
     found = dataset.train.fingerprint()
-    if found != card.fingerprint:
+    # Of images that a release ships, the split here does not show which they are.
+    if card.images == "same" and found != card.fingerprint:
         raise DataError(
             f"{card.dataset} here has fingerprint {found[:12]}, the model was trained "
             f"on {card.fingerprint[:12]}; give the same data with --data-dir"

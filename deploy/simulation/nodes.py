@@ -116,6 +116,7 @@ class SimulatedNodes:
                 ca=site.ca,
                 data_dir=site.data_dir,
                 data=site.own.get(node.name),
+                max_forgetting=node.max_forgetting,
                 profile=node.profile,
                 seed=site.seed,
                 heartbeat_s=2.0,

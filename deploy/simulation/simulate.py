@@ -143,9 +143,8 @@ def _train_and_publish(
         phase.summary = ", ".join(config.knowledge.contents)
     if config.knowledge.weights:
         with phases.phase("weights", "distil starting weights with Ray") as phase:
-            lines: list[str] = []
-            cloud_side.distil_weights(config, run.cloud, lines.append)
-            phase.summary = "; ".join(lines)
+            cloud_side.distil_weights(config, run.cloud)
+            phase.summary = ", ".join(config.students)
     with phases.phase("publish", f"sign a release to '{config.channel}'") as phase:
         state.manifest = cloud_side.publish(config, run.cloud, dataset)
         phase.summary = describe_release(release_facts(state.manifest))

@@ -317,14 +317,14 @@ def test_an_answer_of_a_teacher_that_was_replaced_is_never_taken_for_the_firsts(
 
 
 def test_a_gateway_serves_the_teacher_when_a_student_of_its_config_asks_it() -> None:
-    config, _ = load_run_config("digits")
+    config, _ = load_run_config("digits-same")
     assert not is_wanted(config)
-    other, _ = load_run_config("digits", {"students.tiny.method": "adaad"})
+    other, _ = load_run_config("digits-same", {"students.tiny.method": "adaad"})
     assert is_wanted(other)
 
 
 def test_a_gateway_serves_the_teacher_when_told_so_or_for_a_node_that_shares() -> None:
-    told, _ = load_run_config("digits", {"gateway.live_teacher": True})
+    told, _ = load_run_config("digits-same", {"gateway.live_teacher": True})
     assert is_wanted(told)
     config, _ = load_run_config("digits-same")
     assert not is_wanted(config)

@@ -31,6 +31,7 @@ from common.release import (
     encode_shard,
     samples_per_shard,
     shard_layout,
+    student_card,
 )
 
 SHAPE = (1, 3, 5)  # not a multiple of eight pixels, on purpose
@@ -381,3 +382,14 @@ def test_bytes_count_starting_weights_too() -> None:
     manifest = manifest.model_copy(update={"weights": {"small": weights}})
     assert manifest.bytes_per_sample() == {"deltas": 10.0, "weights": 20.0}
     assert manifest.num_bytes == 180
+
+
+@pytest.mark.parametrize("images", ["same", "transfer"])
+def test_a_students_card_says_whether_its_release_ships_the_images(images: str) -> None:
+    recipe = StudentConfig(
+        model="cnn_tiny", attack=AttackConfig(step_size=0.1), epochs=1
+    )
+    manifest = _manifest().model_copy(update={"images": images, "sample_shape": SHAPE})
+    card = student_card(manifest, recipe, seed=0)
+    assert card.images == images
+    assert ("images" in card.model_dump()) == (images == "transfer")

@@ -270,9 +270,13 @@ def test_a_recipe_with_more_views_than_the_release_is_refused(
 
 def test_a_config_that_asks_for_more_views_than_there_are_is_refused() -> None:
     with pytest.raises(ConfigError, match="an image has only 9 different views"):
-        load_run_config("digits", {"knowledge.num_views": 10, "knowledge.shift": 1})
+        load_run_config(
+            "digits-same", {"knowledge.num_views": 10, "knowledge.shift": 1}
+        )
     with pytest.raises(ConfigError, match="there are 1 views with soft labels"):
-        load_run_config("digits", {"students.tiny.num_views": 2, "knowledge.shift": 1})
+        load_run_config(
+            "digits-same", {"students.tiny.num_views": 2, "knowledge.shift": 1}
+        )
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from deploy.simulation.nodes import GONE, RemoteNodes
 from deploy.simulation.run_folder import create_run
 from edge.config import load_edge_config
 
-CONFIG, _ = load_run_config("digits")
+CONFIG, _ = load_run_config("digits-same")
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 

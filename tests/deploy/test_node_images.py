@@ -39,7 +39,7 @@ def test_a_node_without_images_takes_no_part() -> None:
 
 
 def test_nodes_share_a_part_where_smaller_ones_would_be_too_small() -> None:
-    data = {"nodes.sensor.data": {"images": 90, "classes": [2, 5, 8]}, "num_nodes": 9}
+    data = {"nodes.sensor.data": {"images": 95, "classes": [2, 5, 8]}, "num_nodes": 9}
     config, _ = load_run_config("digits-same", LEFT | data)
     parts = [each.part for each in images_of_nodes(config).values()]
     assert parts == [(0, 1)] * 3

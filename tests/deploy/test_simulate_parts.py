@@ -72,7 +72,7 @@ def test_phases_add_up_and_a_failing_one_is_timed() -> None:
 
 
 def test_before_a_node_starts_its_log_has_the_last_words(tmp_path: Path) -> None:
-    config, text = load_run_config("digits")
+    config, text = load_run_config("digits-same")
     run = create_run(tmp_path, "digits", text)
     nodes = SimulatedNodes(config.nodes, folder=run.nodes, logs=run.logs)
     state = RunState(config, run, nodes=nodes)

@@ -22,7 +22,7 @@ from deploy.selection.student import (
 )
 from edge.jobs.sizing import Cost, Trial, try_out
 
-CONFIG, _ = load_run_config("digits")
+CONFIG, _ = load_run_config("digits-same")
 
 
 def candidate(name: str, num_parameters: int, reason: str = "") -> TriedStudent:

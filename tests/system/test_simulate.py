@@ -42,7 +42,8 @@ def command(runs_dir: Path, *more: str) -> list[str]:
     assigned = [f"{key}={json.dumps(value)}" for key, value in SMALL.items()]
     options = [part for value in (*assigned, NODES) for part in ("--set", value)]
     verb = [sys.executable, "-m", "deploy.cli.main", "simulate"]
-    return [*verb, "--runs-dir", str(runs_dir), *options, *more]
+    verb += ["--config", "digits-same", "--runs-dir", str(runs_dir)]
+    return [*verb, *options, *more]
 
 
 def left_behind(marker: Path) -> list[str]:
