@@ -15,7 +15,12 @@ from cloud.cluster.tasks import run_tasks
 from cloud.extraction.image_shards import write_images
 from cloud.extraction.recipe import recipe_of
 from cloud.extraction.worker import Extractor
-from cloud.publishing.publish import publish_release
+from cloud.publishing.publish import (
+    draft_manifest,
+    publish_release,
+    read_index,
+    read_teacher,
+)
 from cloud.publishing.transfer_set import released_images, released_validation
 from cloud.storage import StorageDir
 from cloud.training.teacher import fit_teacher
@@ -27,6 +32,7 @@ from common.models.files import load_model
 from common.release import decode_manifest
 from common.robustness.evaluate import clean_accuracy, robust_accuracy_pgd
 from deploy.cloud_side import distil_weights
+from deploy.selection.score import student_score
 from deploy.starting_weights import (
     StartingStudent,
     distil_student,
@@ -224,6 +230,22 @@ def test_a_release_is_published_with_its_weights(
     assert placed.read_bytes() == made.read_bytes()
     again = publish_release(CONFIG, storage, dataset, weights=weights)
     assert again.version == 1
+
+
+def test_a_teacher_is_chosen_by_a_student_of_the_images_that_would_be_shipped(
+    storage: StorageDir, dataset: Dataset
+) -> None:
+    manifest = draft_manifest(
+        CONFIG,
+        dataset,
+        teacher=read_teacher(storage.card),
+        shards=read_index(storage.knowledge_index),
+    )
+    # Soft labels are of 60 images; with all 360 of the split this would be an error.
+    found = student_score(
+        student(epochs=3), manifest, storage.knowledge, dataset, seeds=(0,)
+    )
+    assert 0 <= found.robust_accuracy <= found.clean_accuracy <= 1
 
 
 @pytest.mark.ray
