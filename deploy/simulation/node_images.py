@@ -12,6 +12,9 @@ import numpy as np
 from common.config import OwnImagesConfig, RunConfig
 from common.config.node_images import NUM_CLASSES, num_left_out
 from common.config.own_images import CameraShift
+from common.data.drawn_images import draw_own_images
+from common.data.sources import open_sources
+from common.errors import DataError
 from deploy.report.result import OwnImages
 
 # The smallest class of a data set in units of the mean; others have equal classes.
@@ -50,6 +53,24 @@ def images_of_nodes(config: RunConfig) -> dict[str, OwnImagesConfig]:
         part = {"part": (index % parts, parts)}
         tables[name] = tables[name].model_copy(update=part)
     return tables
+
+
+def check_drawn_images(config: RunConfig) -> None:
+    """Draw each node's images once, so that what cannot be had ends the run at once.
+
+    Raises:
+        DataError: the data set is missing, or leaves too few images; names the node.
+    """
+    for name, data in images_of_nodes(config).items():
+        if data.folder is not None:
+            continue  # the node reads it, and says what is wrong with it
+        num_classes = len(open_sources(config.dataset, None).class_names)
+        try:
+            draw_own_images(
+                data, config.dataset, cloud_seed=config.seed, num_classes=num_classes
+            )
+        except DataError as e:
+            raise DataError(f"node '{name}': {e}") from e
 
 
 def class_shares(

@@ -31,7 +31,7 @@ from deploy.report.wording import (
 from deploy.runtime.background import Background
 from deploy.simulation.lifecycle import run_in_folder
 from deploy.simulation.live_view import open_view, print_notes, take_snapshot
-from deploy.simulation.node_images import images_of_nodes
+from deploy.simulation.node_images import check_drawn_images, images_of_nodes
 from deploy.simulation.node_reports import collect_reports
 from deploy.simulation.nodes import NodeSite, SimulatedNodes
 from deploy.simulation.phases import Phases
@@ -81,6 +81,7 @@ def _simulate(state: RunState, console: Console, *, compare: bool) -> None:
                 f"{len(dataset.val):,} to validate, {len(dataset.test):,} to test"
             )
         print_notes(console, dataset)
+        check_drawn_images(config)  # rather than at the nodes, after the teacher
         check_ports(config.gateway)  # rather than after the teacher's training
         # One thread for the run's whole length: its children end when it does.
         background = stack.enter_context(Background[str]("gateway"))

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from common.config import OwnImagesConfig, ProfileConfig
+from common.errors import DataError
 from deploy.runtime.settings import load_run_config
 from deploy.simulation.node_images import (
+    check_drawn_images,
     class_shares,
     images_of_nodes,
     num_parts,
@@ -101,6 +103,18 @@ def test_a_node_with_no_image_or_all_classes_has_no_own_ones(
     data: OwnImagesConfig | None,
 ) -> None:
     assert own_classes(data, 10) == ()
+
+
+def test_images_that_a_part_lacks_are_refused_before_anything_is_started() -> None:
+    data = {"images": 195, "classes": [2, 5, 8]}  # about 191 are left
+    config, _ = load_run_config("digits-same", LEFT | {"nodes.sensor.data": data})
+    with pytest.raises(DataError, match=r"^node 'sensor': 195 own images are wanted"):
+        check_drawn_images(config)
+
+
+def test_every_node_of_the_default_run_finds_its_images() -> None:
+    for num_nodes in (3, 6):
+        check_drawn_images(load_run_config("digits", {"num_nodes": num_nodes})[0])
 
 
 def test_a_node_is_told_of_its_images_in_its_own_file(tmp_path: Path) -> None:
