@@ -176,6 +176,12 @@ def make_plan(grid: Grid, overrides: Mapping[str, object]) -> list[Entry]:
     plan: list[Entry] = []
     for part in grid.datasets:
         config, _ = load_run_config(part.config, overrides)
+        if config.knowledge.images != "same":
+            raise ConfigError(
+                f"config {part.config} ships its images to the nodes, but methods are "
+                "compared on the cloud's own; name a config whose knowledge.images is "
+                "'same', such as digits-same"
+            )
         _check_names(part.cpu_budget_s, config.students, f"students of {part.config}")
         _check_names(part.learning_rate, METHODS, "methods")
         for rates in part.learning_rate.values():

@@ -175,3 +175,15 @@ def test_a_wrong_recipe_in_a_grid_is_named_as_the_grid_has_it(tmp_path: Path) ->
     wrong = {"takt": MethodGrid(recipe={"ema_decay": 2.0})}
     with pytest.raises(ConfigError, match=r"^methods\.takt\.recipe\.ema_decay = 2\.0:"):
         make_plan(grid.model_copy(update={"methods": wrong}), {})
+
+
+def test_a_config_that_ships_its_images_is_no_config_to_compare_methods_by(
+    tmp_path: Path,
+) -> None:
+    grid = plan_of(tmp_path)
+    part = grid.datasets[0].model_copy(update={"config": "digits"})
+    grid = grid.model_copy(update={"datasets": (part,)})
+    with pytest.raises(
+        ConfigError, match=r"knowledge.images is 'same', such as digits"
+    ):
+        make_plan(grid, {})

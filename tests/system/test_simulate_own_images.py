@@ -12,14 +12,14 @@ import pytest
 # three classes with the teacher, and a node without any.
 SMALL = {
     "dataset.limit": 400,
-    "teacher.epochs": 3,
+    "teacher.epochs": 8,
     "teacher.num_workers": 1,
     "teacher.model": "cnn_small",
     "knowledge.num_actors": 1,
     "knowledge.num_images": 100,
     "knowledge.num_val_images": 40,
-    "students.tiny.epochs": 12,
-    "students.small.epochs": 12,
+    "students.tiny.epochs": 50,
+    "students.small.epochs": 40,
     "students.medium.epochs": 12,
     "students.tiny.tuning.epochs": 4,
     "students.small.tuning.epochs": 4,
