@@ -68,7 +68,7 @@ def render(result: RunResult) -> str:
         robust_note=_robust_note(result),
         baseline_name=baseline_name(result.baselines),
         arm_rows=bars.arm_rows(result),
-        arm_note=arms_caption(run_arms(result)),
+        arm_note=arms_caption(run_arms(result), in_one_cell=False),
         learning=_learning(result),
         labelled_nodes=list(_labelled_nodes(result)),
         release_rows=bars.release_rows(result),
@@ -130,9 +130,13 @@ def _learning(result: RunResult) -> _Learning | None:
         + ", ".join(each.note for each in series),
     )
     own = [e for node in result.nodes for e in node.robust if e.attack != "autoattack"]
+    counts = sorted({each.num_images for each in own})
     measured = f" ({describe(own[0])})" if own else ""
+    if len(counts) > 1:
+        measured = f" ({describe(min(own, key=lambda each: each.num_images))}"
+        measured += f", up to {counts[-1]} at others)"
     note = (
-        "Each node's own measurements while it learns, on its validation split"
+        "Each node's own measurements while it learns, on its validation images"
         f"{measured}. AutoAttack, above, is the stronger attack."
     )
     if any(each.dashed for each in series):

@@ -145,14 +145,20 @@ def _arm(arm: Arm | None) -> str:
     )
 
 
-def arms_caption(nodes: list[NodeArms]) -> str:
-    """Say what the figures of the second table mean."""
+def arms_caption(nodes: list[NodeArms], *, in_one_cell: bool = True) -> str:
+    """Say what the figures of the second table mean.
+
+    Args:
+        nodes: what it shows.
+        in_one_cell: whether own classes stand after a stroke.
+    """
     notes = ["robust %, as above"]
     own = [arm.own_classes for each in nodes for arm in each.arms.values()]
     counts = sorted({each.num_images for each in own if each is not None})
     if counts:
         images = " or ".join(str(count) for count in counts)
-        notes[0] += f"; after the stroke on the node's own classes, {images} images"
+        where = "after the stroke " if in_one_cell else ""
+        notes.append(f"{where}on the node's own classes: {images} images")
     names = {name for each in nodes for name in each.arms}
     if ALONE in names:
         notes.append(f"{ALONE}: from scratch, for the student's CPU-seconds")

@@ -127,7 +127,7 @@ def test_the_table_shows_all_and_own_classes_of_each_student(
     (row,) = [line for line in text.splitlines() if "50 % labelled" in line]
     assert row.split()[-3:] == ["-", "50.0", "73.0"]
     words = " ".join(text.split())
-    assert "on the node's own classes, 60 images" in words
+    assert "after the stroke on the node's own classes: 60 images" in words
     assert "shifted as its own are: camera (rotation)" in words
 
 
