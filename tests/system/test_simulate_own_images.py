@@ -12,6 +12,7 @@ import pytest
 # three classes with the teacher, and a node without any.
 SMALL = {
     "dataset.limit": 400,
+    "threat.eps": 0.05,  # against more, so short a training makes no student to ship
     "teacher.epochs": 8,
     "teacher.num_workers": 1,
     "teacher.model": "cnn_small",
