@@ -5,7 +5,7 @@ method reads of a release, and which architectures serve as students. Every
 architecture takes images of 8 pixels and more, grey or in colour. Free of torch, so
 that a config is checked in full before stage 1 begins.
 
-Not here: the code behind the names (common.models.zoo, edge.distill.losses; tests hold
+Not here: the code behind the names (common.models.zoo, edge.distill.methods; tests hold
 their tables to this one), and what a student's recipe may change (common.config).
 """
 

@@ -2,7 +2,7 @@
 
 Model files and the checkpoints of both trainings have this form. The same tensors and
 object always make the same bytes, and nothing is ever unpickled. Not here: what they
-mean (common.models.files, cloud.training.checkpoint, edge.distill.checkpoint), shards,
+mean (common.models.files, cloud.training.checkpoint, edge.distill.fitting), shards,
 which have no such object (common.release.shards).
 """
 

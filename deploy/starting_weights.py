@@ -2,8 +2,8 @@
 
 A node that begins with them needs no training to have a student, and where it has
 images of its own it goes on from there. They are made as a node makes a student: the
-recipe as it is, by `edge.distill.fit.fit_student`, but of all the cloud's training
-images, with the teacher's knowledge of each. A Ray task a recipe.
+recipe as it is, by `fit_student` of edge.distill.fitting, but of all the cloud's
+training images, with the teacher's knowledge of each. A Ray task a recipe.
 
 Here because it joins both sides, which know nothing of each other. Not here: where the
 weights are signed (cloud.publishing), what a node does with them (edge.distill). Torch
@@ -170,7 +170,7 @@ def distil_student(
     from common.data.datasets import load_dataset
     from common.models.files import load_model
     from edge.distill.batch import Images
-    from edge.distill.fit import fit_student
+    from edge.distill.fitting.fit import fit_student
     from edge.distill.knowledge import read_knowledge
     from edge.distill.task import CPU, Task
 

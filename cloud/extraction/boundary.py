@@ -3,7 +3,7 @@
 The search of boundary supporting samples (Heo, Lee, Yun, Choi: Knowledge
 Distillation with Adversarial Samples Supporting Decision Boundary, AAAI 2019),
 in the exact form of its authors' code. It uses the teacher alone, so its results
-can be shipped. Not here: which samples a student makes use of (edge.distill.losses).
+can be shipped. Not here: which samples a student makes use of (edge.distill.methods).
 """
 
 import torch

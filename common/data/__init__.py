@@ -6,6 +6,6 @@ files; `own_images` are those that a node has and its cloud has not, in class fo
 drawn, as a `camera` has them; `views` makes the crops and flips that cloud and node
 must agree on, bit by bit.
 
-Not here: which view is shown when (edge.distill.training), the training images of a
+Not here: which view is shown when (edge.distill.fitting), the training images of a
 teacher on its device (cloud.training.images).
 """

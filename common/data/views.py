@@ -6,7 +6,7 @@ drawn without repetition from the (2 shift + 1)^2 crops of the image with `shift
 black pixels around it (the pad-and-crop of CIFAR-10), times two with mirroring.
 Cloud and node both cut views with this module, so that the teacher's logits belong to
 exactly the pixels that a student sees. Not here: which view is used in which epoch
-(edge.distill.training), the teacher's logits of it (cloud.extraction.block).
+(edge.distill.fitting.training), the teacher's logits of it (cloud.extraction.block).
 """
 
 from dataclasses import dataclass

@@ -3,8 +3,8 @@
 The CIFAR form of He et al., CVPR 2016 (section 4.2): 3x3 stem, three stages of basic
 blocks, activation after the sum, and shortcuts without parameters (option A: every
 other pixel, missing channels zero). BatchNorm: without it twenty layers do not train;
-`edge/distill/learner.py` says how a node deals with its statistics. Not here: the
-pre-activated, wider ones (`resnet.py`).
+`edge/distill/fitting/learner.py` says how a node deals with its statistics. Not here:
+the pre-activated, wider ones (`resnet.py`).
 """
 
 from collections.abc import Sequence

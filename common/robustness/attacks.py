@@ -3,7 +3,7 @@
 Pure functions: the gradient is taken with respect to x only (parameters get no
 `.grad`), the model stays in the mode it is in, and randomness comes from the generator
 that is given. Not here: accuracies and AutoAttack (common.robustness.evaluate), and
-what a training does with the result (cloud.training.objectives, edge.distill.losses).
+what a training does with the result (cloud.training.objectives, edge.distill.methods).
 """
 
 from collections.abc import Callable

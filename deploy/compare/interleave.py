@@ -4,7 +4,7 @@ A CPU-second of a busy machine does less work than one of an idle machine, by up
 two times on cores that share their units. Trainings that are to be compared at
 equal CPU-seconds are therefore interleaved, each in a thread of its own of which one
 runs at a time: the one that has used the least goes on. What slows one slows all
-alike. Not here: what a training is (edge.distill.fit).
+alike. Not here: what a training is (edge.distill.fitting.fit).
 """
 
 import math

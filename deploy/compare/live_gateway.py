@@ -4,7 +4,7 @@
 teacher as any gateway does (mutual TLS, on loopback), enrols one node and writes how to
 reach it, a `LiveLink`, to stdout; it ends when its stdin does. A process of its own, so
 that the CPU-seconds of a training are the node's alone and the teacher's are measured
-apart. Not here: the node's calls (edge/distill/live_teacher.py).
+apart. Not here: the node's calls (edge/distill/teacher/live_teacher.py).
 """
 
 import sys

@@ -32,9 +32,9 @@ from deploy.compare.messages import GroupJob, OnProgress, RowJob, WorkerUpdate
 from deploy.compare.rows import Row
 from deploy.compare.trained import TrainedStudents, TrainingSummary
 from edge.distill.batch import Images
-from edge.distill.fit import Fitted, fit_student
+from edge.distill.fitting.fit import Fitted, fit_student
 from edge.distill.knowledge import read_knowledge, read_manifest
-from edge.distill.losses import method
+from edge.distill.methods.losses import method
 from edge.distill.task import Task
 
 _Trained = tuple[nn.Module, TrainingSummary]
@@ -132,7 +132,7 @@ def _train(
     if not needs_live_teacher(job.recipe.method):
         fitted = _fit(job, manifest, dataset, after_epoch, teacher=None)
         return fitted.model, _summary(manifest, fitted)
-    from edge.distill.live_teacher import live_teacher  # and with it gRPC
+    from edge.distill.teacher.live_teacher import live_teacher  # and with it gRPC
 
     storage = StorageDir(job.release_dir.parent)  # as `prepare_stage` left it
     gateway = live_gateway(storage.weights, storage.gateway_log)

@@ -88,10 +88,15 @@ def put(page: str, name: str, text: str) -> str:
 
 
 def wing_table(root: Path) -> str:
-    """List the wings of all packages with their phrases, as a Markdown table."""
+    """List the wings of all packages with their phrases, as a Markdown table.
+
+    What lies inside a wing is on the page of its package.
+    """
     lines = ["| wing | what it is |", "| --- | --- |"]
     for package in PACKAGES:
         for wing in _wings(root / package):
+            if wing.parent != root / package:
+                continue
             name = wing.relative_to(root)
             lines.append(_row(root, wing / "__init__.py", f"`{name}/`"))
     return "\n".join(lines)

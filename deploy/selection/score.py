@@ -17,7 +17,7 @@ from common.models.files import load_model
 from common.release import Manifest, ShardInfo, release_images
 from common.robustness.evaluate import autoattack, clean_accuracy, robust_accuracy_pgd
 from edge.distill.batch import Images
-from edge.distill.fit import fit_student
+from edge.distill.fitting.fit import fit_student
 from edge.distill.knowledge import read_knowledge
 from edge.distill.task import Task
 

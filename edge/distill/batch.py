@@ -3,7 +3,7 @@
 `Images` are a whole split in memory; a `Batch` is what is known of some of them;
 a `Setting` holds the step's attack and schedules. Not here: where images come from
 (common.data.datasets), their views (common.data.views), what a step does with a batch
-(crafting.py, losses.py).
+(methods/).
 """
 
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Boundary(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What some samples are fitted to, where it differs in kind (targets.py)."""
+    """What some samples are fitted to, where it differs in kind (methods/)."""
 
     labels: Tensor  # (N, K), rows of probabilities
     weight: Tensor  # (N,), of each in the loss
@@ -73,7 +73,7 @@ class Setting:
 
     recipe: StudentConfig
     eps: float  # now, pixel scale; below the full one while warming up
-    steps: int  # of the attack now: the recipe's, or more (overfitting.py)
+    steps: int  # of the attack now: the recipe's, or more (fitting/)
     step_size: float  # of the attack now: the recipe's, in proportion to eps
     progress: float  # share of the training that is done, in [0, 1]
     temperature: float

@@ -2,7 +2,7 @@
 
 Anti-bias soft label distillation (ABSLD; Zhao et al., NeurIPS 2024): a class with a
 high loss gets sharper soft labels, one with a low loss smoother ones, so that the
-losses of the classes become similar. Not here: the loss that uses them (losses.py).
+losses of the classes become similar. Not here: the loss that uses them (methods/).
 """
 
 import torch

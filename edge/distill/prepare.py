@@ -2,7 +2,7 @@
 
 The release's images, the node's own, or both; the teacher's answers about the own ones
 where these are shared; the release's starting weights. Not here: how each is read
-(sources/), the training (fit.py), measuring and writing the student (run.py).
+(sources/), the training (fitting/), measuring and writing the student (run.py).
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """One student from one release: the child process that runs inside the caps.
 
 ``python -m edge.distill JOB.json`` reads the job, the pulled release and the node's own
-images (prepare.py), trains (fit.py), measures the student (measure.py) and writes it
+images (prepare.py), trains (fitting/), measures the student (measure.py) and writes it
 and its result. Where training did the release's starting weights no good, these are the
 student. Exit codes: 0 done, a TaktError's own, 4 out of memory, 143 ended by SIGTERM
 (the checkpoint is safe). Not here: pulling, caps and promotion (edge.daemon).
@@ -23,8 +23,8 @@ from common.faults import point as fault_point
 from common.models.files import load_model, save_model
 from common.models.zoo import num_parameters
 from common.release import Manifest, student_card
-from edge.distill.checkpoint import CheckpointFile
-from edge.distill.fit import Fitted, fit_student
+from edge.distill.fitting.checkpoint import CheckpointFile
+from edge.distill.fitting.fit import Fitted, fit_student
 from edge.distill.knowledge import read_manifest
 from edge.distill.measure import Scores, is_worse, measure
 from edge.distill.prepare import Prepared, prepare
@@ -39,7 +39,7 @@ from edge.jobs.job import (
 )
 
 if TYPE_CHECKING:
-    from edge.distill.live_teacher import LiveTeacher
+    from edge.distill.teacher.live_teacher import LiveTeacher
 
 
 def distil(
@@ -84,7 +84,7 @@ def _live_teacher(
     if job.live is None or not needs_live_teacher(ready.recipe.method):
         yield None
         return
-    from edge.distill.live_teacher import live_teacher  # and with it gRPC
+    from edge.distill.teacher.live_teacher import live_teacher  # and with it gRPC
 
     with live_teacher(job.live, should_stop) as teacher:
         yield teacher

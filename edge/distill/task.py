@@ -1,7 +1,7 @@
 """What a student is trained for: data, threat model, seed and limits.
 
 A recipe (common.config.StudentConfig) says how to train; a `Task` holds the rest that
-decides the result. Not here: what only observes or interrupts a training (fit.py).
+decides the result. Not here: what only observes or interrupts a training (fitting/).
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class Task:
     # Computes and keeps images, soft labels and deltas; method absld needs the CPU.
     device: torch.device = CPU
     teacher: Model | None = None  # a live one, x -> logits, differentiable
-    # Against catastrophic overfitting (overfitting.py); off for comparisons only.
+    # Against catastrophic overfitting (fitting/); off for comparisons only.
     guard_overfitting: bool = True
 
     @classmethod

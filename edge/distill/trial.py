@@ -23,8 +23,9 @@ from common.models.zoo import num_macs, num_parameters
 from common.release import check_views
 from common.robustness.evaluate import robust_accuracy_pgd
 from edge.distill.batch import Images
-from edge.distill.checkpoint import CheckpointFile
 from edge.distill.exit_code import exit_code_of
+from edge.distill.fitting.checkpoint import CheckpointFile
+from edge.distill.fitting.training import Training
 from edge.distill.knowledge import (
     BoundaryPoints,
     Knowledge,
@@ -33,7 +34,6 @@ from edge.distill.knowledge import (
 )
 from edge.distill.sources.released import released_images
 from edge.distill.task import Task
-from edge.distill.training import Training
 from edge.jobs.job import CHECKPOINT, read_message
 from edge.jobs.sizing import COST, Cost, TrialJob
 

@@ -1,12 +1,12 @@
 """Questions to the gateway's live teacher: logits, and gradients through it.
 
 Method adaad asks about float32 images, which it attacks; a node with `share_images`
-about its own, uint8 and only once each (edge/distill/answers.py). One stream over a
+about its own, uint8 and only once each (edge.distill.teacher). One stream over a
 node's connection, opened again after a cut, with the question that was under way.
 Pixels are sent once: a gradient at the images whose logits were just asked for sends
 only its cotangent. The profile's bandwidth holds for both directions, its delay for
-each question. Not here: torch (edge/distill/live_teacher.py), what the messages promise
-(takt.proto).
+each question. Not here: torch (edge.distill.teacher), what the messages
+promise (takt.proto).
 """
 
 import math

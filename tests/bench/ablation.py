@@ -28,10 +28,10 @@ from deploy.compare.grid import load_grid
 from deploy.compare.interleave import interleave
 from deploy.runtime.settings import load_run_config
 from edge.distill.batch import Batch, Setting
-from edge.distill.crafting import craft_warm_by_soft_labels, mixed_labels
-from edge.distill.fit import Fitted
+from edge.distill.fitting.fit import Fitted
 from edge.distill.knowledge import Knowledge
-from edge.distill.losses import METHODS, Method, takt_loss
+from edge.distill.methods.crafting import craft_warm_by_soft_labels, mixed_labels
+from edge.distill.methods.losses import METHODS, Method, takt_loss
 
 ROWS = Path(__file__).parent / "results" / "ablation.json"
 
@@ -70,7 +70,7 @@ def weighted_loss(
     return (weight * loss).sum()
 
 
-# Trained here alone, beside edge.distill.losses' own.
+# Trained here alone, beside edge.distill.methods.losses' own.
 ONLY_HERE = {
     "takt_afresh": Method(afresh, takt_loss),
     "takt_clean": Method(craft_warm_by_soft_labels, with_clean_loss, keeps_deltas=True),

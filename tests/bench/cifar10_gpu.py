@@ -40,8 +40,8 @@ from common.release import (
     student_card,
 )
 from edge.distill.batch import Images
-from edge.distill.checkpoint import CheckpointFile
-from edge.distill.fit import Fitted, fit_student
+from edge.distill.fitting.checkpoint import CheckpointFile
+from edge.distill.fitting.fit import Fitted, fit_student
 from edge.distill.knowledge import NO_KNOWLEDGE, read_knowledge
 from edge.distill.task import Task
 

@@ -29,7 +29,7 @@ from common.config import RunConfig, StudentConfig
 from common.data.datasets import Split, load_dataset
 from deploy.compare.teacher import train_here
 from deploy.runtime.settings import load_run_config
-from edge.distill.fit import fit_student
+from edge.distill.fitting.fit import fit_student
 from edge.distill.knowledge import Knowledge
 
 ROWS = Path(__file__).parent / "results" / "few-images.json"

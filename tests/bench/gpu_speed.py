@@ -21,8 +21,8 @@ from common.config import AttackConfig, RunConfig, StudentConfig
 from common.data.datasets import Dataset, Split
 from deploy.runtime.settings import load_run_config
 from edge.distill.batch import Images
+from edge.distill.fitting.training import Training
 from edge.distill.task import Task
-from edge.distill.training import Training
 
 RESULTS = Path(__file__).parent / "results" / "gpu-speed.json"
 BATCH = 256

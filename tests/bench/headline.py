@@ -18,8 +18,8 @@ from rows import read_rows, write_rows
 from stage import Stage
 
 from deploy.runtime.settings import load_run_config, parse_assignments
-from edge.distill.checkpoint import CheckpointFile
-from edge.distill.fit import fit_student
+from edge.distill.fitting.checkpoint import CheckpointFile
+from edge.distill.fitting.fit import fit_student
 
 ROWS = Path(__file__).parent / "results" / "headline.json"
 STAGE_1 = (  # of 7.5 times the shipped config's images

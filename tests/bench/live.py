@@ -28,9 +28,9 @@ from common.robustness.evaluate import clean_accuracy, robust_accuracy_pgd
 from deploy.compare.teacher import prepare_stage
 from deploy.runtime.settings import load_run_config
 from edge.distill.batch import Batch, Images
+from edge.distill.fitting.training import Training
 from edge.distill.knowledge import read_knowledge, read_manifest
 from edge.distill.task import Task
-from edge.distill.training import Training
 
 ROWS = Path(__file__).parent / "results" / "live.json"
 

@@ -41,10 +41,10 @@ from common.robustness.evaluate import autoattack, clean_accuracy
 from deploy.compare.teacher import prepare_stage
 from deploy.runtime.settings import load_run_config
 from edge.distill.batch import Images
-from edge.distill.delta_memory import DeltaMemory
+from edge.distill.fitting.delta_memory import DeltaMemory
+from edge.distill.fitting.training import Training
 from edge.distill.knowledge import Knowledge
 from edge.distill.task import Task
-from edge.distill.training import Training
 
 ROWS = Path(__file__).parent / "results" / "precision.json"
 EPOCHS = {"digits": 80, "mnist": 26}  # by data set

@@ -20,7 +20,7 @@ from common.data.datasets import load_dataset
 from deploy.compare.teacher import prepare_stage
 from deploy.runtime.settings import load_run_config
 from edge.distill.batch import Images
-from edge.distill.fit import fit_student
+from edge.distill.fitting.fit import fit_student
 from edge.distill.knowledge import read_knowledge, read_manifest
 from edge.distill.task import Task
 

@@ -4,7 +4,7 @@
 
 Trains students by PGD-AT with one step of eps from the image itself (FGSM), which
 overfits catastrophically on images of enough pixels, with and without the guard
-(edge/distill/overfitting.py); and by the shipped recipes' attacks without a teacher
+(edge.distill.fitting); and by the shipped recipes' attacks without a teacher
 (warm_at), where it must not act. Robust accuracies are PGD-20 on test images (an
 overfitted student has 0 % under it; no claim is made on how robust a saved one is).
 Writes results/safeguard.json; rows that are there already are kept.
@@ -24,7 +24,7 @@ from common.data.datasets import load_dataset
 from common.robustness.evaluate import robust_accuracy_pgd
 from deploy.runtime.settings import load_run_config
 from edge.distill.batch import Images
-from edge.distill.fit import fit_student
+from edge.distill.fitting.fit import fit_student
 from edge.distill.task import Task
 
 RESULTS = Path(__file__).parent / "results" / "safeguard.json"

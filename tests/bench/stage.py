@@ -25,7 +25,7 @@ from common.robustness.evaluate import (
 from deploy.compare.interleave import YieldCpu
 from deploy.compare.teacher import Train, prepare_stage
 from edge.distill.batch import Images
-from edge.distill.fit import Fitted, fit_student
+from edge.distill.fitting.fit import Fitted, fit_student
 from edge.distill.knowledge import Knowledge, read_knowledge, read_manifest
 from edge.distill.task import Task
 

@@ -13,8 +13,8 @@ from common.config import StudentConfig
 from common.data.datasets import Dataset, load_dataset
 from common.models.zoo import build_model
 from edge.distill.batch import Images
-from edge.distill.checkpoint import CheckpointFile
-from edge.distill.fit import fit_student
+from edge.distill.fitting.checkpoint import CheckpointFile
+from edge.distill.fitting.fit import fit_student
 from edge.distill.task import Task
 
 pytestmark = [

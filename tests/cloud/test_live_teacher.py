@@ -24,9 +24,9 @@ from deploy.runtime.settings import load_run_config
 from edge.config import EdgeConfig
 from edge.daemon import NodeDaemon
 from edge.distill.batch import Images
-from edge.distill.fit import fit_student
-from edge.distill.live_teacher import live_teacher
+from edge.distill.fitting.fit import fit_student
 from edge.distill.task import Task
+from edge.distill.teacher.live_teacher import live_teacher
 from edge.jobs.job import LiveLink
 from edge.link.teacher_stream import TeacherStream
 from edge.state import StateDir

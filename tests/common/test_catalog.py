@@ -10,7 +10,7 @@ from common.config import StudentConfig
 from common.errors import ConfigError
 from common.models.zoo import BUILT, build_model
 from deploy.runtime.settings import load_run_config
-from edge.distill import losses
+from edge.distill.methods import losses
 
 CHOICE = {"student": "tiny", "candidates": {"a": {"epochs": 1}, "b": {"epochs": 2}}}
 

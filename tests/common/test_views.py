@@ -28,12 +28,12 @@ from common.release import (
 from deploy.compare.teacher import prepare_stage
 from deploy.runtime.settings import load_run_config
 from edge.distill.batch import Images
-from edge.distill.checkpoint import CheckpointFile
-from edge.distill.delta_memory import DeltaMemory
-from edge.distill.fit import fit_student
+from edge.distill.fitting.checkpoint import CheckpointFile
+from edge.distill.fitting.delta_memory import DeltaMemory
+from edge.distill.fitting.fit import fit_student
+from edge.distill.fitting.training import Training
 from edge.distill.knowledge import read_knowledge, read_manifest
 from edge.distill.task import Task
-from edge.distill.training import Training
 from edge.releases.sync import needed_files
 
 ATTACK = AttackConfig(steps=1, step_size=0.15)

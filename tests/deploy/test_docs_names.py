@@ -109,6 +109,6 @@ def test_a_name_that_does_not_exist_is_found() -> None:
     assert exists("edge.limits.probe_methods")
     assert not exists("deploy.dev.dosc")
     assert not exists("deploy.dev.docs.page_table")
-    assert named_modules("see edge.distill.fit, edge.toml") == {"edge.distill.fit"}
-    assert named_paths("(`edge/distill/fit.py`)") == {"edge/distill/fit.py"}
+    assert named_modules("see edge.distill.run, edge.toml") == {"edge.distill.run"}
+    assert named_paths("(`edge/distill/run.py`)") == {"edge/distill/run.py"}
     assert bare_modules("as losses.py, edge/state.py and *_table.py") == {"losses.py"}

@@ -18,7 +18,7 @@ from cloud.gateway.live_teacher import Batch, LiveTeacher, Shapes
 from common.errors import ConfigError, Interrupted, LinkError, StorageError
 from common.pb import takt_pb2_grpc
 from edge.config import EdgeConfig
-from edge.distill.answers import Answers, AnswersFile, teacher_answers
+from edge.distill.teacher.answers import Answers, AnswersFile, teacher_answers
 from edge.jobs.job import LiveLink
 from edge.state import StateDir
 

@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from edge.distill.delta_memory import pack, pack_by_torch, unpack, unpack_by_torch
+from edge.distill.fitting.delta_memory import (
+    pack,
+    pack_by_torch,
+    unpack,
+    unpack_by_torch,
+)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7), (3, 40, 40)])

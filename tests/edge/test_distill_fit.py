@@ -14,7 +14,7 @@ from common.release import (
     encode_manifest,
 )
 from edge.distill.batch import Images
-from edge.distill.fit import Fitted, fit_student
+from edge.distill.fitting.fit import Fitted, fit_student
 from edge.distill.knowledge import read_knowledge, read_manifest
 from edge.distill.run import distil
 from edge.distill.task import Task

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from common.config import AttackConfig, StudentConfig
 from common.models.zoo import build_model
-from edge.distill.learner import Learner
+from edge.distill.fitting.learner import Learner
 
 STATISTIC = "norm.running_mean"
 

@@ -12,8 +12,8 @@ from common.config import AttackConfig, StudentConfig
 from common.errors import ConfigError
 from edge.distill.batch import Batch, Boundary, Setting
 from edge.distill.class_temperatures import ClassTemperatures
-from edge.distill.crafting import craft_warm_by_soft_labels
-from edge.distill.losses import METHODS, method
+from edge.distill.methods.crafting import craft_warm_by_soft_labels
+from edge.distill.methods.losses import METHODS, method
 
 EPS = 0.1
 NAMES = sorted(METHODS)

@@ -12,10 +12,10 @@ from common.config import AttackConfig, DatasetConfig, StudentConfig
 from common.data.datasets import load_dataset
 from deploy.runtime.settings import load_run_config
 from edge.distill.batch import Images
-from edge.distill.checkpoint import CheckpointFile, FitState
-from edge.distill.fit import Fitted, fit_student
+from edge.distill.fitting.checkpoint import CheckpointFile, FitState
+from edge.distill.fitting.fit import Fitted, fit_student
+from edge.distill.fitting.training import Training
 from edge.distill.task import Task
-from edge.distill.training import Training
 
 FGSM = AttackConfig(steps=1, step_size=0.25, random_start=False)
 

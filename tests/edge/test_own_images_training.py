@@ -17,8 +17,9 @@ from common.data.views import Views
 from common.errors import DataError, Interrupted
 from common.models.zoo import build_model
 from edge.distill.batch import Images
-from edge.distill.checkpoint import CheckpointFile
-from edge.distill.fit import fit_student
+from edge.distill.fitting.checkpoint import CheckpointFile
+from edge.distill.fitting.fit import fit_student
+from edge.distill.fitting.training import Training
 from edge.distill.knowledge import (
     NO_KNOWLEDGE,
     BoundaryPoints,
@@ -29,7 +30,6 @@ from edge.distill.knowledge import (
 from edge.distill.sources.joined import OwnKnowledge, joined
 from edge.distill.sources.sampler import Sampler
 from edge.distill.task import Task
-from edge.distill.training import Training
 
 NUM_RELEASED, NUM_OWN = 200, 60
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from common.config import AttackConfig, StudentConfig
 from edge.distill.batch import Batch, Setting, Target
-from edge.distill.losses import method
-from edge.distill.targets import confidence, find_target
+from edge.distill.methods.losses import method
+from edge.distill.methods.targets import confidence, find_target
 
 T = 2.0
 SURE = torch.tensor([6.0, 0.0, 0.0])  # 0.995 confident

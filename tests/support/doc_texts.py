@@ -95,7 +95,7 @@ def named_paths(text: str) -> set[str]:
 
 
 def named_modules(text: str) -> set[str]:
-    """Dotted names below the packages, such as edge.distill.fit."""
+    """Dotted names below the packages, such as edge.distill.fitting.fit."""
     packages = "|".join(PACKAGES)
     pattern = rf"(?<![\w./\"-])((?:{packages})(?:\.[A-Za-z_]\w*)+)"
     files = {"edge.toml", "edge.env"}

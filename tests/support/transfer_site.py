@@ -32,7 +32,7 @@ from common.release import (
     student_card,
 )
 from edge.distill.batch import Images
-from edge.distill.fit import fit_student
+from edge.distill.fitting.fit import fit_student
 from edge.distill.task import Task
 from edge.jobs.job import DistilJob
 

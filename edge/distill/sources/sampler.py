@@ -4,7 +4,7 @@ With one source an epoch is a pass over it. With two, the release's images and t
 node's own, half of each batch is of either, however many each has: a node of few images
 then hears as much of them as of the release, and does not forget what its own images do
 not show. Within a batch no image occurs twice, so that its kept delta is one. Not here:
-what is known of an image (joined.py), the step (edge.distill.training).
+what is known of an image (joined.py), the step (edge.distill.fitting.training).
 """
 
 import torch

@@ -1,7 +1,7 @@
 """What the gateway's teacher says of a node's own images, as soft labels of each view.
 
 Only with `share_images`: the images leave the device, each view of each once. Not here:
-the calls and the answers on disk (edge.distill.answers).
+the calls and the answers on disk (edge.distill.teacher.answers).
 """
 
 from collections.abc import Callable, Iterator
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from common.data.views import Views, show
 from common.release import Manifest
-from edge.distill.answers import teacher_answers
 from edge.distill.batch import Images
+from edge.distill.teacher.answers import teacher_answers
 from edge.jobs.job import LiveLink
 
 _BLOCK = 1024  # images whose views are cut at a time

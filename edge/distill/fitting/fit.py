@@ -1,7 +1,8 @@
 """Train one student to its end: resume, run, choose the weights.
 
 `fit_student` is the whole of stage 2 as a function: a recipe and a task in, a student
-out. Not here: the steps (training.py), release and result files (run.py), caps.
+out. Not here: the steps (training.py), release and result files
+(edge.distill.run), caps.
 """
 
 import math
@@ -15,9 +16,9 @@ from common.catalog import needs_live_teacher
 from common.config import StudentConfig
 from common.errors import ConfigError
 from common.records import CpuSeconds
-from edge.distill.checkpoint import CheckpointFile, FitState
+from edge.distill.fitting.checkpoint import CheckpointFile, FitState
+from edge.distill.fitting.training import Training
 from edge.distill.task import Task
-from edge.distill.training import Training
 from edge.jobs.job import EpochPoint
 
 

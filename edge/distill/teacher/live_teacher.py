@@ -3,7 +3,7 @@
 A distilling child opens a connection of its own, with the node's identity and within
 the node's bandwidth; it carries images, logits, cotangents and gradients. Not here:
 the calls themselves (edge/link/teacher_stream.py), the use of the logits
-(edge/distill/crafting.py, edge/distill/losses.py).
+(edge/distill/methods/crafting.py, edge/distill/methods/losses.py).
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edge.distill.teacher_link import open_stream
+from edge.distill.teacher.teacher_link import open_stream
 from edge.jobs.job import LiveLink
 from edge.link.teacher_stream import TeacherStream
 

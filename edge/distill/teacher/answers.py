@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from common.durable import storing
 from common.errors import StorageError, one_line
-from edge.distill.teacher_link import open_stream
+from edge.distill.teacher.teacher_link import open_stream
 from edge.jobs.job import LiveLink
 
 MAX_ANSWERS = 1_000_000  # of about 100 bytes with ten classes

@@ -9,7 +9,7 @@ The two `craft_warm_...` start from the delta of the sample's last epoch. That i
 the idea of ATTA (Zheng et al., "Efficient Adversarial Training with Transferable
 Adversarial Examples", CVPR 2020), which also moves a delta with the crop of its
 image; with a single step it is known as FGSM-EP and FGSM-PGI, the latter with a
-consistency term (Jia et al., ECCV 2022). Ours are kept as signs (delta_memory.py)
+consistency term (Jia et al., ECCV 2022). Ours are kept as signs (fitting/)
 and get fresh uniform noise each time.
 
 Not here: the attacks themselves (common.robustness.attacks), what is then minimised

@@ -8,8 +8,8 @@ training that starts each attack from the sample's last delta. It is in essence 
 (Zheng et al., CVPR 2020); with a single step it is close to FGSM-EP and FGSM-PGI
 (Jia et al., ECCV 2022). `takt` keeps its deltas in the same way.
 
-Not here: the loop and the schedules (training.py), the deltas kept between epochs
-(delta_memory.py).
+Not here: the loop and the schedules and the deltas kept between epochs
+(edge.distill.fitting).
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from common.catalog import check_name
 from common.models.forward import Model
 from edge.distill.batch import Batch, Boundary, Setting
 from edge.distill.class_temperatures import at_temperature
-from edge.distill.crafting import (
+from edge.distill.methods.crafting import (
     craft_by_class_soft_labels,
     craft_by_clean,
     craft_by_labels,

@@ -1,6 +1,6 @@
 """The update of a student's weights: gradient, clipping, SGD step, averaging.
 
-Not here: the losses (losses.py), the order of steps (training.py).
+Not here: the losses (edge.distill.methods), the order of steps (training.py).
 """
 
 import copy

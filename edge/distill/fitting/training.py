@@ -4,8 +4,8 @@ All schedules follow the share of the work that is done, of so many epochs or of
 so many CPU-seconds. At sixteen milestones the student is measured on validation
 images. One that has collapsed to one class is started again once, at a third of the
 learning rate; one that overfits to the attack it is trained with goes on with more
-steps of it. Not here: the methods (losses.py), checkpoints on disk and the end
-(fit.py).
+steps of it. Not here: the objectives (edge.distill.methods), checkpoints on disk and
+the end (fit.py).
 """
 
 import math
@@ -23,14 +23,14 @@ from common.optim import schedule, warmed_up
 from common.robustness.attacks import pgd
 from common.robustness.evaluate import is_collapsed, predict
 from edge.distill.batch import Batch, Images, Setting
-from edge.distill.checkpoint import FitState
 from edge.distill.class_temperatures import ClassTemperatures
-from edge.distill.delta_memory import DeltaMemory
-from edge.distill.learner import Learner, under
-from edge.distill.losses import Method, method
-from edge.distill.overfitting import MAX_STEPS, Attacked, is_overfitted
+from edge.distill.fitting.checkpoint import FitState
+from edge.distill.fitting.delta_memory import DeltaMemory
+from edge.distill.fitting.learner import Learner, under
+from edge.distill.fitting.overfitting import MAX_STEPS, Attacked, is_overfitted
+from edge.distill.methods.losses import Method, method
+from edge.distill.methods.targets import find_target
 from edge.distill.sources.sampler import Sampler
-from edge.distill.targets import find_target
 from edge.distill.task import Task
 from edge.jobs.job import EpochPoint
 

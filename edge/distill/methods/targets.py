@@ -8,7 +8,7 @@ as its weight, so that an image says the less, the less is known of it. The term
 of TRADES (Zhang et al., ICML 2019), without labels as in UAT (Alayrac et al.,
 "Are Labels Required for Improving Adversarial Robustness?", NeurIPS 2019).
 
-Not here: the loss (losses.py), where labels come from (sources/).
+Not here: the loss (losses.py), where labels come from (edge.distill.sources).
 """
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from common.models.forward import Model
 from edge.distill.batch import Batch, Setting, Target
-from edge.distill.crafting import require_soft_labels
+from edge.distill.methods.crafting import require_soft_labels
 
 # Of a teacher's prediction that an image without a true label is fitted to.
 MIN_CONFIDENCE = 0.8
