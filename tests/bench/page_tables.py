@@ -12,6 +12,7 @@ import ablation_table
 import adaad_table
 import few_images_table
 import margins_table
+import own_images_table
 import precision_table
 import summary_table
 from rows import Row, read_rows
@@ -43,6 +44,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "few-margins": partial(_of_compare, margins_table.markdown, "compare-few.json"),
     "few": partial(_of_compare, compare_tables.markdown, "compare-few.json"),
     "few-images": partial(_of_bench, few_images_table.markdown, "few-images.json"),
+    "own-images": partial(_of_bench, own_images_table.markdown, "own_images.json"),
     "adaad": partial(_of_compare, adaad_table.markdown, "compare-live.json"),
     "ablation": partial(_of_bench, ablation_table.markdown, "ablation.json"),
     "precision": partial(_of_bench, precision_table.markdown, "precision.json"),

@@ -1,0 +1,60 @@
+"""The table of nodes with images of their own: each method, by scenario.
+
+The rows come from own_images.py. Not here: which file they are in (page_tables.py).
+"""
+
+from rows import Row
+from tables import heads, spread
+
+METHODS = {
+    "takt": "takt",
+    "shipped": "shipped as it is",
+    "no_teacher": "the same without a teacher",
+    "own_only": "own images alone",
+}
+SCENARIOS = {
+    "none": "no images of its own",
+    "full": "7,200 images",
+    "few": "500 images",
+    "classes": "200 of 3 classes",
+    "unlabelled": "200 without labels",
+    "camera": "200, camera: ",
+    "fifth": "7,200, a fifth of the steps",
+}
+
+
+def markdown(rows: list[Row]) -> str:
+    """Write the rows as a Markdown table, and a line that gives it meaning."""
+    lines = [
+        f"| data set, student | node | {' | '.join(METHODS.values())} |",
+        f"| --- | --- |{' ---: |' * len(METHODS)}",
+    ]
+    for place, title in sorted(heads(rows).items()):
+        here = [row for row in rows if (row["dataset"], row["student"]) == place]
+        for scenario, name in SCENARIOS.items():
+            of_one = [row for row in here if row["scenario"] == scenario]
+            for shift in sorted({row["shift"] for row in of_one}):
+                found = [row for row in of_one if row["shift"] == shift]
+                cells = " | ".join(_cell(found, method) for method in METHODS)
+                what = name if shift == "none" else f"{name}{shift}"
+                lines.append(f"| {title} | {what} | {cells} |")
+    first = rows[0]
+    meaning = (
+        "Robust % under AutoAttack standard, on all classes; where a node has some "
+        "classes only, also on these: all / own. Mean +- standard deviation (number of "
+        f"seeds); {first['num_images']} stratified test images, {first['norm']}; a "
+        "shifted camera is tested on test images shifted like its own."
+    )
+    return "\n".join([*lines, "", meaning])
+
+
+def _cell(rows: list[Row], method: str) -> str:
+    """Write what a method's students withstand, all seeds together."""
+    found = [row for row in rows if row["method"] == method]
+    if not found:
+        return "-"
+    text = spread([100 * row["robust_accuracy"] for row in found])
+    if found[0]["own_classes"]:
+        own = spread([100 * row["own_class_robust_accuracy"] for row in found])
+        text += f" / {own}"
+    return f"{text} ({len(found)})"
