@@ -184,8 +184,11 @@ async def refresh_signatures(repository: ReleaseRepository) -> NoReturn:
     """
     while True:
         try:
-            if await asyncio.to_thread(repository.refresh):
-                logger.info("signed the release metadata again")
+            done = await asyncio.to_thread(repository.refresh)
+            if done.signed:
+                logger.info("signed again: %s", ", ".join(done.signed))
+            for role, why in done.failures.items():
+                logger.warning("cannot sign %s again: %s", role, why)
         except TaktError as e:
             logger.warning("cannot sign the release metadata again: %s", e)
         await asyncio.sleep(REFRESH_S)

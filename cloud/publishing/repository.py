@@ -18,7 +18,7 @@ from pathlib import Path
 from tuf.api.metadata import TargetFile, Targets
 
 from cloud.publishing.signing_keys import RoleKeys
-from cloud.publishing.tuf_metadata import SignedMetadata
+from cloud.publishing.tuf_metadata import Refreshed, SignedMetadata
 from common.clock import Clock, utc_now
 from common.durable import locked, make_folder, write_atomic
 from common.errors import ConfigError, StorageError
@@ -165,17 +165,19 @@ class ReleaseRepository:
             shutil.rmtree(self.targets / dropped, ignore_errors=True)
             return manifest
 
-    def refresh(self, *, force: bool = False) -> bool:
+    def refresh(self, *, force: bool = False) -> Refreshed:
         """Sign again what is past half its life, so that clients continue to trust it.
+
+        A role whose key is not here keeps what it has; the others are signed.
 
         Args:
             force: sign the timestamp again in any case.
 
         Returns:
-            Whether anything was signed.
+            What was signed, and what could not be.
 
         Raises:
-            StorageError: there is no repository, a key is missing, the disk is full.
+            StorageError: there is no repository, or it is damaged.
         """
         with locked(self.root / ".lock"):
             return self._metadata.refresh(force=force)

@@ -7,6 +7,7 @@ that is killed is either invisible or complete. Not here: target files and relea
 are python-tuf's own. See https://theupdateframework.github.io/specification/latest/.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -47,6 +48,19 @@ class State:
     timestamp: Metadata[Timestamp]
     snapshot: Metadata[Snapshot]
     targets: Metadata[Targets]
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """What a refresh did.
+
+    Attributes:
+        signed: roles that were signed again.
+        failures: why a role that should have been signed was not.
+    """
+
+    signed: tuple[str, ...]
+    failures: Mapping[str, str]
 
 
 class SignedMetadata:
@@ -127,46 +141,43 @@ class SignedMetadata:
             StorageError: a key is missing or the disk is full; what was committed
                 before stays.
         """
-        targets, snapshot = state.targets.signed, state.snapshot.signed
+        targets = state.targets.signed
         targets.version += 1
         name = f"{targets.version}.targets.json"
         data = self._write(state, state.targets, name, f"{point}.targets")
-        snapshot.meta["targets.json"] = _describe(targets.version, data)
-        snapshot.version += 1
-        name = f"{snapshot.version}.snapshot.json"
-        self._write(state, state.snapshot, name, f"{point}.snapshot")
-        self._commit_timestamp(state, point)
-        for signed in (targets, snapshot):
-            name = f"{signed.version - KEEP_VERSIONS}.{signed.type}.json"
-            (self.folder / name).unlink(missing_ok=True)
+        state.snapshot.signed.meta["targets.json"] = _describe(targets.version, data)
+        self._commit_snapshot(state, point)
+        self._drop_old(targets)
 
-    def refresh(self, *, force: bool) -> bool:
+    def refresh(self, *, force: bool) -> Refreshed:
         """Sign again what is past half its life, or not signed by its present key.
+
+        Each role by itself, timestamp and snapshot first: where the key of root or
+        targets lies elsewhere, only that role keeps what it has.
 
         Args:
             force: sign the timestamp again in any case.
 
         Returns:
-            Whether anything was signed.
+            What was signed, and what could not be.
 
         Raises:
-            StorageError: see `load` and `commit`.
+            StorageError: see `load`.
         """
-        state = self.load()
-        root_is_stale = self._is_stale(state, state.root)
-        if root_is_stale:
-            state.root.signed.version += 1
-            name = f"{state.root.signed.version}.root.json"
-            self._write(state, state.root, name, "refresh.root")
-        if self._is_stale(state, state.targets) or self._is_stale(
-            state, state.snapshot
-        ):
-            self.commit(state, "refresh")
-        elif force or self._is_stale(state, state.timestamp):
-            self._commit_timestamp(state, "refresh")
-        else:
-            return root_is_stale
-        return True
+        signed: list[str] = []
+        failures: dict[str, str] = {}
+        for role in ("timestamp", "snapshot", "targets", "root"):
+            state = self.load()  # anew: a role that fails has changed its copy
+            forced = force and role == "timestamp"
+            if not forced and not self._is_stale(state, getattr(state, role)):
+                continue
+            try:
+                self._sign_again(state, role)
+            except StorageError as e:
+                failures[role] = str(e)
+            else:
+                signed.append(role)
+        return Refreshed(tuple(signed), failures)
 
     def rotate(self, role: str) -> None:
         """Give a role a new key; clients follow through the chain of roots.
@@ -187,6 +198,30 @@ class SignedMetadata:
         # The old root key signs the new root, too.
         self._write(state, state.root, name, "rotate.root", also=old_root)
         self.commit(state, "rotate")
+
+    def _sign_again(self, state: State, role: str) -> None:
+        if role == "timestamp":
+            self._commit_timestamp(state, "refresh")
+        elif role == "snapshot":
+            self._commit_snapshot(state, "refresh")
+        elif role == "targets":
+            self.commit(state, "refresh")
+        else:
+            state.root.signed.version += 1
+            name = f"{state.root.signed.version}.root.json"
+            self._write(state, state.root, name, "refresh.root")
+
+    def _commit_snapshot(self, state: State, point: str) -> None:
+        snapshot = state.snapshot.signed
+        snapshot.version += 1
+        name = f"{snapshot.version}.snapshot.json"
+        self._write(state, state.snapshot, name, f"{point}.snapshot")
+        self._commit_timestamp(state, point)
+        self._drop_old(snapshot)
+
+    def _drop_old(self, signed: Targets | Snapshot) -> None:
+        name = f"{signed.version - KEEP_VERSIONS}.{signed.type}.json"
+        (self.folder / name).unlink(missing_ok=True)
 
     def _commit_timestamp(self, state: State, point: str) -> None:
         version = state.snapshot.signed.version

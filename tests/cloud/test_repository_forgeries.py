@@ -106,5 +106,5 @@ def test_stale_signatures_are_refused_until_they_are_refreshed(
     with pytest.raises(ExpiredMetadataError):
         node.version()
     present = ReleaseRepository(tmp_path / "r", tmp_path / "k")
-    assert present.refresh()
+    assert present.refresh().signed
     assert node.version() == 1
