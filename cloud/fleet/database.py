@@ -124,6 +124,16 @@ class Fleet:
         """Close the connections."""
         self._engine.dispose()
 
+    def check(self) -> None:
+        """Take the right to write, as a heartbeat does, and write nothing.
+
+        Raises:
+            StorageError: the database fails.
+        """
+        with self._storage("write") as connection:
+            nothing = sa.update(_NODES).where(sa.false())
+            connection.execute(nothing.values(state=""))
+
     def heartbeat(self, node: str, beat: HeartbeatRequest) -> None:
         """Keep a node's newest heartbeat.
 

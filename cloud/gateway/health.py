@@ -1,10 +1,11 @@
 """The gateway's health as grpc.health.v1, the standard that probes of clusters speak.
 
 Both ports answer `Check`, for the gateway as a whole ("") and for each service by its
-full name: SERVING, and NOT_SERVING from the moment the gateway drains. `Watch` is left
-out: anybody could hold the places of enrolling nodes by streams that stay open. Not
-here: asking it (`cloud.gateway.probe`), and the check by which Ray Serve replaces a
-gateway (`RunningGateway.check`).
+full name: SERVING, and NOT_SERVING from the moment the gateway drains. What an operator
+must mend has names of its own (`cloud.gateway.condition`). `Watch` is left out: anybody
+could hold the places of enrolling nodes by streams that stay open. Not here: asking it
+(`cloud.gateway.probe`), and the check by which Ray Serve replaces a gateway
+(`RunningGateway.check`).
 """
 
 from collections.abc import Iterable
@@ -30,6 +31,13 @@ class Health:
         """
         for service in services:
             await self._servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    async def set_serving(self, service: str, serving: bool) -> None:
+        """Answer SERVING or NOT_SERVING for one service from now on."""
+        status = health_pb2.HealthCheckResponse
+        await self._servicer.set(
+            service, status.SERVING if serving else status.NOT_SERVING
+        )
 
     async def drain(self) -> None:
         """Answer NOT_SERVING from now on."""

@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 MESSAGE_BYTES = 64 * 1024  # half a second of the slowest default node's bandwidth
 READ_BYTES = 256 * 1024  # one trip to the disk
 POLL_S = 0.25
-REFRESH_S = 600.0  # between two checks of the signatures; the shortest lives a day
 MAX_PATH = 512
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _ROOTS = ("metadata", "targets")
@@ -175,20 +174,3 @@ class ReleaseServicer(takt_pb2_grpc.ReleaseServiceServicer):
                 return
             known = version
             yield pb.WatchResponse(channel=request.channel, version=version)
-
-
-async def refresh_signatures(repository: ReleaseRepository) -> NoReturn:
-    """Sign the metadata again before it expires; log a warning where keys are absent.
-
-    Runs until it is cancelled.
-    """
-    while True:
-        try:
-            done = await asyncio.to_thread(repository.refresh)
-            if done.signed:
-                logger.info("signed again: %s", ", ".join(done.signed))
-            for role, why in done.failures.items():
-                logger.warning("cannot sign %s again: %s", role, why)
-        except TaktError as e:
-            logger.warning("cannot sign the release metadata again: %s", e)
-        await asyncio.sleep(REFRESH_S)

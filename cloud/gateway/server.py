@@ -23,6 +23,7 @@ import grpc.aio
 from cloud.fleet.database import Fleet, sqlite_url
 from cloud.gateway.addresses import certificate_names
 from cloud.gateway.authorization import Authorization
+from cloud.gateway.condition import PARTS, Condition
 from cloud.gateway.fleet_service import FleetServicer, enrolment_handler
 from cloud.gateway.health import Health
 from cloud.gateway.interceptor import Interceptor, errors_as_status
@@ -34,11 +35,7 @@ from cloud.gateway.listeners import (
     make_server,
 )
 from cloud.gateway.live_teacher import LiveTeacher
-from cloud.gateway.release_service import (
-    ReleaseServicer,
-    VersionFeed,
-    refresh_signatures,
-)
+from cloud.gateway.release_service import ReleaseServicer, VersionFeed
 from cloud.gateway.teacher_service import TeacherServicer
 from cloud.pki.authority import Authority
 from cloud.publishing.repository import ReleaseRepository
@@ -65,6 +62,7 @@ class RunningGateway:
         authority: of the project.
         repository: that is served.
         fleet: what nodes have reported.
+        condition: what an operator must mend, if anything.
         background: tasks that run as long as the gateway does.
     """
 
@@ -73,12 +71,16 @@ class RunningGateway:
     authority: Authority
     repository: ReleaseRepository
     fleet: Fleet
+    condition: Condition
     background: tuple["asyncio.Task[NoReturn]", ...]
     _sockets: tuple[tuple[str, int], ...]
     _servers: "_Servers"
 
     async def check(self) -> None:
-        """Check that the gateway works.
+        """Check that the gateway works, or that another one might.
+
+        A missing key, a full disk or a database that refuses would stop its successor,
+        too: `condition` has them.
 
         Raises:
             AddressError: a port does not answer.
@@ -179,7 +181,7 @@ async def start_gateway_server(
     )
     try:
         await servers.health.serving(
-            name for name in SERVICES if teacher or name != TEACHER_SERVICE
+            name for name in SERVICES + PARTS if teacher or name != TEACHER_SERVICE
         )
         await servers.feed.refresh()
         addresses = await listen(
@@ -195,18 +197,18 @@ async def start_gateway_server(
         raise
     logger.info("serving nodes at %s, %s", addresses.address, addresses.enroll_address)
     host = addresses.reachable_host
+    condition = Condition(storage, repository, fleet, servers.health)
     return RunningGateway(
         addresses.address,
         addresses.enroll_address,
         authority,
         repository,
         fleet,
+        condition,
         (
             asyncio.create_task(servers.feed.run(), name="the watch on the repository"),
             asyncio.create_task(authorization.sweep(), name="the sweep of open calls"),
-            asyncio.create_task(
-                refresh_signatures(repository), name="the refresh of signatures"
-            ),
+            asyncio.create_task(condition.run(), name="the look at the condition"),
         ),
         ((host, addresses.port), (host, addresses.enroll_port)),
         servers,

@@ -182,6 +182,14 @@ class ReleaseRepository:
         with locked(self.root / ".lock"):
             return self._metadata.refresh(force=force)
 
+    def near_end(self) -> list[str]:
+        """Name the roles whose metadata ends soon, each with what to do.
+
+        Raises:
+            StorageError: there is no repository, or it is damaged.
+        """
+        return self._metadata.near_end()
+
     def rotate(self, role: str) -> None:
         """Give a role (root, targets, snapshot or timestamp) a new key.
 

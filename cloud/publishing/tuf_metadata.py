@@ -37,6 +37,14 @@ LIFETIMES = {
     "snapshot": timedelta(days=30),
     "timestamp": timedelta(days=1),
 }
+# Left when it is said that a role was not signed again. At half its life it should
+# have been; what follows is time to fetch a key that lies elsewhere.
+NOTICE = {
+    "root": timedelta(days=60),
+    "targets": timedelta(days=10),
+    "snapshot": timedelta(days=10),
+    "timestamp": timedelta(hours=8),
+}
 KEEP_VERSIONS = 32  # of targets and snapshot: a client may be between two requests
 
 
@@ -178,6 +186,23 @@ class SignedMetadata:
             else:
                 signed.append(role)
         return Refreshed(tuple(signed), failures)
+
+    def near_end(self) -> list[str]:
+        """Name the roles with less than their `NOTICE` left, each with what to do.
+
+        Raises:
+            StorageError: see `load`.
+        """
+        state = self.load()
+        now = self._clock()
+        return [
+            f"{role} metadata ends on {expires:%Y-%m-%d %H:%M} UTC, expected more than "
+            f"{notice / timedelta(days=1):.2g} days; nodes refuse every release from "
+            f"then on: bring the {role} key to {self._keys.folder}, and a running "
+            "gateway signs"
+            for role, notice in NOTICE.items()
+            if (expires := getattr(state, role).signed.expires) - now < notice
+        ]
 
     def rotate(self, role: str) -> None:
         """Give a role a new key; clients follow through the chain of roots.

@@ -151,7 +151,7 @@ def serve(
 
 @app.command()
 def check(storage: Storage = DEFAULT_STORAGE) -> None:
-    """Fail unless the gateway of a storage folder answers on this machine."""
+    """Fail unless the gateway of a storage folder answers and has nothing to mend."""
     from cloud.gateway.probe import check_gateway
 
     typer.echo(f"the gateway at {check_gateway(StorageDir(storage))} answers")
