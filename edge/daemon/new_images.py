@@ -102,7 +102,7 @@ def _hashes(folder: Path) -> Iterator[int]:
     from common.data.image_folder import SUFFIXES  # and with it PIL
 
     for inside in _entries(folder):
-        if not inside.is_dir():
+        if not _is_folder(inside):
             continue
         for entry in _entries(Path(inside.path)):
             if Path(entry.name).suffix.lower() not in SUFFIXES:
@@ -113,6 +113,14 @@ def _hashes(folder: Path) -> Iterator[int]:
                 key = f"{text}{status.st_mtime_ns}".encode(errors="surrogateescape")
                 digest = hashlib.blake2b(key, digest_size=8).digest()
                 yield int.from_bytes(digest, "little")
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Tell a folder; a link that leads nowhere, or to itself, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _entries(folder: Path) -> "Iterator[os.DirEntry[str]]":

@@ -168,6 +168,16 @@ def test_new_images_count_though_as_many_old_ones_go(
     assert NewImages(node.data, state).is_due(state.read_current(), any_new=False)
 
 
+def test_links_that_lead_nowhere_or_to_themselves_hold_no_images(
+    tmp_path: Path,
+) -> None:
+    add(tmp_path / "images", "2/a.png")
+    (tmp_path / "images" / "3").symlink_to("3")
+    (tmp_path / "images" / "4").symlink_to("missing")
+    images = NewImages(OwnImagesConfig(folder=tmp_path / "images"), StateDir(tmp_path))
+    assert len(images.look().files) == 1
+
+
 def test_a_folder_that_is_away_starts_nothing_by_itself(
     site: EdgeSite, node: EdgeConfig
 ) -> None:
