@@ -4,7 +4,8 @@
     shipped    the release's starting weights as they are: no training at the node
     baseline   with ``--compare``: the best training without a teacher. Of a release
                with images: the same images, views and weights with true labels. Of
-               another: PGD-AT of Madry et al. (ICLR 2018), 7 steps of a quarter eps
+               another: PGD-AT of Madry et al. (ICLR 2018), 7 steps of a quarter eps,
+               from random weights
 
 What is trained has the node's student, seed, caps and child process, and as many
 CPU-seconds as the node's own training took. Each is measured on the same test images
@@ -131,7 +132,7 @@ class References:
     def _baseline(self, node: NodeConfig, budget_s: float) -> None:
         manifest, without = self._manifest, "teacher"
         if manifest.images == "same":
-            manifest, without = _with_pgd_at(manifest, node.student), ""
+            manifest, without = with_pgd_at(manifest, node.student), ""
         result, usage, student = self._train(
             node, "baseline", manifest, budget_s, without=without
         )
@@ -229,13 +230,17 @@ def copy_release(
     write_atomic(folder / MANIFEST, encode_manifest(manifest))
 
 
-def _with_pgd_at(manifest: Manifest, student: str) -> Manifest:
-    """Change a student's recipe to PGD-AT; all else stays."""
+def with_pgd_at(manifest: Manifest, student: str) -> Manifest:
+    """Change a student's recipe to PGD-AT, from random weights; all else stays.
+
+    Starting weights are of the teacher's knowledge, which the baseline goes without.
+    """
     attack = AttackConfig(steps=PGD_STEPS, step_size=min(manifest.eps / 4, 1.0))
     recipe = manifest.students[student].model_copy(
         update={"method": "pgd_at", "attack": attack}
     )
-    return manifest.model_copy(update={"students": {student: recipe}})
+    changed = {"students": {student: recipe}, "weights": {}}
+    return manifest.model_copy(update=changed)
 
 
 def _unshared(data: OwnImagesConfig | None) -> OwnImagesConfig | None:
