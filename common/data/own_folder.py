@@ -1,13 +1,14 @@
 """Read a node's own images from class folders: some of the release's, and unlabelled/.
 
 Images that cannot be read are passed over and named, since on a device a file may be
-half written. Images have the size of the release's; colour is made grey, or grey
+half written. Copies of images that measure students are not trained on, whatever folder
+they lie in. Images have the size of the release's; colour is made grey, or grey
 colour, as the release's are. Not here: decoding (image_folder.py), images that a
 simulated node draws (drawn_images.py).
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from common.data.own_images import (
     OwnImages,
     describe_missing_validation,
     in_ram,
+    pixel_digests,
     validation_rows,
 )
 from common.errors import DataError
@@ -56,7 +58,11 @@ class ImageKind:
 
 
 def read_own_folder(
-    folder: Path, kind: ImageKind, *, allocate: Allocate = in_ram
+    folder: Path,
+    kind: ImageKind,
+    *,
+    allocate: Allocate = in_ram,
+    never_trained_on: Collection[bytes] = (),
 ) -> OwnImages:
     """Read all images below a folder; which ones are for validation, their names say.
 
@@ -64,10 +70,12 @@ def read_own_folder(
         folder: holds one folder a class, and unlabelled/; some of them will do.
         kind: what the release says of images.
         allocate: makes room for the pixels.
+        never_trained_on: digests of images that measure students, beside those that
+            are set aside here.
 
     Raises:
         DataError: a folder is no class of the release, an image has another size, or
-            none can be read.
+            none that can be trained on can be read.
     """
     tree = _scan(folder, kind.class_names)
     odd = _Oddities(len(tree.paths))
@@ -77,20 +85,35 @@ def read_own_folder(
     val = validation_rows(labels, _order_by_name(paths))
     train = np.setdiff1d(np.arange(len(paths)), val)
     pixels = allocate((len(paths), kind.form.channels, *kind.sample_shape[1:]))
-    splits, first = [], 0
-    for part in (train, val):
-        read: list[int] = []
-        for k in part:
-            if odd.reads(paths[k], kind.form, pixels[first + len(read)]):
-                read.append(k)
-        last = first + len(read)
-        splits.append(Split(pixels[first:last], labels[np.array(read, int)]))
-        first = last
-    if first == 0:
-        raise DataError(f"none of the images in {folder} can be read: {odd.unreadable}")
+    # Those set aside first, behind the others: so it is known what is a copy of one.
+    behind = pixels[len(train) :]
+    val = _read(paths, val, kind.form, behind, odd)
+    odd.measure_students(never_trained_on)
+    odd.measure_students(pixel_digests(behind[: len(val)]))
+    train = _read(paths, train, kind.form, pixels, odd)
+    if not len(train):
+        raise DataError(odd.nothing_left(folder))
     notes = (*describe_passed_over(tree, folder), *odd.notes(folder, kind.form))
-    own = OwnImages(splits[0], splits[1])
+    own = OwnImages(
+        Split(pixels[: len(train)], labels[train]),
+        Split(behind[: len(val)], labels[val]),
+    )
     return OwnImages(own.train, own.val, (*notes, *describe_missing_validation(own)))
+
+
+def _read(
+    paths: Sequence[Path],
+    rows: NDArray[np.int64],
+    form: Form,
+    places: NDArray[np.uint8],
+    odd: "_Oddities",
+) -> NDArray[np.int64]:
+    """Decode images one behind the other; return the rows of those that are used."""
+    used: list[int] = []
+    for k in rows:
+        if odd.reads(paths[k], form, places[len(used)]):
+            used.append(k)
+    return np.array(used, np.int64)
 
 
 def _scan(root: Path, class_names: Sequence[str]) -> Tree:
@@ -143,9 +166,15 @@ class _Oddities:
         self._num_images = num_images
         self._errors: list[str] = []
         self._converted = 0
+        self._measuring: set[bytes] = set()
+        self._num_copies = 0
+
+    def measure_students(self, digests: Iterable[bytes]) -> None:
+        """Leave out copies of these images from now on."""
+        self._measuring.update(digests)
 
     @property
-    def unreadable(self) -> str:
+    def _unreadable(self) -> str:
         more = len(self._errors) - _MOST_NAMES
         rest = f"; and {more} more" if more > 0 else ""
         return "; ".join(self._errors[:_MOST_NAMES]) + rest
@@ -171,13 +200,27 @@ class _Oddities:
         return True
 
     def reads(self, path: Path, form: Form, place: NDArray[np.uint8]) -> bool:
-        """Decode an image into its place; False: it cannot be read."""
+        """Decode an image into its place; False: it cannot be read, or is a copy."""
         try:
             place[:] = read_images([path], form)[0]
         except DataError as e:
             self._errors.append(str(e))
             return False
+        if self._measuring and pixel_digests([place])[0] in self._measuring:
+            self._num_copies += 1
+            return False
         return True
+
+    def nothing_left(self, folder: Path) -> str:
+        """Say why no image of a folder can be trained on."""
+        if len(self._errors) == self._num_images:
+            return f"none of the images in {folder} can be read: {self._unreadable}"
+        unread = f", {len(self._errors)} cannot be read" if self._errors else ""
+        return (
+            f"no image in {folder} is left to train on: of {self._num_images}, "
+            f"{self._num_copies} are copies of images that measure students{unread}; "
+            "add others"
+        )
 
     def notes(self, folder: Path, form: Form) -> tuple[str, ...]:
         """Say how many images were left out or changed, one line each."""
@@ -185,7 +228,12 @@ class _Oddities:
         if self._errors:
             notes.append(
                 f"{len(self._errors)} of {self._num_images} images in {folder} are "
-                f"left out: {self.unreadable}"
+                f"left out: {self._unreadable}"
+            )
+        if self._num_copies:
+            notes.append(
+                f"{self._num_copies} of {self._num_images} images in {folder} are "
+                "copies of images that measure students, and are not trained on"
             )
         if self._converted:
             kinds = ("in colour", "grey") if form.mode == "L" else ("grey", "RGB")

@@ -1,12 +1,13 @@
 """A node's own images: which are trained on, which measure the student, what is odd.
 
 Of the labelled ones a fifth of each class is set aside for validation and never trained
-on. Pixels go into memory that the caller allocates, so that many of them need not be in
-RAM. Not here: class folders (own_folder.py), drawn images (drawn_images.py), what a
-node does with them (edge.distill).
+on, nor is a copy of one. Pixels go into memory that the caller allocates, so that many
+of them need not be in RAM. Not here: class folders (own_folder.py), drawn images
+(drawn_images.py), what a node does with them (edge.distill).
 """
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,11 @@ Allocate = Callable[[tuple[int, int, int, int]], NDArray[np.uint8]]
 def in_ram(shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
     """Allocate images in RAM."""
     return np.empty(shape, np.uint8)
+
+
+def pixel_digests(images: Iterable[NDArray[np.uint8]]) -> list[bytes]:
+    """Digest the pixels of each image; copies of one have the same."""
+    return [hashlib.sha256(image.tobytes()).digest() for image in images]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from common.catalog import contents_for, needs_live_teacher
 from common.config import OwnImagesConfig, StudentConfig
-from common.data.own_images import OwnImages
+from common.data.own_images import OwnImages, pixel_digests
 from common.data.views import Views
 from common.errors import ConfigError, DataError
 from common.release import Manifest, recipe_of
@@ -110,7 +110,13 @@ def prepare(
         )
     assert job.own is not None
     path = job.work_dir / _PIXELS
-    both = beside(released.train, reader(job.own, job.dataset, manifest), path)
+    read = reader(
+        job.own,
+        job.dataset,
+        manifest,
+        never_trained_on=pixel_digests(released.val.x.numpy()),
+    )
+    both = beside(released.train, read, path)
     own = Images(both.train.x[num_released:], both.train.y[num_released:])
     views = _own_views(recipe, manifest, own, job.seed)
     taught = _ask(job, manifest, own, views, should_stop)
@@ -184,7 +190,7 @@ def _own_views(
     num_views = recipe.own_views or recipe.num_views
     if num_views == 1:
         return None
-    digests = [hashlib.sha256(image.tobytes()).digest() for image in own.x.numpy()]
+    digests = pixel_digests(own.x.numpy())
     return Views.draw(
         len(digests),
         num_views,

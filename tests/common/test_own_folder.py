@@ -163,3 +163,29 @@ def test_pixels_go_where_the_caller_has_room_for_them(tmp_path: Path) -> None:
     assert np.shares_memory(own.train.images, rooms[0])
     assert np.shares_memory(own.val.images, rooms[0])
     assert (rooms[0][:8] == own.train.images).all()
+
+
+@pytest.mark.parametrize("folder", ["unlabelled", "dog"])
+def test_a_copy_of_an_image_set_aside_is_not_trained_on_whatever_its_folder(
+    folder: str, tmp_path: Path
+) -> None:
+    write_tree(tmp_path, {"cat": 10, "dog": 3, "unlabelled": 2})
+    aside = read_own_folder(tmp_path, KIND).val.images[0]
+    for path in tmp_path.glob("cat/*.png"):
+        if (np.asarray(Image.open(path)) == aside[0]).all():
+            save_image(tmp_path / folder / "copy.bmp", Image.open(path))
+    own = read_own_folder(tmp_path, KIND)
+    both = [{image.tobytes() for image in part.images} for part in (own.train, own.val)]
+    assert aside.tobytes() in both[1]
+    assert both[0] & both[1] == set()
+    assert own.notes[0] == (
+        f"1 of 16 images in {tmp_path} are copies of images that measure students, "
+        "and are not trained on"
+    )
+
+
+def test_a_folder_with_copies_of_one_image_alone_is_refused(tmp_path: Path) -> None:
+    for k in range(5):
+        save_image(tmp_path / "cat" / f"{k}.png", Image.new("L", (8, 8), 7))
+    with pytest.raises(DataError, match="is left to train on: of 5, 4 are copies of"):
+        read_own_folder(tmp_path, KIND)

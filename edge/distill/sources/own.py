@@ -7,7 +7,7 @@ drawing images (common.data), what the teacher says of them (taught.py).
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,8 +39,22 @@ class BothImages(NamedTuple):
         return Images.of(self.own.val)
 
 
-def reader(config: OwnImagesConfig, files: DatasetConfig, manifest: Manifest) -> Read:
-    """Say how a node's own images are read: from its folder, or drawn."""
+def reader(
+    config: OwnImagesConfig,
+    files: DatasetConfig,
+    manifest: Manifest,
+    *,
+    never_trained_on: Collection[bytes] = (),
+) -> Read:
+    """Say how a node's own images are read: from its folder, or drawn.
+
+    Args:
+        config: the table [data].
+        files: where the node has the cloud's data set, if it needs it.
+        manifest: of the release.
+        never_trained_on: digests of the release's validation images; a folder may hold
+            copies of some, and what is drawn is never one of the cloud's.
+    """
     if config.folder is not None:
         folder = config.folder
         kind = ImageKind(
@@ -48,7 +62,9 @@ def reader(config: OwnImagesConfig, files: DatasetConfig, manifest: Manifest) ->
             manifest.sample_shape,
             resized=manifest.image_size is not None,
         )
-        return lambda allocate: read_own_folder(folder, kind, allocate=allocate)
+        return lambda allocate: read_own_folder(
+            folder, kind, allocate=allocate, never_trained_on=never_trained_on
+        )
     return lambda allocate: draw_own_images(
         config,
         cloud_dataset(files, manifest),
