@@ -57,8 +57,6 @@ def confidence(soft_labels: Tensor, temperature: float) -> Tensor:
 
 
 def _taught(batch: Batch) -> Tensor:
-    return (
-        torch.ones_like(batch.y, dtype=torch.bool)
-        if batch.taught is None
-        else (batch.taught)
-    )
+    if batch.taught is None:
+        return torch.ones_like(batch.y, dtype=torch.bool)
+    return batch.taught
