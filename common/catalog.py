@@ -75,6 +75,11 @@ def contents_for(method: str, boundary_weight: float) -> frozenset[Content]:
     return needs.contents
 
 
+def reads_soft_labels(method: str) -> bool:
+    """Say whether a student's method learns from the teacher's answers."""
+    return "soft_labels" in METHODS[method].contents
+
+
 def needs_live_teacher(method: str) -> bool:
     """Say whether a student's method asks the gateway's teacher while it trains."""
     return METHODS[method].live_teacher

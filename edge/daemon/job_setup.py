@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from common.catalog import needs_live_teacher
+from common.catalog import needs_live_teacher, reads_soft_labels
 from common.config import DatasetConfig
 from common.durable import storing, write_atomic
 from common.errors import ConfigError
@@ -72,12 +72,13 @@ def make_job(
 def _live_link(config: EdgeConfig, manifest: Manifest) -> LiveLink | None:
     """Give the child access to the live teacher, if it may ask it.
 
-    Only for a method that asks it, or own images that are shared with it. Without this
-    no image leaves the device, whatever the child does.
+    Only for a method that asks it, or own images that are shared with it and a method
+    that learns from its answers. Without this no image leaves the device, whatever the
+    child does.
     """
     shares = config.data is not None and config.data.share_images
     method = recipe_of(manifest, config.student).method
-    if not shares and not needs_live_teacher(method):
+    if not needs_live_teacher(method) and not (shares and reads_soft_labels(method)):
         return None
     return LiveLink(
         gateway=config.gateway,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.catalog import contents_for, needs_live_teacher
+from common.catalog import contents_for, needs_live_teacher, reads_soft_labels
 from common.config import OwnImagesConfig, StudentConfig
 from common.data.own_images import OwnImages, pixel_digests
 from common.data.views import Views
@@ -23,6 +23,7 @@ from common.release import Manifest, recipe_of
 from common.robustness.evaluate import predict
 from edge.distill.batch import Images
 from edge.distill.knowledge import Knowledge, read_knowledge
+from edge.distill.methods.losses import method
 from edge.distill.sources.joined import OwnKnowledge, joined
 from edge.distill.sources.own import BothImages, beside, fingerprint, reader
 from edge.distill.sources.released import (
@@ -119,8 +120,9 @@ def prepare(
     both = beside(released.train, read, path)
     own = Images(both.train.x[num_released:], both.train.y[num_released:])
     views = _own_views(recipe, manifest, own, job.seed)
-    taught = _ask(job, manifest, own, views, should_stop)
+    taught = _ask(job, recipe, manifest, own, views, should_stop)
     known = OwnKnowledge(len(own.y), views, taught.soft_labels if taught else None)
+    num_own, num_labelled = _num_used(recipe, both.own, taught)
     if not len(both.val.y):
         _check_val(released.val)
     return Prepared(
@@ -134,13 +136,13 @@ def prepare(
         own_val=both.val,
         release_val=released.val,
         shipped=shipped,
-        num_own=len(own.y),
-        num_labelled=both.own.num_labelled,
+        num_own=num_own,
+        num_labelled=num_labelled,
         num_bytes=taught.num_bytes if taught else 0,
         notes=(
             *both.own.notes,
             *(taught.notes if taught else ()),
-            *_left_out(recipe, both.own, job.own),
+            *_left_out(recipe, len(own.y) - num_own, taught),
             *_wrong_labels(own, taught, shipped),
         ),
         digest=_digest(job, manifest, both.own),
@@ -203,14 +205,17 @@ def _own_views(
 
 def _ask(
     job: DistilJob,
+    recipe: StudentConfig,
     manifest: Manifest,
     own: Images,
     views: Views | None,
     should_stop: Callable[[], bool],
 ) -> "Taught | None":
-    """Ask the teacher about the node's own images, where it may be asked."""
+    """Ask the teacher about the node's own images, where it may be and helps."""
     if job.own is None or not job.own.share_images or job.without:
         return None
+    if not reads_soft_labels(recipe.method):
+        return None  # no image leaves the device for nothing
     if job.live is None or job.answers is None:
         raise ConfigError(
             "own images are to be shared with the teacher (share_images), but this "
@@ -259,15 +264,32 @@ def _pair(images: Images) -> tuple[Tensor, Tensor]:
     return images.x, images.y
 
 
+def _num_used(
+    recipe: StudentConfig, own: OwnImages, taught: "Taught | None"
+) -> tuple[int, int]:
+    """Count the own images that a method can train on, and of these the labelled."""
+    needs = method(recipe.method).needs
+    if "soft_labels" in needs and taught is None:
+        return 0, 0
+    if "labels" in needs:
+        return own.num_labelled, own.num_labelled
+    return len(own.train), own.num_labelled
+
+
 def _left_out(
-    recipe: StudentConfig, own: OwnImages, config: OwnImagesConfig
+    recipe: StudentConfig, count: int, taught: "Taught | None"
 ) -> tuple[str, ...]:
-    """Say so where images without a label are of no use to a method."""
-    unlabelled = len(own.train) - own.num_labelled
-    if not unlabelled or config.share_images or recipe.method == "takt":
+    """Say so where own images are of no use to a method."""
+    if not count:
         return ()
+    if "soft_labels" in method(recipe.method).needs and taught is None:
+        return (
+            f"{count} own images are left out: method {recipe.method} needs the "
+            "teacher's answers about them; set share_images in [data] of edge.toml, or "
+            "choose a student of method takt",
+        )
     return (
-        f"{unlabelled} own images without a label are left out: method "
+        f"{count} own images without a label are left out: method "
         f"{recipe.method} needs labels",
     )
 

@@ -172,13 +172,14 @@ def _write_student(
     # Of the cloud's images it is what the node goes by, unless it has some of its own.
     differs = ready.num_own > 0 or manifest.images == "transfer"
     release = scores.release if differs else None
+    num_used = (ready.task.num_released or 0) + ready.num_own
     result = DistilResult(
         student=job.student,
         architecture=recipe.model,
         num_parameters=num_parameters(choice.model),
         method=recipe.method,
         seed=job.seed,
-        batch_size=min(job.batch_size or recipe.batch_size, len(ready.task.train.y)),
+        batch_size=min(job.batch_size or recipe.batch_size, num_used),
         epochs=fitted.epochs,
         best_epoch=0 if choice.as_shipped else fitted.best_epoch,
         clean_accuracy=scores.main.clean_accuracy,

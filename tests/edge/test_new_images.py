@@ -216,6 +216,17 @@ def test_a_child_can_reach_the_gateway_only_where_images_are_shared(
     assert job.answers == StateDir(node.state_dir).answers
 
 
+def test_a_child_has_no_gateway_where_its_method_learns_from_no_answers(
+    site: EdgeSite, node: EdgeConfig, tmp_path: Path
+) -> None:
+    manifest = site.repository.manifest("digits")
+    students = {node.student: recipe(method="pgd_at")}
+    manifest = manifest.model_copy(update={"students": students})
+    config = with_data(node, share_images=True)
+    job = make_job(config, manifest, folder=tmp_path, work=tmp_path)
+    assert job.live is None
+
+
 def test_without_share_images_no_query_reaches_the_gateway(tmp_path: Path) -> None:
     asked: list[int] = []
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from transfer_site import (
+    CLOUD,
     NUM_VAL,
     changed_release,
     own_folder,
@@ -16,11 +18,13 @@ from transfer_site import (
 )
 
 from common.config import OwnImagesConfig, TuningConfig
+from common.data.datasets import load_dataset
 from common.errors import ConfigError, DataError, Interrupted, TrustError
 from common.models.card import ModelCard
 from common.models.files import load_model, save_model
 from common.models.zoo import build_model
 from edge.distill.knowledge import read_manifest
+from edge.distill.prepare import prepare
 from edge.distill.run import distil
 from edge.jobs.job import STUDENT, DistilJob, DistilResult
 
@@ -268,3 +272,49 @@ def test_starting_weights_of_another_model_are_refused_with_both_names(
         "starting weights of 'tiny' are of cnn_small for 1x8x8, 10 classes, expected "
         "cnn_tiny for 1x8x8, 10 classes; publish the release again"
     )
+
+
+def test_a_copy_of_an_image_that_the_release_measures_with_is_not_trained_on(
+    release: Path, tmp_path: Path
+) -> None:
+    val = load_dataset(CLOUD, seed=0).val
+    folder = own_folder(tmp_path / "images", 40)
+    place = folder / "unlabelled" / "copy.png"
+    place.parent.mkdir()
+    Image.fromarray(val.images[0][0]).save(place)
+    job = transfer_job(release, tmp_path / "work", own=in_folder(folder))
+    ready = prepare(job, read_manifest(release), should_stop=lambda: False)
+    assert ready.num_own + len(ready.own_val.y) == 40
+    assert any("1 of 41 images" in note for note in ready.notes)
+
+
+def with_method(release: Path, folder: Path, name: str) -> Path:
+    """A release whose student is of another method."""
+    changed = read_manifest(release).model_copy(
+        update={"students": {"tiny": student(method=name)}}
+    )
+    return changed_release(release, folder, changed)
+
+
+def test_a_method_without_a_teacher_shares_no_image_and_needs_no_gateway(
+    release: Path, folder: Path, tmp_path: Path
+) -> None:
+    there = with_method(release, tmp_path / "release", "pgd_at")
+    own = in_folder(folder, share_images=True)
+    job = transfer_job(there, tmp_path / "work", own=own)
+    ready = prepare(job, read_manifest(there), should_stop=lambda: False)
+    assert ready.num_own == ready.num_labelled == 100 - len(ready.own_val.y)
+    assert ready.notes == (
+        "20 own images without a label are left out: method pgd_at needs labels",
+    )
+
+
+def test_own_images_that_a_method_can_make_nothing_of_are_not_counted_as_used(
+    release: Path, folder: Path, tmp_path: Path
+) -> None:
+    there = with_method(release, tmp_path / "release", "rslad")
+    job = transfer_job(there, tmp_path / "work", own=in_folder(folder))
+    result = distil(job)
+    assert (result.own_images, result.own_labelled) == (0, 0)
+    (note,) = result.notes
+    assert "own images are left out: method rslad needs the teacher's answers" in note
