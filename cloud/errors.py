@@ -25,3 +25,7 @@ class QuotaError(TaktError):
 
 class NotServedError(TaktError):
     """This gateway was started without what the call needs."""
+
+
+class NoMessageError(TaktError):
+    """A call was opened and its message did not come."""

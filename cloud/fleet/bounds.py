@@ -5,14 +5,14 @@ kept (`cloud.fleet.database`), and escaping for HTML, which is the page's part.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence, Sized
 
 from cloud.errors import BadRequestError
 from common.pb.takt_pb2 import Evaluation, HeartbeatRequest, ReportRequest
 from common.text import shortened
 
 MAX_BIGINT = 2**63 - 1  # what the database can hold
-MAX_CURVE = 10_000
+MAX_CURVE = 4096  # some 40 bytes each: within the bytes of one message
 MAX_EVALUATIONS = 32
 MAX_FLAGS = 16
 MAX_NOTES = 16
@@ -42,6 +42,7 @@ def checked_report(report: ReportRequest) -> ReportRequest:
     Raises:
         BadRequestError: a number in it is impossible, or a list is too long.
     """
+    _bound_lists(report)
     checked = ReportRequest()
     checked.CopyFrom(report)
     checked.DiscardUnknownFields()
@@ -71,8 +72,6 @@ def checked_report(report: ReportRequest) -> ReportRequest:
         *("shipped_own_robust", "shipped_release_robust"),
     ):
         _within(field, getattr(report, field), 1)  # absent reads as 0
-    _at_most("curve", report.curve, MAX_CURVE)
-    _at_most("notes", report.notes, MAX_NOTES)
     checked.ClearField("notes")
     checked.notes.extend(clean(note, 500) for note in report.notes)
     for field in ("robust", "release_robust"):
@@ -85,9 +84,16 @@ def checked_report(report: ReportRequest) -> ReportRequest:
     return checked
 
 
+def _bound_lists(report: ReportRequest) -> None:
+    """Refuse long lists, before anything looks at what is in them."""
+    _at_most("curve", report.curve, MAX_CURVE)
+    _at_most("notes", report.notes, MAX_NOTES)
+    _at_most("robust", report.robust, MAX_EVALUATIONS)
+    _at_most("release_robust", report.release_robust, MAX_EVALUATIONS)
+
+
 def _check_evaluations(field: str, evaluations: Sequence[Evaluation]) -> None:
     """Bound the robust accuracies of a report, in place."""
-    _at_most(field, evaluations, MAX_EVALUATIONS)
     for evaluation in evaluations:
         _within(f"{field}.accuracy", evaluation.accuracy, 1)
         _within(f"{field}.eps", evaluation.eps, 1)
@@ -116,7 +122,7 @@ def _within(field: str, value: float, most: float) -> None:
         raise BadRequestError(f"{field} is {value}, expected 0 to {most:g}")
 
 
-def _at_most(field: str, values: Iterable[object], most: int) -> None:
-    num = sum(1 for _ in values)
+def _at_most(field: str, values: Sized, most: int) -> None:
+    num = len(values)
     if num > most:
         raise BadRequestError(f"{field} has {num} entries, expected at most {most}")

@@ -8,7 +8,7 @@ node's part (`edge.link.failures`).
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeAlias
 
@@ -18,10 +18,12 @@ import grpc.aio
 from cloud.errors import (
     BadRequestError,
     MissingFileError,
+    NoMessageError,
     NotServedError,
     OffsetError,
     QuotaError,
 )
+from cloud.gateway.messages import FIRST_MESSAGE_S, all_messages, only_message
 from common.errors import ConfigError, IdentityError, StorageError, TaktError
 
 logger = logging.getLogger(__name__)
@@ -38,16 +40,29 @@ _CODES: tuple[tuple[type[TaktError], grpc.StatusCode], ...] = (
     (OffsetError, grpc.StatusCode.OUT_OF_RANGE),
     (QuotaError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (NotServedError, grpc.StatusCode.UNIMPLEMENTED),
+    (NoMessageError, grpc.StatusCode.DEADLINE_EXCEEDED),
     (IdentityError, grpc.StatusCode.PERMISSION_DENIED),
 )
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Run every call of a server inside async context managers."""
+    """Run every call of a server inside async context managers.
 
-    def __init__(self, *around: Around) -> None:
-        """Run calls inside ``around(method, context)`` of each, the outermost first."""
+    They are entered before a message is read: a call of a peer that may not call ends
+    without one, and holds no place meanwhile.
+    """
+
+    def __init__(
+        self, *around: Around, first_message_s: float = FIRST_MESSAGE_S
+    ) -> None:
+        """Run calls inside ``around(method, context)`` of each, the outermost first.
+
+        Args:
+            around: context managers, by method and context.
+            first_message_s: for the message of a call that has one.
+        """
         self._around = around
+        self._first_message_s = first_message_s
 
     async def intercept_service(
         self,
@@ -58,36 +73,39 @@ class Interceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:  # no such method: grpc answers UNIMPLEMENTED
             return handler
-        return _wrap(handler, handler_call_details.method, self._around)
+        return self._wrap(handler, handler_call_details.method)
 
+    def _wrap(self, handler: Any, method: str) -> Handler:
+        """Make a handler of streams, which is the same on the wire, of any kind.
 
-def _wrap(handler: Any, method: str, arounds: Sequence[Around]) -> Handler:
-    """Put `arounds` around a handler of any of the four kinds."""
-    kind = "stream" if handler.request_streaming else "unary"
-    kind += "_stream" if handler.response_streaming else "_unary"
-    behaviour = getattr(handler, kind)
+        gRPC reads and parses the message of a unary call before any code of ours runs.
+        """
+        kind = "stream" if handler.request_streaming else "unary"
+        kind += "_stream" if handler.response_streaming else "_unary"
+        behaviour, parse = getattr(handler, kind), handler.request_deserializer
 
-    async def answer(request: Any, context: Context) -> Any:
-        async with contextlib.AsyncExitStack() as stack:
-            for around in arounds:
-                await stack.enter_async_context(around(method, context))
-            return await behaviour(request, context)
+        async def answer(raw: AsyncIterable[bytes], context: Context) -> None:
+            async with contextlib.AsyncExitStack() as stack:
+                for around in self._around:
+                    await stack.enter_async_context(around(method, context))
+                if handler.request_streaming:
+                    request: Any = all_messages(method, raw, parse)
+                else:
+                    request = await only_message(
+                        method, raw, parse, within_s=self._first_message_s
+                    )
+                if not handler.response_streaming:
+                    await context.write(await behaviour(request, context))
+                    return
+                # Written here, not yielded: so a cancelled write is seen around it.
+                async with contextlib.aclosing(behaviour(request, context)) as messages:
+                    async for message in messages:
+                        await context.write(message)
 
-    async def stream(request: Any, context: Context) -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            for around in arounds:
-                await stack.enter_async_context(around(method, context))
-            # Written here, not yielded: so a cancelled write is seen around it.
-            async with contextlib.aclosing(behaviour(request, context)) as messages:
-                async for message in messages:
-                    await context.write(message)
-
-    make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
-    return make(  # type: ignore[no-any-return]
-        stream if handler.response_streaming else answer,
-        handler.request_deserializer,
-        handler.response_serializer,
-    )
+        make: Any = grpc.stream_stream_rpc_method_handler
+        return make(  # type: ignore[no-any-return]
+            answer, None, handler.response_serializer
+        )
 
 
 @contextlib.asynccontextmanager
@@ -98,7 +116,7 @@ async def errors_as_status(method: str, context: Context) -> AsyncIterator[None]
     except grpc.aio.AbortError:
         raise
     except Exception as e:
-        code, message = status_of(e, method)
+        code, message = status_of(e, f"{method} from {context.peer()}")
         await context.abort(code, message)
 
 
@@ -107,7 +125,7 @@ def status_of(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
 
     Args:
         error: what a servicer raised.
-        method: the full name of the call, for the log.
+        method: the full name of the call and its peer, for the log.
 
     Returns:
         The code, and one line for the peer.

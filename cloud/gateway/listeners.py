@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from cloud.gateway.addresses import Addresses, advertised, bind_error
+from cloud.gateway.messages import MAX_QUERY_BYTES
 from cloud.pki.authority import ServerCredentials
 from cloud.storage import StorageDir
 from common.address import join
@@ -21,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 KEPT_PORT_WAIT_S = 5.0  # for a stopping gateway that still holds the port
 MAX_CALLS = 4096  # of all nodes together
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # a batch of images is the largest
 # Of enrolling nodes, which are unknown yet: a signing request is small, and soon
 # answered.
 MAX_ENROLLING_CALLS, MAX_ENROLLING_BYTES = 256, 64 * 1024
@@ -45,7 +45,7 @@ def make_server(
     *,
     ping_interval_s: float,
     max_calls: int = MAX_CALLS,
-    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    max_message_bytes: int = MAX_QUERY_BYTES,
 ) -> grpc.aio.Server:
     """Make a server; see `listen` for its port.
 

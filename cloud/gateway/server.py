@@ -35,6 +35,7 @@ from cloud.gateway.listeners import (
     make_server,
 )
 from cloud.gateway.live_teacher import LiveTeacher
+from cloud.gateway.messages import FIRST_MESSAGE_S
 from cloud.gateway.release_service import ReleaseServicer, VersionFeed
 from cloud.gateway.teacher_service import TeacherServicer
 from cloud.pki.authority import Authority
@@ -133,6 +134,7 @@ async def start_gateway_server(
     teacher: LiveTeacher | None = None,
     clock: Clock = utc_now,
     ping_interval_s: float = PING_INTERVAL_S,
+    first_message_s: float = FIRST_MESSAGE_S,
 ) -> RunningGateway:
     """Start serving a run's storage folder from the running loop.
 
@@ -147,6 +149,7 @@ async def start_gateway_server(
         teacher: the live teacher; None: `Query` is not served.
         clock: the wall clock, UTC.
         ping_interval_s: see `make_server`.
+        first_message_s: see `Interceptor`.
 
     Raises:
         AddressError: a port is taken, or the host is not this machine's.
@@ -163,11 +166,15 @@ async def start_gateway_server(
     )
     servers = _Servers(
         nodes=make_server(
-            Interceptor(errors_as_status, authorization.authorize),
+            Interceptor(
+                errors_as_status,
+                authorization.authorize,
+                first_message_s=first_message_s,
+            ),
             ping_interval_s=ping_interval_s,
         ),
         enrolling=make_server(
-            Interceptor(errors_as_status),
+            Interceptor(errors_as_status, first_message_s=first_message_s),
             ping_interval_s=ping_interval_s,
             max_calls=MAX_ENROLLING_CALLS,
             max_message_bytes=MAX_ENROLLING_BYTES,

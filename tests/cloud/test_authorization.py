@@ -3,10 +3,12 @@
 import contextlib
 import logging
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -368,3 +370,33 @@ def test_a_node_that_was_allowed_meanwhile_may_call_without_a_restart(
     identity = signed_by(Authority(tmp_path / "pki"), "camera")
     with identity.open(gateway.address) as stubs:
         stubs.beat()
+
+
+def test_a_revoked_node_is_refused_before_it_sends_a_message(
+    gateway: GatewayThread,
+) -> None:
+    """A call that waits for its message held a place that honest nodes need."""
+    identity = member(gateway)
+    gateway.running.authority.revoke("sensor")
+    never = threading.Event()
+    with identity.channel(gateway.address) as channel:
+        call: Any = channel.stream_unary("/takt.v1.FleetService/Heartbeat")
+        with refused(DENIED, "'sensor' is revoked"):
+            call(iter(never.wait, True), timeout=DEADLINE_S)
+        never.set()
+
+
+def test_a_call_that_never_sends_its_message_ends(tmp_path: Path) -> None:
+    never = threading.Event()
+    with GatewayThread(storage=StorageDir(tmp_path), first_message_s=0.2) as gateway:
+        ca_pem = gateway.running.authority.ca_pem()
+        credentials = grpc.ssl_channel_credentials(ca_pem)
+        with (
+            member(gateway).channel(gateway.address) as node,
+            grpc.secure_channel(gateway.enroll_address, credentials) as enrolling,
+        ):
+            for channel, method in ((node, "Heartbeat"), (enrolling, "Enroll")):
+                call: Any = channel.stream_unary(f"/takt.v1.FleetService/{method}")
+                with refused(grpc.StatusCode.DEADLINE_EXCEEDED, "within 0.2 s"):
+                    call(iter(never.wait, True), timeout=DEADLINE_S)
+            never.set()

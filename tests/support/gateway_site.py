@@ -53,13 +53,17 @@ class Identity:
     certificate_pem: bytes
     ca_pem: bytes
 
-    @contextmanager
-    def open(self, address: str) -> Iterator[Stubs]:
-        """Connect to a node port with this certificate."""
+    def channel(self, address: str) -> grpc.Channel:
+        """Connect to a node port with this certificate, for calls of any form."""
         credentials = grpc.ssl_channel_credentials(
             self.ca_pem, self.key_pem, self.certificate_pem
         )
-        with grpc.secure_channel(address, credentials) as channel:
+        return grpc.secure_channel(address, credentials)
+
+    @contextmanager
+    def open(self, address: str) -> Iterator[Stubs]:
+        """Connect to a node port with this certificate."""
+        with self.channel(address) as channel:
             yield stubs_of(channel)
 
 
