@@ -12,7 +12,8 @@ import struct
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +28,15 @@ from common.data.listing import (
     visible,
 )
 from common.errors import DataError, one_line
+from common.regular_file import open_regular
 from common.text import counted
 
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
+# PIL's names of these. Given none, it tries all that it knows by their content, and for
+# PostScript starts a program.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 BACKGROUND = (255, 255, 255)  # behind transparent pixels
 _ANIMATED = frozenset({".gif", ".tif", ".tiff", ".webp"})
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -317,33 +322,35 @@ def _opaque(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(below, layered)
 
 
-def _opened(path: Path) -> Image.Image:
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image lazily: its header is read, its pixels are not."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as e:
-        raise _unreadable(path, e) from e
-    if image.mode.startswith(_DEEP):
-        image.close()
-        raise DataError(
-            f"{path} has more than 8 bits a pixel (mode {image.mode}); convert it to "
-            "8-bit grey or RGB"
-        )
-    return image
+    with ExitStack() as held:
+        try:
+            file = held.enter_context(open_regular(path))
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                image = held.enter_context(Image.open(file, formats=_FORMATS))
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+            Image.DecompressionBombWarning,
+        ) as e:
+            raise _unreadable(path, e) from e
+        if image.mode.startswith(_DEEP):
+            raise DataError(
+                f"{path} has more than 8 bits a pixel (mode {image.mode}); convert it "
+                "to 8-bit grey or RGB"
+            )
+        yield image
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     if leads_nowhere(path):
         return DataError(describe_link(path))
-    if path.exists() and path.stat().st_size == 0:
+    if path.is_file() and path.stat().st_size == 0:
         reason = "it is empty (0 bytes)"
     elif isinstance(error, UnidentifiedImageError):
         reason = "its content is no image of a known format"

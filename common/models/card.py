@@ -4,23 +4,26 @@ Torch-free, so that the daemon and the reports can read cards. It does not
 hold weights, and it carries no accuracy: those belong to an `Evaluation`.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from common.records import Record
 
+_MOST_CLASSES = 10_000
+_Name = Annotated[str, Field(max_length=256)]
+
 
 class ModelCard(Record):
     """Everything needed to rebuild a model and the split it was trained on."""
 
-    architecture: str
-    in_channels: int = Field(ge=1)
-    image_size: int = Field(ge=1)
-    num_classes: int = Field(ge=2)
-    class_names: tuple[str, ...] = Field(min_length=2)
-    dataset: str
-    fingerprint: str  # of the training split, see datasets.Split.fingerprint
+    architecture: _Name
+    in_channels: int = Field(ge=1, le=16)
+    image_size: int = Field(ge=1, le=4096)
+    num_classes: int = Field(ge=2, le=_MOST_CLASSES)
+    class_names: tuple[_Name, ...] = Field(min_length=2, max_length=_MOST_CLASSES)
+    dataset: _Name
+    fingerprint: _Name  # of the training split, see datasets.Split.fingerprint
     norm: str = "Linf"
     eps: float = Field(gt=0, le=1)  # what it was trained against, pixel scale
     seed: int

@@ -6,10 +6,14 @@ other programs (foreign.py).
 """
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from common.durable import make_folder, write_atomic
 from common.errors import ConfigError, StorageError, one_line
@@ -19,6 +23,7 @@ from common.models.zoo import build_model
 from common.tensor_file import encode_tensors, read_tensors
 
 _DIGEST = "weights_sha256"
+_FILLING = frozenset({"uniform_", "normal_", "trunc_normal_", "fill_", "zero_"})
 
 
 def save_model(
@@ -51,14 +56,11 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
     try:
         note, tensors = read_tensors(path, CARD_KEY)
         card = ModelCard.model_validate(note)
+        with torch.device("meta"), _ShapesAlone():
+            _check_tensors(tensors, _build(card))
         if _digest(tensors) != note[_DIGEST]:
             raise ValueError("weights differ from their digest")
-        model = build_model(
-            card.architecture,
-            in_channels=card.in_channels,
-            image_size=card.image_size,
-            num_classes=card.num_classes,
-        )
+        model = _build(card)
         model.load_state_dict(tensors)
     except OSError as e:
         raise unreadable(path, e) from e
@@ -68,6 +70,52 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
             f"model {path} is damaged or not of takt: {reason}; make it again"
         ) from e
     return model.eval(), card
+
+
+class _ShapesAlone(TorchFunctionMode):
+    """Leaves out initial values: a card's model then takes no memory and no time.
+
+    For values on the device "meta" torch would import its compiler (120 MiB).
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Call a function, unless it fills a tensor."""
+        if getattr(func, "__name__", "") in _FILLING:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _build(card: ModelCard) -> nn.Module:
+    return build_model(
+        card.architecture,
+        in_channels=card.in_channels,
+        image_size=card.image_size,
+        num_classes=card.num_classes,
+    )
+
+
+def _check_tensors(tensors: dict[str, Tensor], model: nn.Module) -> None:
+    """Refuse tensors that are not those of the model which the card describes."""
+    expected = model.state_dict()
+    odd = sorted(tensors.keys() ^ expected.keys())
+    if odd:
+        raise ValueError(
+            f"'{odd[0]}' is {'no' if odd[0] in tensors else 'a missing'} tensor of "
+            "the architecture in its card"
+        )
+    for name, tensor in expected.items():
+        found = tensors[name]
+        if (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
+            raise ValueError(
+                f"'{name}' is {found.dtype} {tuple(found.shape)}, by its card "
+                f"{tensor.dtype} {tuple(tensor.shape)}"
+            )
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 from common.errors import StorageError
+from common.regular_file import open_regular
 
 CARD_KEY = "takt.card"  # in the header of takt's own models
 _HINT = (
@@ -17,7 +18,7 @@ _HINT = (
 )
 _HEAD = 64
 _UNKNOWN = ""
-_MOST_HEADER = 100 << 20  # as safetensors has it
+_MOST_HEADER = 1 << 20  # as common.tensor_file has it, which needs torch
 _MAGIC = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file, such as Keras writes"),
     (b"GGUF", "a GGUF file"),
@@ -57,7 +58,7 @@ def what_is(path: Path) -> str | None:
     """
     if path.is_dir():
         return _what_folder(path)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(_HEAD)
     if not head:
         return "empty"
@@ -89,7 +90,7 @@ def _what_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return "a damaged zip archive"
     if any(name.endswith("data.pkl") for name in names):
         return "a checkpoint of PyTorch (torch.save)"
@@ -100,16 +101,19 @@ def _what_zip(path: Path) -> str:
 
 def _what_safetensors(path: Path) -> str | None:
     """Tell safetensors of others; None: takt's, _UNKNOWN: no whole header."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
         if length > min(_MOST_HEADER, path.stat().st_size - 8):
             return _UNKNOWN
         try:
             header = json.loads(file.read(length))
-        except ValueError:
+        except (ValueError, RecursionError):
             return _UNKNOWN
     if not isinstance(header, dict):
         return _UNKNOWN
-    if CARD_KEY in header.get("__metadata__", {}):
+    metadata = header.get("__metadata__", {})
+    if not isinstance(metadata, dict):
+        return _UNKNOWN
+    if CARD_KEY in metadata:
         return None
     return "weights of another program (safetensors without takt's card)"
