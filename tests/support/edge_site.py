@@ -199,13 +199,17 @@ class EdgeSite:
     ) -> Manifest:
         """Publish some digits themselves, a centroid teacher's labels, and weights.
 
+        None of them is among the images that `own_folder` writes.
+
         Args:
             num_images: of the training split, the first ones.
             num_val: of the validation split.
             weights: students with starting weights, which are random ones.
             fields: of the manifest.
         """
-        dataset = load_dataset(DatasetConfig(), seed=0)
+        from transfer_site import CLOUD  # and with it torch
+
+        dataset = load_dataset(CLOUD, seed=0)
         train, val = dataset.train, dataset.val
         images, labels = train.images[:num_images], train.labels[:num_images]
         x = train.images.reshape(len(train), -1).astype(np.float32) / 255
@@ -216,6 +220,7 @@ class EdgeSite:
         default: dict[str, Any] = {
             "images": "transfer",
             "source": "digits",
+            "limit": CLOUD.limit,
             "num_samples": num_images,
             "num_val": num_val,
             "fingerprint": Split(images, labels).fingerprint(),
