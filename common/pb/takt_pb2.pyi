@@ -403,6 +403,7 @@ class ReportRequest(_message.Message):
     SHIPPED_OWN_ROBUST_FIELD_NUMBER: _builtins.int
     SHIPPED_RELEASE_ROBUST_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    AS_SHIPPED_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     version: _builtins.int
     student: _builtins.str
@@ -433,6 +434,8 @@ class ReportRequest(_message.Message):
     shipped_own_robust: _builtins.float
     """Robust accuracies of the release's starting weights before any training."""
     shipped_release_robust: _builtins.float
+    as_shipped: _builtins.bool
+    """Training did not improve the release's starting weights: they are the student."""
     @_builtins.property
     def profile(self) -> Global___Profile: ...
     @_builtins.property
@@ -480,10 +483,11 @@ class ReportRequest(_message.Message):
         shipped_own_robust: _builtins.float | None = ...,
         shipped_release_robust: _builtins.float | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
+        as_shipped: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_clean_accuracy", b"_clean_accuracy", "_release_clean_accuracy", b"_release_clean_accuracy", "_shipped_own_robust", b"_shipped_own_robust", "_shipped_release_robust", b"_shipped_release_robust", "cap", b"cap", "clean_accuracy", b"clean_accuracy", "cpu_s", b"cpu_s", "profile", b"profile", "release_clean_accuracy", b"release_clean_accuracy", "shipped_own_robust", b"shipped_own_robust", "shipped_release_robust", b"shipped_release_robust"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clean_accuracy", b"_clean_accuracy", "_release_clean_accuracy", b"_release_clean_accuracy", "_shipped_own_robust", b"_shipped_own_robust", "_shipped_release_robust", b"_shipped_release_robust", "architecture", b"architecture", "cap", b"cap", "channel", b"channel", "clean_accuracy", b"clean_accuracy", "cpu_s", b"cpu_s", "curve", b"curve", "live_bytes", b"live_bytes", "message", b"message", "method", b"method", "notes", b"notes", "num_parameters", b"num_parameters", "outcome", b"outcome", "own_images", b"own_images", "own_labelled", b"own_labelled", "peak_memory_mib", b"peak_memory_mib", "profile", b"profile", "pulled_bytes", b"pulled_bytes", "release_clean_accuracy", b"release_clean_accuracy", "release_robust", b"release_robust", "robust", b"robust", "seed", b"seed", "shipped_own_robust", b"shipped_own_robust", "shipped_release_robust", b"shipped_release_robust", "student", b"student", "version", b"version", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clean_accuracy", b"_clean_accuracy", "_release_clean_accuracy", b"_release_clean_accuracy", "_shipped_own_robust", b"_shipped_own_robust", "_shipped_release_robust", b"_shipped_release_robust", "architecture", b"architecture", "as_shipped", b"as_shipped", "cap", b"cap", "channel", b"channel", "clean_accuracy", b"clean_accuracy", "cpu_s", b"cpu_s", "curve", b"curve", "live_bytes", b"live_bytes", "message", b"message", "method", b"method", "notes", b"notes", "num_parameters", b"num_parameters", "outcome", b"outcome", "own_images", b"own_images", "own_labelled", b"own_labelled", "peak_memory_mib", b"peak_memory_mib", "profile", b"profile", "pulled_bytes", b"pulled_bytes", "release_clean_accuracy", b"release_clean_accuracy", "release_robust", b"release_robust", "robust", b"robust", "seed", b"seed", "shipped_own_robust", b"shipped_own_robust", "shipped_release_robust", b"shipped_release_robust", "student", b"student", "version", b"version", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__clean_accuracy: _TypeAlias = _typing.Literal["clean_accuracy"]  # noqa: Y015
     _WhichOneofArgType__clean_accuracy: _TypeAlias = _typing.Literal["_clean_accuracy", b"_clean_accuracy"]  # noqa: Y015

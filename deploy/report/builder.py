@@ -5,7 +5,7 @@ split were measured by the run. Not here: the measuring, and writing the file.
 """
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.config import NodeConfig, RunConfig
@@ -92,14 +92,19 @@ def machine_facts() -> Machine:
     )
 
 
-def dataset_facts(dataset: Dataset) -> DatasetFacts:
-    """State which images a run used; the fingerprint is of the training split."""
+def dataset_facts(dataset: Dataset, notes: Sequence[str] = ()) -> DatasetFacts:
+    """State which images a run used; the fingerprint is of the training split.
+
+    Args:
+        dataset: that was loaded.
+        notes: what a user should know beside the data set's own notes, one line each.
+    """
     return DatasetFacts(
         name=dataset.name,
         fingerprint=dataset.train.fingerprint(),
         num_train=len(dataset.train),
         num_test=len(dataset.test),
-        notes=dataset.notes or None,
+        notes=(*dataset.notes, *notes) or None,
         absent_classes=dataset.absent_classes or None,
     )
 
@@ -172,6 +177,7 @@ def node_result(
         "robust": _joined(accuracies, own),
         "curve": tuple(from_wire(CurvePoint, each) for each in report.curve),
         "own_class_robust": _of_own_classes(accuracies),
+        "as_shipped": report.as_shipped or None,
     }
     if data is not None:
         counts = {

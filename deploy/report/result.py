@@ -146,6 +146,8 @@ class NodeResult(Record):
     # AutoAttack on the test images of the node's own classes; absent: all are its own.
     own_class_robust: tuple[Evaluation, ...] | None = None
     references: tuple[Reference, ...] | None = None
+    # Training did not improve the starting weights: they are the student. Absent: no.
+    as_shipped: bool | None = None
 
     @property
     def autoattack(self) -> Evaluation | None:

@@ -164,6 +164,11 @@ def arms_caption(nodes: list[NodeArms], *, in_one_cell: bool = True) -> str:
         notes.append(f"{ALONE}: from scratch, for the student's CPU-seconds")
     if SHIPPED in names:
         notes.append(f"{SHIPPED}: the release's starting weights, no training")
+    same = [each.node.name for each in nodes if each.node.as_shipped]
+    if same:
+        notes.append(
+            f"as shipped, since training did not improve it: {', '.join(same)}"
+        )
     shifted = [
         f"{each.node.name} ({each.node.data.shift})"
         for each in nodes

@@ -79,6 +79,7 @@ def _add_result(report: takt_pb2.ReportRequest, result: DistilResult) -> None:
     report.own_images = result.own_images
     report.own_labelled = result.own_labelled
     report.notes.extend(result.notes[:MAX_NOTES])
+    report.as_shipped = "as_shipped" in result.flags
     if result.release_clean_accuracy is not None:
         report.release_clean_accuracy = result.release_clean_accuracy
     for each in result.release_robust:

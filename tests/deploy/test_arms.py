@@ -131,6 +131,18 @@ def test_the_table_shows_all_and_own_classes_of_each_student(
     assert "shifted as its own are: camera (rotation)" in words
 
 
+def test_table_and_page_name_the_nodes_that_training_did_not_improve(
+    result: RunResult,
+) -> None:
+    sensor, camera = result.nodes
+    same = sensor.model_copy(update={"as_shipped": True})
+    changed = result.model_copy(update={"nodes": (same, camera)})
+    words = "as shipped, since training did not improve it: sensor"
+    assert words in " ".join(printed(changed, 140).split())
+    assert words in render(changed)
+    assert "did not improve" not in printed(result, 140) + render(result)
+
+
 @pytest.mark.parametrize("width", [40, 60, 80])
 def test_a_narrow_terminal_gets_a_block_for_each_node(
     result: RunResult, width: int

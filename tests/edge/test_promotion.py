@@ -8,12 +8,13 @@ from edge_site import edge_site, recipe
 from release_drafts import draft
 from transfer_site import own_folder
 
-from common.config import OwnImagesConfig, TuningConfig
+from common.config import OwnImagesConfig, ProfileConfig, TuningConfig
 from common.records import CpuSeconds, Evaluation
 from edge.daemon.node import NodeDaemon
 from edge.daemon.promotion import decide
+from edge.daemon.reports import make_report
 from edge.jobs.job import DistilResult, ShippedScores
-from edge.state import Promoted
+from edge.state import Current, Promoted
 
 
 def evaluation(accuracy: float, num_images: int = 40) -> Evaluation:
@@ -139,6 +140,21 @@ def test_starting_weights_that_training_did_not_improve_are_called_so(
     assert message.startswith(
         "the release's starting weights, which training did not improve: 70.0% robust"
     )
+
+
+@pytest.mark.parametrize("flags", [(), ("as_shipped",)])
+def test_a_report_says_whether_the_student_is_as_shipped(
+    flags: tuple[str, ...],
+) -> None:
+    report = make_report(
+        Current(outcome="promoted"),
+        profile=ProfileConfig(cpus=1, memory_mib=500, bandwidth_kib_s=100),
+        result=result(0.7, 0.6, flags=flags),
+        usage=None,
+        seed=0,
+        pulled_bytes=0,
+    )
+    assert report.as_shipped == bool(flags)
 
 
 def test_a_nodes_report_says_what_its_own_images_brought(tmp_path: Path) -> None:
