@@ -33,6 +33,7 @@ from deploy.report.wording import (
 )
 from deploy.simulation.lifecycle import run_in_folder
 from deploy.simulation.live_view import open_view, print_notes, take_snapshot
+from deploy.simulation.node_images import describe_shared_parts
 from deploy.simulation.node_reports import STALL_S, collect_reports
 from deploy.simulation.nodes import RemoteNodes
 from deploy.simulation.phases import Phases
@@ -94,11 +95,13 @@ def _collect(
             # Not before the cloud job did: it fetches the data where that is missing.
             _awaited(run, lambda: run.cloud.training_has_begun() or None)
             dataset = load_dataset(config.dataset, seed=config.seed)
-            state.dataset = dataset_facts(dataset)
+            state.dataset = facts = dataset_facts(
+                dataset, describe_shared_parts(config)
+            )
             state.num_val = len(dataset.val)
             found = counted(len(dataset.test), "image")
             phase.summary = f"{dataset.name}: {found} to test"
-        print_notes(console, dataset)
+        print_notes(console, facts)
         with phases.phase("teacher", "wait for the cloud job") as phase:
             card = _awaited(run, lambda: _teacher(config, run.cloud))
             state.teacher = card

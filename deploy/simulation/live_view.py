@@ -23,8 +23,8 @@ from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 
-from common.data.datasets import Dataset
 from common.text import counted
+from deploy.report.result import DatasetFacts
 from deploy.report.wording import describe_progress
 from deploy.runtime.output import OutputError, ReaderGone
 from deploy.simulation.nodes import NodeView
@@ -113,9 +113,9 @@ def _lines(console: Console, refresh: Refresh) -> Iterator[PhaseView]:
         thread.join()
 
 
-def print_notes(console: Console, dataset: Dataset) -> None:
-    """Print what a user should know of a data set, a line each."""
-    for note in dataset.notes:
+def print_notes(console: Console, dataset: DatasetFacts) -> None:
+    """Print what a user should know of a run's images, a line each."""
+    for note in dataset.notes or ():
         console.print(
             f"[yellow]note[/yellow]: {escape(note)}", highlight=False, soft_wrap=True
         )

@@ -55,6 +55,20 @@ def images_of_nodes(config: RunConfig) -> dict[str, OwnImagesConfig]:
     return tables
 
 
+def describe_shared_parts(config: RunConfig) -> tuple[str, ...]:
+    """Say so, in one line, where several nodes draw from the same part."""
+    drawn = [each for each in images_of_nodes(config).values() if each.folder is None]
+    parts = {each.part for each in drawn}
+    if len(parts) == len(drawn):
+        return ()
+    of = "the images" if len(parts) == 1 else f"{len(parts)} parts of the images"
+    return (
+        f"{len(drawn)} nodes draw from {of} that the cloud leaves out, so that some "
+        "hold the same ones: too few are left for a part each; lower data.images, "
+        "num_nodes or dataset.limit",
+    )
+
+
 def check_drawn_images(config: RunConfig) -> None:
     """Draw each node's images once, so that what cannot be had ends the run at once.
 

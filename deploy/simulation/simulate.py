@@ -31,7 +31,11 @@ from deploy.report.wording import (
 from deploy.runtime.background import Background
 from deploy.simulation.lifecycle import run_in_folder
 from deploy.simulation.live_view import open_view, print_notes, take_snapshot
-from deploy.simulation.node_images import check_drawn_images, images_of_nodes
+from deploy.simulation.node_images import (
+    check_drawn_images,
+    describe_shared_parts,
+    images_of_nodes,
+)
 from deploy.simulation.node_reports import collect_reports
 from deploy.simulation.nodes import NodeSite, SimulatedNodes
 from deploy.simulation.phases import Phases
@@ -73,14 +77,16 @@ def _simulate(state: RunState, console: Console, *, compare: bool) -> None:
         state.phases = phases
         with phases.phase("data", f"read {config.dataset.name}") as phase:
             dataset = load_dataset(config.dataset, seed=config.seed)
-            state.dataset = dataset_facts(dataset)
+            state.dataset = facts = dataset_facts(
+                dataset, describe_shared_parts(config)
+            )
             state.num_val = len(dataset.val)
             images = counted(len(dataset.train), "image")
             phase.summary = (
                 f"{dataset.name}: {images} to learn from, "
                 f"{len(dataset.val):,} to validate, {len(dataset.test):,} to test"
             )
-        print_notes(console, dataset)
+        print_notes(console, facts)
         check_drawn_images(config)  # rather than at the nodes, after the teacher
         check_ports(config.gateway)  # rather than after the teacher's training
         # One thread for the run's whole length: its children end when it does.

@@ -11,6 +11,7 @@ from deploy.runtime.settings import load_run_config
 from deploy.simulation.node_images import (
     check_drawn_images,
     class_shares,
+    describe_shared_parts,
     images_of_nodes,
     num_parts,
     own_classes,
@@ -49,6 +50,16 @@ def test_nodes_share_a_part_where_smaller_ones_would_be_too_small() -> None:
     config, _ = load_run_config("digits-same", LEFT | data)
     parts = [each.part for each in images_of_nodes(config).values()]
     assert parts == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_it_is_said_where_nodes_draw_the_same_images() -> None:
+    data = {"nodes.sensor.data": {"images": 95, "classes": [2, 5, 8]}, "num_nodes": 9}
+    config, _ = load_run_config("digits-same", LEFT | data)
+    (line,) = describe_shared_parts(config)
+    assert line.startswith("3 nodes draw from the images that the cloud leaves out, so")
+    data["nodes.sensor.data"] = {"images": 45, "classes": [2, 5, 8]}
+    config, _ = load_run_config("digits-same", LEFT | data)
+    assert describe_shared_parts(config) == ()
 
 
 def test_nodes_of_a_data_set_of_unknown_size_have_a_part_each() -> None:
