@@ -23,7 +23,6 @@ from tuf.api.metadata import (
     Targets,
     Timestamp,
 )
-from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
 from cloud.publishing.signing_keys import ROLES, RoleKeys
@@ -45,6 +44,7 @@ NOTICE = {
     "snapshot": timedelta(days=10),
     "timestamp": timedelta(hours=8),
 }
+_NONE: Mapping[str, CryptoSigner] = {}
 KEEP_VERSIONS = 32  # of targets and snapshot: a client may be between two requests
 
 
@@ -119,31 +119,49 @@ class SignedMetadata:
         return self._read(f"{max(versions, default=1)}.root.json")
 
     def load(self) -> State:
-        """Read the roles that the timestamp refers to.
+        """Read the roles that the timestamp refers to, and check them as a node does.
+
+        What is read here is changed and signed again: metadata that somebody else has
+        put into the folder would get good signatures otherwise.
 
         Raises:
-            StorageError: they are missing or damaged.
+            StorageError: they are missing or damaged, or not signed by the keys that
+                the root names.
         """
         try:
             timestamp = Metadata[Timestamp].from_bytes(self._read("timestamp.json"))
-            version = timestamp.signed.snapshot_meta.version
-            snapshot = Metadata[Snapshot].from_bytes(
-                self._read(f"{version}.snapshot.json")
-            )
-            version = snapshot.signed.meta["targets.json"].version
-            targets = Metadata[Targets].from_bytes(
-                self._read(f"{version}.targets.json")
-            )
+            meta = timestamp.signed.snapshot_meta
+            data = self._read(f"{meta.version}.snapshot.json")
+            meta.verify_length_and_hashes(data)
+            snapshot = Metadata[Snapshot].from_bytes(data)
+            meta = snapshot.signed.meta["targets.json"]
+            data = self._read(f"{meta.version}.targets.json")
+            meta.verify_length_and_hashes(data)
+            targets = Metadata[Targets].from_bytes(data)
             root = Metadata[Root].from_bytes(self.root_json())
-        except (DeserializationError, KeyError) as e:
+            for role in (root, timestamp, snapshot, targets):
+                name = role.signed.type
+                # A second key in a forged root would let its owner's content through.
+                if len(root.signed.roles[name].keyids) != 1:
+                    raise ValueError(f"expected one key for {name}")
+                root.signed.verify_delegate(name, role.signed_bytes, role.signatures)
+        except (RepositoryError, KeyError, ValueError) as e:
             raise StorageError(
                 f"release metadata in {self.folder} is damaged: {e}; restore the "
                 "folder from a backup"
             ) from e
         return State(root, timestamp, snapshot, targets)
 
-    def commit(self, state: State, point: str) -> None:
+    def commit(
+        self, state: State, point: str, new: Mapping[str, CryptoSigner] = _NONE
+    ) -> None:
         """Sign and write targets, snapshot and, last, the timestamp.
+
+        Args:
+            state: what to sign.
+            point: prefix of the fault points.
+            new: keys of roles that the next root will name for them; they sign, too,
+                or alone where the present key is lost.
 
         Raises:
             StorageError: a key is missing or the disk is full; what was committed
@@ -152,13 +170,13 @@ class SignedMetadata:
         targets = state.targets.signed
         targets.version += 1
         name = f"{targets.version}.targets.json"
-        data = self._write(state, state.targets, name, f"{point}.targets")
+        data = self._write(state, state.targets, name, f"{point}.targets", new)
         state.snapshot.signed.meta["targets.json"] = _describe(targets.version, data)
-        self._commit_snapshot(state, point)
+        self._commit_snapshot(state, point, new)
         self._drop_old(targets)
 
     def refresh(self, *, force: bool) -> Refreshed:
-        """Sign again what is past half its life, or not signed by its present key.
+        """Sign again what is past half its life.
 
         Each role by itself, timestamp and snapshot first: where the key of root or
         targets lies elsewhere, only that role keeps what it has.
@@ -177,7 +195,7 @@ class SignedMetadata:
         for role in ("timestamp", "snapshot", "targets", "root"):
             state = self.load()  # anew: a role that fails has changed its copy
             forced = force and role == "timestamp"
-            if not forced and not self._is_stale(state, getattr(state, role)):
+            if not forced and not self._is_stale(getattr(state, role)):
                 continue
             try:
                 self._sign_again(state, role)
@@ -216,13 +234,17 @@ class SignedMetadata:
         state = self.load()
         root = state.root.signed
         old_root = self._signer(state, "root")
-        root.revoke_key(root.roles[role].keyids[0], role)
-        root.add_key(self._keys.make(role).public_key, role)
+        old, new = root.roles[role].keyids[0], self._keys.make(role)
+        if role != "root":
+            # Under both keys, and before the root: a kill in between leaves metadata
+            # that the old root accepts, and what no root accepts is never signed.
+            self.commit(state, "rotate", {role: new})
+        root.revoke_key(old, role)
+        root.add_key(new.public_key, role)
         root.version += 1
         name = f"{root.version}.root.json"
         # The old root key signs the new root, too.
-        self._write(state, state.root, name, "rotate.root", also=old_root)
-        self.commit(state, "rotate")
+        self._write(state, state.root, name, "rotate.root", {"root": old_root})
 
     def _sign_again(self, state: State, role: str) -> None:
         if role == "timestamp":
@@ -236,24 +258,28 @@ class SignedMetadata:
             name = f"{state.root.signed.version}.root.json"
             self._write(state, state.root, name, "refresh.root")
 
-    def _commit_snapshot(self, state: State, point: str) -> None:
+    def _commit_snapshot(
+        self, state: State, point: str, new: Mapping[str, CryptoSigner] = _NONE
+    ) -> None:
         snapshot = state.snapshot.signed
         snapshot.version += 1
         name = f"{snapshot.version}.snapshot.json"
-        self._write(state, state.snapshot, name, f"{point}.snapshot")
-        self._commit_timestamp(state, point)
+        self._write(state, state.snapshot, name, f"{point}.snapshot", new)
+        self._commit_timestamp(state, point, new)
         self._drop_old(snapshot)
 
     def _drop_old(self, signed: Targets | Snapshot) -> None:
         name = f"{signed.version - KEEP_VERSIONS}.{signed.type}.json"
         (self.folder / name).unlink(missing_ok=True)
 
-    def _commit_timestamp(self, state: State, point: str) -> None:
+    def _commit_timestamp(
+        self, state: State, point: str, new: Mapping[str, CryptoSigner] = _NONE
+    ) -> None:
         version = state.snapshot.signed.version
         data = self._read(f"{version}.snapshot.json")
         state.timestamp.signed.snapshot_meta = _describe(version, data)
         state.timestamp.signed.version += 1
-        self._write(state, state.timestamp, "timestamp.json", f"{point}.timestamp")
+        self._write(state, state.timestamp, "timestamp.json", f"{point}.timestamp", new)
 
     def _write(
         self,
@@ -261,12 +287,18 @@ class SignedMetadata:
         role: Metadata[Any],
         name: str,
         point: str,
-        also: CryptoSigner | None = None,
+        also: Mapping[str, CryptoSigner] = _NONE,
     ) -> bytes:
-        role.signed.expires = self._expiry(role.signed.type)
-        role.sign(self._signer(state, role.signed.type))
-        if also is not None:
-            role.sign(also, append=True)
+        kind = role.signed.type
+        role.signed.expires = self._expiry(kind)
+        role.signatures.clear()
+        try:
+            role.sign(self._signer(state, kind))
+        except StorageError:
+            if kind not in also:
+                raise  # else it is lost, and this gives it a successor
+        if kind in also:
+            role.sign(also[kind], append=True)
         data = role.to_bytes(JSONSerializer(compact=False))
         write_atomic(self.folder / name, data, point=point)
         return data
@@ -274,16 +306,9 @@ class SignedMetadata:
     def _signer(self, state: State, role: str) -> CryptoSigner:
         return self._keys.load(role, state.root.signed.roles[role].keyids[0])
 
-    def _is_stale(self, state: State, role: Metadata[Any]) -> bool:
-        name = role.signed.type
-        if role.signed.expires - self._clock() < LIFETIMES[name] / 2:
-            return True
-        try:
-            root = state.root.signed
-            root.verify_delegate(name, role.signed_bytes, role.signatures)
-        except RepositoryError:
-            return True  # a rotation was killed before this role was signed again
-        return False
+    def _is_stale(self, role: Metadata[Any]) -> bool:
+        left: timedelta = role.signed.expires - self._clock()
+        return left < LIFETIMES[role.signed.type] / 2
 
     def _expiry(self, role: str) -> datetime:
         return (self._clock() + LIFETIMES[role]).replace(microsecond=0)
