@@ -4,17 +4,16 @@ A node is done when its report is in the fleet's database; its promoted student 
 copied to the run's folder and measured there. Not here: what nodes do.
 """
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from common.config import NodeConfig
-from common.errors import StorageError
 from common.pb.takt_pb2 import ReportRequest
 from deploy.evaluation.pool import EvaluationPool
 from deploy.report.wording import DELIVERED
 from deploy.simulation.node_images import images_of_nodes, shift_of
+from deploy.simulation.node_students import NoStudentError, take_student
 from deploy.simulation.nodes import Nodes
 from deploy.simulation.run_state import FinishedNode, RunState
 
@@ -81,32 +80,23 @@ def _finish(
     nodes: Nodes,
 ) -> FinishedNode:
     """Note a node's report; copy and measure the student that it promoted."""
-    from edge.state import current_student
-
     found = FinishedNode(report.outcome, report.message, report)
     if report.outcome != DELIVERED:
         return found
-    folder = nodes.state_dir(name)
-    source = current_student(folder)
-    if source is None:
-        problem = f"it reports a promoted student, but {folder} has none"
-        return FinishedNode("failed", problem, report)
-    found.student = Path("students") / f"{name}.safetensors"
-    copy = state.run.path / found.student
-    _copy(source, copy)
+    student = Path("students") / f"{name}.safetensors"
+    copy = state.run.path / student
+    folder, version = nodes.state_dir(name), report.version
+    try:
+        take_student(folder, version, report.weights_sha256, copy)
+    except NoStudentError as e:
+        return FinishedNode("failed", str(e), report)
+    found.student = student
     found.measurement = pool.submit(
         copy,
         state.config.evaluation.autoattack_images,
         shift=shift_of(images_of_nodes(state.config).get(name)),
     )
     return found
-
-
-def _copy(source: Path, target: Path) -> None:
-    try:
-        shutil.copyfile(source, target)
-    except OSError as e:
-        raise StorageError(f"cannot copy {source} to {target}: {e.strerror}") from e
 
 
 def _stalled(name: str, nodes: Nodes, seen: dict[str, tuple[object, float]]) -> bool:

@@ -136,6 +136,20 @@ def test_a_nodes_state_where_its_key_is_made_is_mounted_nowhere_else(node: str) 
     assert holders == {node}
 
 
+@pytest.mark.parametrize("folder", ["keys", "pki"])
+def test_private_keys_are_mounted_where_they_are_used_and_nowhere_else(
+    folder: str,
+) -> None:
+    holders = {
+        service
+        for service, settings in SERVICES.items()
+        if f"{folder}:/storage/{folder}" in settings.get("volumes", ())
+    }
+    # Whoever has the storage folder alone finds an empty folder in their place.
+    assert holders == {"bootstrap", "head"}
+    assert f"/storage/{folder}" in (DEPLOY / "Dockerfile").read_text()
+
+
 @pytest.mark.parametrize("node", NODES)
 def test_a_node_cannot_change_what_invites_it_nor_the_data(node: str) -> None:
     volumes = SERVICES[node]["volumes"]
