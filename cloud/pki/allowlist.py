@@ -13,6 +13,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,7 @@ from common.errors import ConfigError, IdentityError, StorageError, one_line
 
 NODE_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 TOKEN_LIFETIME = timedelta(days=7)
+ANSWER_LIFETIME = timedelta(minutes=10)  # longer than a node tries to enrol
 
 
 def check_node_name(node: str) -> str:
@@ -41,6 +43,27 @@ def check_node_name(node: str) -> str:
     return node
 
 
+class Answer(BaseModel):
+    """What a token was traded for, to be given again where the answer was lost."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    token_sha256: str
+    key_sha256: str  # of the public key in the signing request
+    certificate_pem: str
+    expires: datetime
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A certificate that is new, and what identifies it."""
+
+    pem: bytes
+    certificate_sha256: str  # hex, of the DER form
+    serial: int
+    key_sha256: str  # hex, of its public key
+
+
 class Entry(BaseModel):
     """The entry of one node; times are UTC."""
 
@@ -54,6 +77,7 @@ class Entry(BaseModel):
     invited: datetime | None = None
     allowed: datetime | None = None
     revoked: datetime | None = None
+    answer: Answer | None = None  # None: none, or void
 
 
 class _Document(BaseModel):
@@ -114,40 +138,59 @@ class AllowList:
                     "token_sha256": _sha256(token),
                     "token_expires": now + lifetime,
                     "invited": now,
+                    "answer": None,
                 }
             )
         return token
 
-    def bind(
-        self, node: str, certificate_sha256: str, serial: int, *, token: str | None
-    ) -> None:
+    def bind(self, node: str, signed: Signed, *, token: str | None) -> bytes:
         """Bind a node to a new certificate; older ones of it stop being accepted.
+
+        The answer to a node may be lost on the way: for ten minutes the same token is
+        traded for the same certificate, if it comes with the same key.
 
         Args:
             node: its name.
-            certificate_sha256: hex digest of the DER form.
-            serial: of that certificate.
+            signed: the new certificate.
             token: the one-time token, used up by this; None for an operator who
                 signs by hand.
+
+        Returns:
+            The certificate that the node is bound to now (PEM).
 
         Raises:
             IdentityError: the token is not the one that is out, or has expired.
             StorageError: the list cannot be read or written.
         """
         with self._changing() as entries:
+            old = entries.get(node)
+            answer = None
             if token is not None:
-                self._check_token(node, entries.get(node), token)
+                given = self._given(old, token)
+                if given and given.key_sha256 == signed.key_sha256:
+                    return given.certificate_pem.encode()
+                self._check_token(node, old, token)
+                answer = Answer(
+                    token_sha256=_sha256(token),
+                    key_sha256=signed.key_sha256,
+                    certificate_pem=signed.pem.decode(),
+                    expires=self._clock() + ANSWER_LIFETIME,
+                )
             entries[node] = Entry(
                 state="allowed",
-                certificate_sha256=certificate_sha256,
-                serial=f"{serial:x}",
-                invited=entries[node].invited if node in entries else None,
+                certificate_sha256=signed.certificate_sha256,
+                serial=f"{signed.serial:x}",
+                invited=old.invited if old else None,
                 allowed=self._clock(),
+                answer=answer,
             )
+        return signed.pem
 
     def check_token(self, node: str, token: str) -> None:
         """Check a token without using it up; see `bind` for what it raises."""
-        self._check_token(node, self.entries().get(node), token)
+        entry = self.entries().get(node)
+        if self._given(entry, token) is None:
+            self._check_token(node, entry, token)
 
     def revoke(self, node: str) -> None:
         """Refuse a node from now on: its certificate and any token that is out.
@@ -168,6 +211,7 @@ class AllowList:
                     "token_sha256": None,
                     "token_expires": None,
                     "revoked": self._clock(),
+                    "answer": None,
                 }
             )
 
@@ -190,6 +234,14 @@ class AllowList:
                 f"{str(entry.certificate_sha256)[:12]} was issued to it later; two "
                 f"nodes share the name, or it kept an old certificate: {fix}"
             )
+
+    def _given(self, entry: Entry | None, token: str) -> Answer | None:
+        """Return what a token was traded for a short time ago."""
+        answer = entry.answer if entry else None
+        if answer is None or self._clock() >= answer.expires:
+            return None
+        is_same = hmac.compare_digest(_sha256(token), answer.token_sha256)
+        return answer if is_same else None
 
     def _check_token(self, node: str, entry: Entry | None, token: str) -> None:
         # The same message for an unknown node and a wrong token: no probing for names.

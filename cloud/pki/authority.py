@@ -18,11 +18,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cloud.pki.allowlist import AllowList, check_node_name
+from cloud.pki.allowlist import AllowList, Signed, check_node_name
 from cloud.pki.certificates import (
     Issuer,
     fingerprint_of,
     general_name,
+    key_fingerprint_of,
     key_pem,
     make_issuer,
     make_leaf,
@@ -133,6 +134,8 @@ class Authority:
     def enroll(self, node: str, token: str, csr_pem: bytes) -> bytes:
         """Trade a one-time token and a signing request for a certificate (PEM).
 
+        For ten minutes the same trade gives the same certificate again.
+
         Raises:
             ConfigError: the name or the request is not acceptable.
             IdentityError: the token is wrong, used or expired.
@@ -180,19 +183,23 @@ class Authority:
         return node
 
     def _sign(self, csr_pem: bytes, node: str, *, token: str | None) -> bytes:
+        key = requested_key(csr_pem, node)
         certificate = make_leaf(
             self._issuer(),
-            requested_key(csr_pem, node),
+            key,
             name=node,
             alternatives=[x509.DNSName(node)],
             purpose=ExtendedKeyUsageOID.CLIENT_AUTH,
             now=self._clock(),
             lifetime=self._lifetimes.node,
         )
-        self.allow_list.bind(
-            node, fingerprint_of(certificate), certificate.serial_number, token=token
+        signed = Signed(
+            pem(certificate),
+            fingerprint_of(certificate),
+            certificate.serial_number,
+            key_fingerprint_of(key),
         )
-        return pem(certificate)
+        return self.allow_list.bind(node, signed, token=token)
 
     def _server_certificate_serves(self, hosts: Sequence[str], issuer: Issuer) -> bool:
         """Tell whether the present server certificate can still be used."""

@@ -4,6 +4,7 @@ The authority's own certificate, those it signs (gateway and nodes), and the che
 signing request. Not here: files, the allow-list, TLS.
 """
 
+import hashlib
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,6 +103,13 @@ def _builder(
 def fingerprint_of(certificate: x509.Certificate) -> str:
     """Return the SHA-256 of a certificate's DER form in hex."""
     return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def key_fingerprint_of(key: PublicKey) -> str:
+    """Return the SHA-256 of a public key's DER form in hex."""
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    der = key.public_bytes(serialization.Encoding.DER, form)
+    return hashlib.sha256(der).hexdigest()
 
 
 def requested_key(csr_pem: bytes, node: str) -> PublicKey:

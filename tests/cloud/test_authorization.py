@@ -316,20 +316,67 @@ def test_enrolment_gives_what_a_node_needs(gateway: GatewayThread) -> None:
     assert answer.channel == "digits"
 
 
+def enroll(gateway: GatewayThread, token: str, csr_pem: bytes) -> bytes:
+    """Enrol the node `sensor`; return its certificate."""
+    request = pb.EnrollRequest(node="sensor", token=token, csr_pem=csr_pem)
+    with enrolment(gateway) as stub:
+        return stub.Enroll(request, timeout=DEADLINE_S).certificate_pem
+
+
 def test_a_wrong_or_used_token_is_denied(gateway: GatewayThread) -> None:
     token = gateway.running.authority.allow("sensor")
-    request = request_for("sensor", make_key())
+    with refused(DENIED, "wrong or was used already", "takt pki allow sensor"):
+        enroll(gateway, "wrong", request_for("sensor", make_key()))
+    enroll(gateway, token, request_for("sensor", make_key()))
+    with refused(DENIED, "wrong or was used already"):
+        enroll(gateway, token, request_for("sensor", make_key()))
 
-    def enroll(token: str) -> None:
-        message = pb.EnrollRequest(node="sensor", token=token, csr_pem=request)
-        stub.Enroll(message, timeout=DEADLINE_S)
 
-    with enrolment(gateway) as stub:
-        with refused(DENIED, "wrong or was used already", "takt pki allow sensor"):
-            enroll("wrong")
-        enroll(token)
-        with refused(DENIED, "wrong or was used already"):
-            enroll(token)
+def test_a_lost_answer_to_an_enrolment_is_given_again(
+    gateway: GatewayThread, clock: Clock, tmp_path: Path
+) -> None:
+    """Another process may serve the second try: the storage knows of the first."""
+    token, key = gateway.running.authority.allow("sensor"), make_key()
+    lost = enroll(gateway, token, request_for("sensor", key))
+    clock.ahead += timedelta(minutes=9)
+    assert enroll(gateway, token, request_for("sensor", key)) == lost
+    after_a_restart = Authority(tmp_path / "pki", clock=clock)
+    again = after_a_restart.enroll("sensor", token, request_for("sensor", key))
+    assert again == lost
+    assert gateway.running.authority.check(lost) == "sensor"
+
+
+def test_a_lost_answer_is_given_to_its_key_alone(gateway: GatewayThread) -> None:
+    token, key = gateway.running.authority.allow("sensor"), make_key()
+    first = enroll(gateway, token, request_for("sensor", key))
+    with refused(DENIED, "wrong or was used already"):
+        enroll(gateway, token, request_for("sensor", make_key()))
+    assert gateway.running.authority.check(first) == "sensor"
+
+
+def test_a_lost_answer_is_void_after_ten_minutes(
+    gateway: GatewayThread, clock: Clock
+) -> None:
+    token, key = gateway.running.authority.allow("sensor"), make_key()
+    enroll(gateway, token, request_for("sensor", key))
+    clock.ahead += timedelta(minutes=11)
+    with refused(DENIED, "wrong or was used already"):
+        enroll(gateway, token, request_for("sensor", key))
+
+
+@pytest.mark.parametrize("is_revoked", [True, False])
+def test_a_lost_answer_is_void_once_the_operator_decides_anew(
+    gateway: GatewayThread, is_revoked: bool
+) -> None:
+    authority, key = gateway.running.authority, make_key()
+    token = authority.allow("sensor")
+    enroll(gateway, token, request_for("sensor", key))
+    if is_revoked:
+        authority.revoke("sensor")
+    else:
+        authority.allow("sensor")
+    with refused(DENIED, "wrong or was used already"):
+        enroll(gateway, token, request_for("sensor", key))
 
 
 def test_a_bad_signing_request_is_an_invalid_argument(gateway: GatewayThread) -> None:

@@ -10,6 +10,7 @@ from edge_site import EdgeSite, edge_site
 
 from cloud.fleet.database import Fleet, sqlite_url
 from cloud.gateway.probe import check_gateway
+from cloud.pki.allowlist import Signed
 from cloud.pki.authority import Authority
 from cloud.storage import StorageDir
 from common.errors import (
@@ -158,7 +159,8 @@ def test_a_node_that_has_joined_is_not_invited_again(tmp_path: Path) -> None:
     invited(tmp_path, tmp_path / "join")
     authority = Authority(tmp_path / "pki")
     token = (tmp_path / "join" / "camera" / "token").read_text().strip()
-    authority.allow_list.bind("camera", "0" * 64, 1, token=token)
+    signed = Signed(b"", "0" * 64, 1, "0" * 64)
+    authority.allow_list.bind("camera", signed, token=token)
     assert invited(tmp_path, tmp_path / "join") == ["sensor", "hub"]
 
 
