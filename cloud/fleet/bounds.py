@@ -18,6 +18,7 @@ MAX_FLAGS = 16
 MAX_NOTES = 16
 MAX_CPU_S = 1e9  # some thirty years
 MAX_MEMORY_MIB = 1e8
+MAX_ROUNDING = 1e-3  # of a count of images: a node may measure in single precision
 
 
 def checked_heartbeat(beat: HeartbeatRequest) -> HeartbeatRequest:
@@ -61,6 +62,7 @@ def checked_report(report: ReportRequest) -> ReportRequest:
         *("live_bytes", "own_images", "own_labelled"),
     ):
         _within(field, getattr(report, field), MAX_BIGINT)
+    _within("own_labelled", report.own_labelled, report.own_images)
     _within("peak_memory_mib", report.peak_memory_mib, MAX_MEMORY_MIB)
     _within("profile.cpus", report.profile.cpus, 1e5)
     if report.HasField("cap"):
@@ -95,10 +97,13 @@ def _bound_lists(report: ReportRequest) -> None:
 def _check_evaluations(field: str, evaluations: Sequence[Evaluation]) -> None:
     """Bound the robust accuracies of a report, in place."""
     for evaluation in evaluations:
+        _some(f"{field}.num_images", evaluation.num_images)
         _within(f"{field}.accuracy", evaluation.accuracy, 1)
+        _share(f"{field}.accuracy", evaluation.accuracy, evaluation.num_images)
         _within(f"{field}.eps", evaluation.eps, 1)
         _at_most(f"{field}.flags", evaluation.flags, MAX_FLAGS)
         for name in ("attack", "version", "norm"):
+            _some(f"{field}.{name}", len(getattr(evaluation, name)))
             setattr(evaluation, name, clean(getattr(evaluation, name), 64))
         flags = [clean(flag, 64) for flag in evaluation.flags]
         evaluation.ClearField("flags")
@@ -120,6 +125,21 @@ def _within(field: str, value: float, most: float) -> None:
     """Refuse what is not in [0, most]; NaN is in no range."""
     if not 0 <= value <= most:
         raise BadRequestError(f"{field} is {value}, expected 0 to {most:g}")
+
+
+def _some(field: str, count: int) -> None:
+    """Refuse an evaluation that leaves out what gives its number a meaning."""
+    if not count:
+        raise BadRequestError(f"{field} is 0 or missing, expected something")
+
+
+def _share(field: str, accuracy: float, num_images: int) -> None:
+    """Refuse what no number of that many images is, but for rounding."""
+    right = accuracy * num_images
+    if abs(right - round(right)) > MAX_ROUNDING:
+        raise BadRequestError(
+            f"{field} is {accuracy}, expected a whole number of the {num_images} images"
+        )
 
 
 def _at_most(field: str, values: Sized, most: int) -> None:

@@ -55,7 +55,7 @@ def report(version: int = 1) -> ReportRequest:
                 norm="Linf",
                 eps=0.15,
                 num_images=143,
-                accuracy=0.61,
+                accuracy=87 / 143,
                 seed=0,
                 flags=["randomized"],
             )
@@ -65,7 +65,9 @@ def report(version: int = 1) -> ReportRequest:
         message="better than none",
         weights_sha256="a" * 64,
         release_clean_accuracy=0.9,
-        release_robust=[Evaluation(attack="pgd", eps=0.15, accuracy=0.0)],
+        release_robust=[
+            Evaluation(attack="pgd", version="a", norm="Linf", eps=0.15, num_images=100)
+        ],
         own_images=200,
         own_labelled=100,
         shipped_own_robust=0.0,
@@ -183,7 +185,7 @@ def test_lies_inside_lists_are_refused(fleet: Fleet, value: float) -> None:
     with pytest.raises(BadRequestError, match=r"robust\.accuracy"):
         fleet.report("sensor", request)
     request = report()
-    request.release_robust.add(accuracy=value)
+    request.release_robust[0].accuracy = value
     with pytest.raises(BadRequestError, match=r"release_robust\.accuracy"):
         fleet.report("sensor", request)
     request = report()

@@ -225,6 +225,42 @@ def test_an_impossible_number_in_a_report_is_an_invalid_argument(stubs: Stubs) -
     assert (code, message) == (INVALID, "peak_memory_mib is nan, expected 0 to 1e+08")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("num_images", 0, "num_images is 0 or missing"),
+        ("attack", "", "attack is 0 or missing"),
+        ("version", "", "version is 0 or missing"),
+        ("norm", "", "norm is 0 or missing"),
+        ("num_images", 3, "accuracy is 0.5, expected a whole number of the 3 images"),
+        ("accuracy", 1.5, "accuracy is 1.5, expected 0 to 1"),
+        ("eps", -0.1, "eps is -0.1, expected 0 to 1"),
+    ],
+)
+@pytest.mark.parametrize("field", ["robust", "release_robust"])
+def test_an_impossible_evaluation_is_an_invalid_argument(
+    stubs: Stubs, field: str, name: str, value: float | str, message: str
+) -> None:
+    """Who shows it would divide by its images, or name an attack that is none."""
+    evaluation = pb.Evaluation(
+        attack="pgd", version="a", norm="Linf", eps=0.1, num_images=4, accuracy=0.5
+    )
+    setattr(evaluation, name, value)
+    report = pb.ReportRequest()
+    getattr(report, field).append(evaluation)
+    code, found = status_of(lambda: stubs.fleet.Report(report, timeout=DEADLINE_S))
+    assert code is INVALID
+    assert f"{field}.{message}" in found
+
+
+def test_more_labelled_images_than_images_are_an_invalid_argument(
+    stubs: Stubs,
+) -> None:
+    report = pb.ReportRequest(own_images=2, own_labelled=3)
+    code, message = status_of(lambda: stubs.fleet.Report(report, timeout=DEADLINE_S))
+    assert (code, message) == (INVALID, "own_labelled is 3, expected 0 to 2")
+
+
 def test_a_database_that_fails_is_unavailable_and_keeps_its_paths_to_itself(
     own: GatewayThread, tmp_path: Path
 ) -> None:
