@@ -91,11 +91,15 @@ def _live_link(config: EdgeConfig, manifest: Manifest) -> LiveLink | None:
 
 
 def serving_student(config: EdgeConfig, serving: Promoted | None) -> Path | None:
-    """Name the file of the student that serves, for a node with images of its own.
+    """Name the file of the student that serves, where it is to be measured anew.
 
-    These change, so that it is measured anew on what the next one is measured on.
+    Own images change, so that both students are measured on those of now; where a node
+    has none any more, the figures that it has are of images that are gone.
     """
-    if serving is None or config.data is None:
+    if serving is None:
+        return None
+    was_of_own = serving.release_robust not in ((), serving.robust)
+    if config.data is None and not was_of_own:
         return None
     return StateDir(config.state_dir).students / serving.folder / STUDENT
 

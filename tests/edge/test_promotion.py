@@ -10,6 +10,8 @@ from transfer_site import own_folder
 
 from common.config import OwnImagesConfig, ProfileConfig, TuningConfig
 from common.records import CpuSeconds, Evaluation
+from edge.config import EdgeConfig
+from edge.daemon.job_setup import serving_student
 from edge.daemon.node import NodeDaemon
 from edge.daemon.promotion import decide
 from edge.daemon.reports import make_report
@@ -140,6 +142,23 @@ def test_starting_weights_that_training_did_not_improve_are_called_so(
     assert message.startswith(
         "the release's starting weights, which training did not improve: 70.0% robust"
     )
+
+
+def test_a_student_is_measured_anew_where_its_node_has_no_own_images_any_more(
+    tmp_path: Path,
+) -> None:
+    config = EdgeConfig(
+        node="sensor",
+        student="tiny",
+        gateway="127.0.0.1:1",
+        state_dir=tmp_path,
+        profile=ProfileConfig(cpus=1, memory_mib=500, bandwidth_kib_s=100),
+    )
+    assert serving_student(config, serving(0.9, 0.6)) is not None
+    assert serving_student(config, serving(0.6, 0.6)) is not None
+    of_release = serving(0.6).model_copy(update={"release_robust": serving(0.6).robust})
+    assert serving_student(config, of_release) is None
+    assert serving_student(config, serving(0.6)) is None
 
 
 @pytest.mark.parametrize("flags", [(), ("as_shipped",)])
