@@ -304,7 +304,10 @@ def _digest(
     decides = [
         recipe_of(config, storage, fingerprint),
         choice.temperature if choice else config.knowledge.temperature,
-        config.students[student].model_dump(mode="json"),
+        # How nodes go on from the weights does not change them.
+        config.students[student].model_dump(
+            mode="json", exclude={"tuning", "own_views"}
+        ),
         config.evaluation.node_attack.model_dump(mode="json"),
     ]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

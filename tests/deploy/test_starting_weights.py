@@ -25,7 +25,7 @@ from cloud.publishing.transfer_set import released_images, released_validation
 from cloud.storage import StorageDir
 from cloud.training.teacher import fit_teacher
 from cloud.training.teacher_card import write_teacher
-from common.config import AttackConfig, RunConfig, StudentConfig
+from common.config import AttackConfig, RunConfig, StudentConfig, TuningConfig
 from common.data.datasets import Dataset, load_dataset
 from common.errors import ClusterError, ConfigError, DataError, StorageError
 from common.models.files import load_model
@@ -162,6 +162,15 @@ def test_what_is_there_is_not_made_again(storage: StorageDir) -> None:
     changed = CONFIG.model_copy(update={"students": other})
     with pytest.raises(ClusterError, match="no Ray cluster"):
         make_starting_weights(changed, storage)
+
+
+def test_how_nodes_train_the_weights_further_does_not_make_them_anew(
+    storage: StorageDir, dataset: Dataset
+) -> None:
+    further = student(tuning=TuningConfig(epochs=7), own_views=5)
+    changed = CONFIG.model_copy(update={"students": {**STUDENTS, "tiny": further}})
+    make_starting_weights(changed, storage)  # no Ray is connected here
+    assert shipped(storage, dataset, changed) == shipped(storage, dataset)
 
 
 def test_where_the_config_ships_none_none_are_made_or_read(
