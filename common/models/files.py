@@ -101,7 +101,10 @@ def _build(card: ModelCard) -> nn.Module:
 
 
 def _check_tensors(tensors: dict[str, Tensor], model: nn.Module) -> None:
-    """Refuse tensors that are not those of the model which the card describes."""
+    """Refuse tensors that are not those of the model which the card describes.
+
+    A release's starting weights have half the precision of a model.
+    """
     expected = model.state_dict()
     odd = sorted(tensors.keys() ^ expected.keys())
     if odd:
@@ -111,7 +114,10 @@ def _check_tensors(tensors: dict[str, Tensor], model: nn.Module) -> None:
         )
     for name, tensor in expected.items():
         found = tensors[name]
-        if (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
+        types = {tensor.dtype}
+        if tensor.dtype == torch.float32:
+            types.add(torch.float16)
+        if found.shape != tensor.shape or found.dtype not in types:
             raise ValueError(
                 f"'{name}' is {found.dtype} {tuple(found.shape)}, by its card "
                 f"{tensor.dtype} {tuple(tensor.shape)}"

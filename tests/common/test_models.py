@@ -172,6 +172,19 @@ def test_a_resnet_with_its_batch_statistics_comes_back(
     assert torch.equal(loaded(x), model.eval()(x))
 
 
+@pytest.mark.parametrize("name", ["cnn_tiny", "resnet8"])
+def test_a_model_of_half_precision_comes_back_in_single_precision(
+    tmp_path: Path, name: str
+) -> None:
+    model = build_model(name, in_channels=1, image_size=8, num_classes=10).half()
+    save_model(tmp_path / "m.safetensors", model, small_card(architecture=name))
+    loaded, _ = load_model(tmp_path / "m.safetensors")
+    found = loaded.state_dict()
+    for key, value in model.state_dict().items():
+        assert found[key].dtype in (torch.float32, torch.int64)
+        assert torch.equal(found[key], value.to(found[key].dtype))
+
+
 def test_the_same_weights_make_the_same_file(tmp_path: Path, card: ModelCard) -> None:
     model = _build()
     digests = {save_model(tmp_path / f"{k}", model, card) for k in range(5)}
