@@ -29,3 +29,7 @@ class NotServedError(TaktError):
 
 class NoMessageError(TaktError):
     """A call was opened and its message did not come."""
+
+
+class ThrottledError(QuotaError):
+    """A peer was refused too often lately; the log has it once, not for each call."""

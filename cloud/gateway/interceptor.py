@@ -22,6 +22,7 @@ from cloud.errors import (
     NotServedError,
     OffsetError,
     QuotaError,
+    ThrottledError,
 )
 from cloud.gateway.messages import FIRST_MESSAGE_S, all_messages, only_message
 from common.errors import ConfigError, IdentityError, StorageError, TaktError
@@ -132,7 +133,8 @@ def status_of(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
     """
     for kind, code in _CODES:
         if isinstance(error, kind):
-            logger.info("%s refused: %s", method, error)
+            level = logging.DEBUG if isinstance(error, ThrottledError) else logging.INFO
+            logger.log(level, "%s refused: %s", method, error)
             return code, str(error)
     if isinstance(error, StorageError):
         # The operator has to repair it; the node waits and tries again.

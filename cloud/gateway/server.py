@@ -36,6 +36,7 @@ from cloud.gateway.listeners import (
 )
 from cloud.gateway.live_teacher import LiveTeacher
 from cloud.gateway.messages import FIRST_MESSAGE_S
+from cloud.gateway.refusals import Refusals
 from cloud.gateway.release_service import ReleaseServicer, VersionFeed
 from cloud.gateway.teacher_service import TeacherServicer
 from cloud.pki.authority import Authority
@@ -174,7 +175,9 @@ async def start_gateway_server(
             ping_interval_s=ping_interval_s,
         ),
         enrolling=make_server(
-            Interceptor(errors_as_status, first_message_s=first_message_s),
+            Interceptor(
+                errors_as_status, Refusals(clock).brake, first_message_s=first_message_s
+            ),
             ping_interval_s=ping_interval_s,
             max_calls=MAX_ENROLLING_CALLS,
             max_message_bytes=MAX_ENROLLING_BYTES,

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+from chaos_proxy import ChaosProxy
 from gateway_site import (
     DEADLINE_S,
     Identity,
@@ -24,11 +25,13 @@ from gateway_site import (
 )
 from waiting import until
 
+from cloud.gateway.refusals import MAX_OF_ADDRESS, MAX_OF_ALL, source_of
 from cloud.gateway.server import GatewayThread
 from cloud.pki.authority import Authority, Lifetimes
 from cloud.storage import StorageDir
 from common.config import GatewayConfig
 from common.pb import takt_pb2 as pb
+from common.pb import takt_pb2_grpc
 
 DENIED = grpc.StatusCode.PERMISSION_DENIED
 
@@ -323,6 +326,21 @@ def enroll(gateway: GatewayThread, token: str, csr_pem: bytes) -> bytes:
         return stub.Enroll(request, timeout=DEADLINE_S).certificate_pem
 
 
+@contextlib.contextmanager
+def peer_at(
+    gateway: GatewayThread, host: str
+) -> Iterator[Callable[[str, bytes], object]]:
+    """Enrol the node `sensor` from an address, through a tunnel that begins there."""
+    with ChaosProxy(gateway.enroll_address, source=host) as tunnel:
+        credentials = grpc.ssl_channel_credentials(gateway.running.authority.ca_pem())
+        with grpc.secure_channel(tunnel.address, credentials) as channel:
+            stub = takt_pb2_grpc.FleetServiceStub(channel)
+            yield lambda token, csr_pem: stub.Enroll(
+                pb.EnrollRequest(node="sensor", token=token, csr_pem=csr_pem),
+                timeout=DEADLINE_S,
+            )
+
+
 def test_a_wrong_or_used_token_is_denied(gateway: GatewayThread) -> None:
     token = gateway.running.authority.allow("sensor")
     with refused(DENIED, "wrong or was used already", "takt pki allow sensor"):
@@ -377,6 +395,71 @@ def test_a_lost_answer_is_void_once_the_operator_decides_anew(
         authority.allow("sensor")
     with refused(DENIED, "wrong or was used already"):
         enroll(gateway, token, request_for("sensor", key))
+
+
+def test_many_refused_enrolments_of_an_address_are_refused_for_a_minute(
+    gateway: GatewayThread, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = gateway.running.authority.allow("sensor")
+    request = request_for("sensor", make_key())
+    caplog.set_level(logging.INFO)
+    for _ in range(MAX_OF_ADDRESS):
+        with refused(DENIED, "wrong or was used already"):
+            enroll(gateway, "wrong", request)
+    for _ in range(3):
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "try again in a minute"):
+            enroll(gateway, token, request)
+    told = [r for r in caplog.records if "Enroll" in r.getMessage()]
+    assert len(told) == MAX_OF_ADDRESS
+    assert caplog.text.count("further ones are not answered") == 1
+    clock.ahead += timedelta(seconds=61)
+    enroll(gateway, token, request)
+
+
+def test_refused_enrolments_of_many_addresses_are_bounded_in_all(
+    gateway: GatewayThread, clock: Clock
+) -> None:
+    """Every address of 127.0.0.0/8 is this machine's; a peer may call from any."""
+    request = request_for("sensor", make_key())
+    num_hosts = MAX_OF_ALL // MAX_OF_ADDRESS
+    for i in range(num_hosts):
+        with peer_at(gateway, f"127.0.0.{i + 2}") as call:
+            for _ in range(MAX_OF_ADDRESS):
+                with refused(DENIED):
+                    call("wrong", request)
+    with peer_at(gateway, f"127.0.0.{num_hosts + 2}") as call:
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_OF_ALL} in all"):
+            call("wrong", request)
+        clock.ahead += timedelta(seconds=61)
+        with refused(DENIED):
+            call("wrong", request)
+
+
+def test_a_node_of_another_address_enrols_beside_a_refused_one(
+    gateway: GatewayThread,
+) -> None:
+    token = gateway.running.authority.allow("sensor")
+    request = request_for("sensor", make_key())
+    with peer_at(gateway, "127.0.0.2") as call:
+        for _ in range(MAX_OF_ADDRESS):
+            with refused(DENIED):
+                call("wrong", request)
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED):
+            call(token, request)
+    enroll(gateway, token, request)
+
+
+@pytest.mark.parametrize(
+    ("peer", "source"),
+    [
+        ("ipv4:192.0.2.7:50000", "192.0.2.7"),
+        ("ipv6:%5B2001:db8:1:2:3::4%5D:50000", "2001:db8:1:2::/64"),
+        ("ipv6:[::ffff:192.0.2.7]:50000", "192.0.2.7"),
+        ("ipv6:[fe80::1%25eth0]:50000", "fe80::/64"),
+    ],
+)
+def test_a_peer_is_known_by_what_one_subscriber_has(peer: str, source: str) -> None:
+    assert source_of(peer) == source
 
 
 def test_a_bad_signing_request_is_an_invalid_argument(gateway: GatewayThread) -> None:

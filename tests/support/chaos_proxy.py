@@ -34,6 +34,7 @@ class ChaosProxy:
     script: list[Faults] = field(default_factory=list)
     default: Faults = Faults()
     host: str = "127.0.0.1"
+    source: str | None = None  # address that connections to the target come from
     num_connections: int = 0
     forwarded_bytes: int = 0  # from the gateway to the node
     refuse: bool = False  # True: accepted connections are closed at once
@@ -105,7 +106,9 @@ class ChaosProxy:
             if self.refuse:
                 return
             host, _, port = self.target.rpartition(":")
-            back, other = await asyncio.open_connection(host, int(port))
+            back, other = await asyncio.open_connection(
+                host, int(port), local_addr=(self.source, 0) if self.source else None
+            )
             self._writers.add(other)
             hole = asyncio.Event()
             up = asyncio.create_task(self._pump_up(reader, other, hole))

@@ -1,0 +1,100 @@
+"""A brake on refused enrolments: so many a minute, of one address and of all.
+
+Whoever guesses tokens, or only fills the log, is answered RESOURCE_EXHAUSTED before a
+message is read, until the minute is over. Enrolments that succeed count nowhere. Not
+here: the tokens (`cloud.pki.allowlist`).
+"""
+
+import contextlib
+import ipaddress
+import logging
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from urllib.parse import unquote
+
+from cloud.errors import BadRequestError, NoMessageError, ThrottledError
+from cloud.gateway.health import CHECK
+from cloud.gateway.interceptor import Context
+from common.clock import Clock
+from common.errors import ConfigError, IdentityError
+
+logger = logging.getLogger(__name__)
+
+WINDOW = timedelta(minutes=1)
+MAX_OF_ADDRESS = 20  # refused within the window; whole fleets may share an address
+MAX_OF_ALL = 200
+_IPV6_NETWORK = 64  # bits: what one subscriber has to choose addresses from
+
+
+class Refusals:
+    """The refused enrolments of the last minute; used from one event loop."""
+
+    def __init__(self, clock: Clock) -> None:
+        """Remember none."""
+        self._clock = clock
+        self._times: deque[tuple[datetime, str]] = deque()
+        self._of: Counter[str] = Counter()
+
+    @contextlib.asynccontextmanager
+    async def brake(self, method: str, context: Context) -> AsyncIterator[None]:
+        """Run an enrolment unless there were many refused; for an `Interceptor`.
+
+        Raises:
+            ThrottledError: there were.
+        """
+        if method == CHECK:
+            yield
+            return
+        source = source_of(context.peer())
+        self._forget()
+        if self._of[source] >= MAX_OF_ADDRESS or len(self._times) >= MAX_OF_ALL:
+            raise ThrottledError(
+                f"{self._of[source]} enrolments from {source} and {len(self._times)} "
+                f"in all were refused within a minute, at most {MAX_OF_ADDRESS} and "
+                f"{MAX_OF_ALL} are answered; try again in a minute"
+            )
+        try:
+            yield
+        except (BadRequestError, ConfigError, IdentityError, NoMessageError):
+            self._note(source)
+            raise
+
+    def _forget(self) -> None:
+        """Drop what is older than the window, or later than now (a clock set back)."""
+        now = self._clock()
+        while self._times and not now - WINDOW < self._times[0][0] <= now:
+            _, source = self._times.popleft()
+            self._of[source] -= 1
+            if not self._of[source]:
+                del self._of[source]
+
+    def _note(self, source: str) -> None:
+        self._times.append((self._clock(), source))
+        self._of[source] += 1
+        if self._of[source] == MAX_OF_ADDRESS or len(self._times) == MAX_OF_ALL:
+            logger.warning(
+                "%d enrolments from %s and %d in all were refused within a minute; "
+                "further ones are not answered until it is over",
+                self._of[source],
+                source,
+                len(self._times),
+            )
+
+
+def source_of(peer: str) -> str:
+    """Return the address in a peer of gRPC's; of IPv6 the network of its subscriber.
+
+    Args:
+        peer: for instance "ipv4:192.0.2.7:50000" or "ipv6:%5B2001:db8::1%5D:50000".
+    """
+    host = unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:  # no IP connection, a socket file for instance
+        return host
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, _IPV6_NETWORK), strict=False))
+    return str(address)
