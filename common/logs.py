@@ -8,7 +8,9 @@ import json
 import logging
 import time
 from datetime import UTC, datetime
-from typing import IO, Literal
+from typing import IO, Any, Literal
+
+from common.text import printable
 
 LogFormat = Literal["text", "logfmt", "json"]
 
@@ -26,7 +28,20 @@ def log_to(stream: IO[str], log_format: LogFormat, *, node: str) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
-class _Text(logging.Formatter):
+class LineFormatter(logging.Formatter):
+    """Text for people, whatever the other side of a connection has put in it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """Write the line of a record, its traceback left out."""
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """Write a traceback, of some lines."""
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(printable(line) for line in lines)
+
+
+class _Text(LineFormatter):
     """``2026-01-31 12:00:00,000Z INFO edge.daemon.status: idle``."""
 
     default_msec_format = "%s,%03dZ"

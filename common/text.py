@@ -17,6 +17,11 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def printable(text: str) -> str:
+    """Write out what would steer a terminal, or turn or hide the text beside it."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def shortened(line: str, most: int) -> str:
     """Cut a line of "what is wrong; how to mend it" down to `most` characters.
 

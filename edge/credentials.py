@@ -102,9 +102,14 @@ def store_certificate(
 
     Raises:
         IdentityError: the certificate is not for this key, name or CA, or not
-            valid now; nothing was stored.
+            valid now, or the channel is no name; nothing was stored.
         StorageError: the folder cannot be written.
     """
+    if channel and not channel.isprintable():
+        raise IdentityError(
+            f"the gateway names the channel {channel[:80]!r}, expected a name; ask its "
+            "operator"
+        )
     key_pem = _read(folder / KEY)
     identity = _check(
         folder, node, (key_pem, certificate_pem, ca_pem, root_json), channel, now()

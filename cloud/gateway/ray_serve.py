@@ -24,6 +24,7 @@ from cloud.gateway.server import start_gateway_server
 from cloud.storage import StorageDir
 from common.config import GatewayConfig
 from common.errors import AddressError, ClusterError, StorageError, TaktError, one_line
+from common.logs import LineFormatter
 
 logger = logging.getLogger(__name__)
 
@@ -236,7 +237,7 @@ def _log_to(path: Path) -> None:
     handler = logging.handlers.RotatingFileHandler(
         path, maxBytes=_LOG_BYTES, backupCount=1
     )
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("cloud")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -9,7 +9,6 @@ are (common.signals), and the codes (common.errors).
 import contextlib
 import math
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any, NoReturn
 
 from common.errors import BUG, ConfigError, Interrupted, TaktError
 from common.signals import exit_code_of, stop_signals
+from common.text import printable
 from deploy.runtime.output import ReaderGone, finish_output, guard_output
 
 CLEAN_UP_S = 30.0  # more than a clean-up takes
@@ -199,11 +199,6 @@ def record_bug(error: BaseException, folder: Path) -> BugError:
     return BugError(f"a bug in takt: {what}; {where}, please report it")
 
 
-def _escaped(control: re.Match[str]) -> str:
-    return ascii(control[0])[1:-1]
-
-
 def _print_line(text: str) -> None:
     # Names of files are in it, which may hold a terminal's control characters.
-    line = re.sub(r"[\x00-\x1f\x7f-\x9f]", _escaped, " ".join(text.split()))
-    print(f"takt: {line}", file=sys.stderr)
+    print(f"takt: {printable(' '.join(text.split()))}", file=sys.stderr)

@@ -16,7 +16,7 @@ import grpc
 
 from common.address import parse_address
 from common.errors import IdentityError, LinkError, TaktError
-from common.text import shortened
+from common.text import printable, shortened
 from edge.credentials import ENROLL_HINT, Certificates
 from edge.link.proxy import Proxy
 
@@ -239,4 +239,4 @@ def reason(details: str) -> str:
 
 
 def _shorten(details: str) -> str:
-    return shortened(" ".join(details.split()), 160)
+    return shortened(printable(" ".join(details.split())), 160)

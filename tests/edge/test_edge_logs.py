@@ -47,7 +47,7 @@ def test_logfmt_lines_are_read_back() -> None:
     assert fields["message"] == 'cannot write "x": a=b'
 
 
-@pytest.mark.parametrize("log_format", ["logfmt", "json"])
+@pytest.mark.parametrize("log_format", ["text", "logfmt", "json"])
 def test_a_record_is_one_line_whatever_is_in_it(log_format: LogFormat) -> None:
     line = logged(log_format, "two\nlines \x1b[31m\r\u2028and more")
     assert len(line.splitlines()) == 1
@@ -68,3 +68,14 @@ def test_a_traceback_is_a_field_of_its_record(log_format: LogFormat) -> None:
 
 def test_text_is_for_people() -> None:
     assert logged("text", "idle").endswith("INFO edge.daemon.status: idle\n")
+
+
+def test_a_traceback_for_people_has_lines_and_steers_no_terminal() -> None:
+    stream = io.StringIO()
+    log_to(stream, "text", node="porch")
+    try:
+        raise ValueError("\x1b[2Jbroken\x9b1m")
+    except ValueError:
+        logging.getLogger("edge").exception("failed")
+    assert "ValueError: \\x1b[2Jbroken\\x9b1m" in stream.getvalue()
+    assert all(line.isprintable() for line in stream.getvalue().splitlines())

@@ -5,16 +5,20 @@ import contextlib
 import stat
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 from edge_site import EdgeSite, edge_site
 from waiting import until
 
 from cloud.pki.authority import Authority
-from common.errors import IdentityError, LinkError
+from common.errors import IdentityError, LinkError, TaktError
 from common.interpreter import python
+from common.pb import takt_pb2 as pb
 from edge.config import EdgeConfig, load_edge_config, save_edge_config
 from edge.credentials import load_identity, make_request, store_certificate
 from edge.daemon.enrolment import enroll
@@ -251,3 +255,45 @@ def test_relative_paths_count_from_the_configs_folder(
     save_edge_config(node.model_copy(update={"state_dir": Path("here")}), path)
     with contextlib.chdir("/"):
         assert load_edge_config(path).state_dir == tmp_path / "here"
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_hostile_gateways_words_do_not_steer_a_terminal(
+    site: EdgeSite, refuses: bool
+) -> None:
+    config = site.join("victim" if refuses else "victim2")
+    authority, text = Authority(site.storage.pki), "\x1b]0;owned\x07\u202e"
+
+    def answer(request: pb.EnrollRequest, context: Any) -> pb.EnrollResponse:
+        if refuses:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+        return pb.EnrollResponse(
+            certificate_pem=authority.sign(request.csr_pem, request.node),
+            ca_pem=authority.ca_pem(),
+            root_json=site.repository.root_json(),
+            channel=text,
+        )
+
+    method = grpc.unary_unary_rpc_method_handler(
+        answer,
+        request_deserializer=pb.EnrollRequest.FromString,
+        response_serializer=pb.EnrollResponse.SerializeToString,
+    )
+    found = authority.server_credentials()
+    credentials = grpc.ssl_server_credentials([(found.key, found.certificate)])
+    service = {"Enroll": method}
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("takt.v1.FleetService", service),)
+    )
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    server.start()
+    try:
+        hostile = config.model_copy(update={"enroll": f"127.0.0.1:{port}"})
+        with pytest.raises(TaktError) as caught:
+            enroll(hostile, "token")
+    finally:
+        server.stop(None).wait()
+    assert r"\x1b]0;owned\x07" in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert (config.state_dir / "identity" / "channel").read_text() == "digits"
