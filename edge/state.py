@@ -24,6 +24,7 @@ from pydantic import Field, ValidationError
 from common.clock import utc_now
 from common.durable import locked, make_folder, storing, write_atomic
 from common.errors import StorageError
+from common.ownership import require_own_folder
 from common.records import Cap, Evaluation, Record
 
 _RENAMED = (  # replaced through temp file, fsync and rename
@@ -145,9 +146,10 @@ class StateDir:
         """Lock the folder for this process; the kernel unlocks it at the process's end.
 
         Raises:
-            StorageError: another daemon has locked it, or it cannot be made or written.
+            StorageError: another daemon has locked it, another user may change what
+                lies in it, or it cannot be made or written.
         """
-        make_folder(self.root)
+        require_own_folder(make_folder(self.root))
 
         def busy(holder: str) -> str:
             return (

@@ -5,6 +5,7 @@ Not here: what a node does (edge/daemon/node.py) and how it joins
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,20 +31,37 @@ Config = Annotated[
     Path, typer.Option("--config", "-c", callback=expand, help="The node's edge.toml.")
 ]
 DEFAULT = Path("edge.toml")
+TOKEN_VARIABLE = "TAKT_TOKEN"
 
 
 @app.command()
 def enroll(
-    token: Annotated[
-        str, typer.Option(envvar="TAKT_TOKEN", help="From `takt pki allow NODE`.")
-    ],
     config: Config = DEFAULT,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar=TOKEN_VARIABLE, help="From `takt pki allow NODE`."),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="TAKT_TOKEN_FILE",
+            callback=expand,
+            help="The same, read from a file; - reads standard input.",
+        ),
+    ] = None,
 ) -> None:
     """Trade a one-time token for a certificate; the key stays here."""
     from edge.config import load_edge_config
     from edge.daemon.enrolment import enroll
 
-    identity = enroll(load_edge_config(config), token)
+    settings = load_edge_config(config)
+    given = _given_token(token, token_file)
+    if given is None:
+        raise ConfigError(
+            "no token is given; give --token-file FILE, or - to read standard input "
+            "(`takt pki allow NODE` prints one)"
+        )
+    identity = enroll(settings, given)
     typer.echo(
         f"{identity.node} is enrolled until {identity.not_after:%F}; "
         f"it follows channel {identity.channel or '(set it in edge.toml)'}"
@@ -55,14 +73,14 @@ def run(
     config: Config = DEFAULT,
     token: Annotated[
         str | None,
-        typer.Option(envvar="TAKT_TOKEN", help="Enrol first, where that is missing."),
+        typer.Option(envvar=TOKEN_VARIABLE, help="Enrol first, where that is missing."),
     ] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(
             envvar="TAKT_TOKEN_FILE",
             callback=expand,
-            help="The same, read from a file.",
+            help="The same, read from a file; - reads standard input.",
         ),
     ] = None,
 ) -> int:
@@ -76,10 +94,11 @@ def run(
     settings = load_edge_config(config)
     _log_to_stderr(settings)
     identity = StateDir(settings.state_dir).identity
+    os.environ.pop(TOKEN_VARIABLE, None)
     if not (identity / CERTIFICATE).exists():
-        token = token or (_read_token(token_file) if token_file else None)
-        if token is not None:
-            enroll(settings, token)
+        given = _given_token(token, token_file)
+        if given is not None:
+            enroll(settings, given)
     return run_daemon(settings, once=False)
 
 
@@ -152,7 +171,15 @@ def describe_status(status: "Status") -> str:
     return ", ".join(parts)
 
 
+def _given_token(token: str | None, path: Path | None) -> str | None:
+    """Return the token that was given; children do not find it in the environment."""
+    os.environ.pop(TOKEN_VARIABLE, None)
+    return token or (None if path is None else _read_token(path))
+
+
 def _read_token(path: Path) -> str:
+    if str(path) == "-":
+        return sys.stdin.readline().strip()
     try:
         return path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as e:

@@ -20,6 +20,16 @@ def expand(value: Path | None) -> Path | None:
     return None if value is None else expanded(value)
 
 
+def own_folder(value: Path | None) -> Path | None:
+    """Expand ~, and refuse a folder that another user may change."""
+    from common.ownership import require_own_folder
+
+    path = expand(value)
+    if path is not None:
+        require_own_folder(path)
+    return path
+
+
 Config = Annotated[
     str, typer.Option("--config", "-c", help="A TOML file, or a shipped config's name.")
 ]
@@ -36,7 +46,10 @@ Assign = Annotated[
 Storage = Annotated[
     Path,
     typer.Option(
-        "--storage", "-s", callback=expand, help="The cloud side's storage folder."
+        "--storage",
+        "-s",
+        callback=own_folder,
+        help="The cloud side's storage folder.",
     ),
 ]
 Address = Annotated[

@@ -187,10 +187,13 @@ def explain(error: Exception) -> TaktError:
 
 def record_bug(error: BaseException, folder: Path) -> BugError:
     """Write the traceback to a new file in `folder` and name it in an error."""
-    path = folder / f"takt-bug-{time.strftime('%Y%m%d-%H%M%S')}.log"
+    begin = f"takt-bug-{time.strftime('%Y%m%d-%H%M%S')}-"
     text = "".join(traceback.format_exception(error))
     try:
-        with path.open("a", encoding="utf-8") as file:
+        # A new file of a name that nobody can foresee, for this user alone: the folder
+        # is everybody's, and a traceback may hold what is not.
+        handle, path = tempfile.mkstemp(".log", begin, folder)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
         where = f"the traceback is in {path}"
     except OSError as e:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from common.clock import Clock, utc_now
 from common.config import NodeConfig, OwnImagesConfig
-from common.durable import make_folder
+from common.durable import make_folder, write_atomic
 from common.errors import Interrupted, StorageError
 from common.interpreter import python
 from common.text import shortened
@@ -122,12 +122,16 @@ class SimulatedNodes:
                 heartbeat_s=2.0,
             )
             save_edge_config(config, state_dir / "edge.toml")
-            token = new_token(node.name)
+            token = state_dir / "token"
+            write_atomic(token, new_token(node.name).encode(), mode=0o600)
             argv = python("-m", "deploy.cli.main", "edge", "run")
             self._processes[node.name] = start_daemon(
-                [*argv, "--config", str(state_dir / "edge.toml")],
+                [
+                    *argv,
+                    *("--config", str(state_dir / "edge.toml")),
+                    *("--token-file", str(token)),
+                ],
                 self._log(node.name),
-                TAKT_TOKEN=token,
             )
 
     def stop(self) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import threading
 
 from common.errors import IdentityError
+from common.ownership import require_own_folder
 from edge.config import EdgeConfig
 from edge.credentials import (
     CA,
@@ -32,8 +33,10 @@ def enroll(
         IdentityError: no CA or address is configured, the token was refused, or
             the answer does not fit the key, the name or the CA.
         LinkError: the enrolment port cannot be reached within the deadline.
-        StorageError: the state folder cannot be written.
+        StorageError: the state folder cannot be written, or another user may change
+            what lies in it.
     """
+    require_own_folder(config.state_dir)
     folder = StateDir(config.state_dir).identity
     ca_file = config.ca or folder / CA
     if not ca_file.is_file():

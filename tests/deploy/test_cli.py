@@ -16,7 +16,7 @@ from waiting import WAIT_S, until
 from cloud.publishing.repository import ReleaseRepository
 from common.errors import ConfigError
 from deploy.cli.main import app
-from deploy.cli.options import expand
+from deploy.cli.options import expand, own_folder
 from deploy.runtime.exits import record_bug
 from deploy.runtime.settings import (
     load_run_config,
@@ -169,6 +169,22 @@ def test_a_bug_is_one_line_that_names_its_traceback(tmp_path: Path) -> None:
     (log,) = tmp_path.glob("takt-bug-*.log")
     assert str(log) in line and "ZeroDivisionError" in line
     assert "Traceback" in log.read_text()
+
+
+def test_the_traceback_of_a_bug_follows_no_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("of the user")
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr("time.strftime", lambda form: "20260101-000000")
+    (folder / "takt-bug-20260101-000000.log").symlink_to(kept)
+    error = record_bug(ValueError("no"), folder)
+    assert kept.read_text() == "of the user"
+    (log,) = [path for path in folder.iterdir() if not path.is_symlink()]
+    assert str(log) in str(error) and "ValueError" in log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_bug_is_still_one_line_when_its_log_cannot_be_written() -> None:
@@ -381,7 +397,8 @@ def test_every_path_option_expands_the_home_folder() -> None:
             kind, *options = get_args(hint) or (hint,)
             if Path in (kind, *get_args(kind)) and name not in of_other_machines:
                 found += 1
-                assert options[0].callback is expand, f"{callback.__name__}: {name}"
+                known = options[0].callback in (expand, own_folder)
+                assert known, f"{callback.__name__}: {name}"
     assert found > 20
 
 
