@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from securesystemslib.signer import CryptoSigner
-from tuf.api.exceptions import RepositoryError
+from securesystemslib.signer import Signer
+from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import (
     Metadata,
     MetaFile,
@@ -28,7 +28,7 @@ from tuf.api.serialization.json import JSONSerializer
 from cloud.publishing.signing_keys import ROLES, RoleKeys
 from common.clock import Clock
 from common.durable import write_atomic
-from common.errors import ConfigError, StorageError
+from common.errors import ConfigError, StorageError, one_line
 
 LIFETIMES = {
     "root": timedelta(days=365),
@@ -44,7 +44,7 @@ NOTICE = {
     "snapshot": timedelta(days=10),
     "timestamp": timedelta(hours=8),
 }
-_NONE: Mapping[str, CryptoSigner] = {}
+_NONE: Mapping[str, Signer] = {}
 KEEP_VERSIONS = 32  # of targets and snapshot: a client may be between two requests
 
 
@@ -153,7 +153,7 @@ class SignedMetadata:
         return State(root, timestamp, snapshot, targets)
 
     def commit(
-        self, state: State, point: str, new: Mapping[str, CryptoSigner] = _NONE
+        self, state: State, point: str, new: Mapping[str, Signer] = _NONE
     ) -> None:
         """Sign and write targets, snapshot and, last, the timestamp.
 
@@ -259,7 +259,7 @@ class SignedMetadata:
             self._write(state, state.root, name, "refresh.root")
 
     def _commit_snapshot(
-        self, state: State, point: str, new: Mapping[str, CryptoSigner] = _NONE
+        self, state: State, point: str, new: Mapping[str, Signer] = _NONE
     ) -> None:
         snapshot = state.snapshot.signed
         snapshot.version += 1
@@ -273,7 +273,7 @@ class SignedMetadata:
         (self.folder / name).unlink(missing_ok=True)
 
     def _commit_timestamp(
-        self, state: State, point: str, new: Mapping[str, CryptoSigner] = _NONE
+        self, state: State, point: str, new: Mapping[str, Signer] = _NONE
     ) -> None:
         version = state.snapshot.signed.version
         data = self._read(f"{version}.snapshot.json")
@@ -287,7 +287,7 @@ class SignedMetadata:
         role: Metadata[Any],
         name: str,
         point: str,
-        also: Mapping[str, CryptoSigner] = _NONE,
+        also: Mapping[str, Signer] = _NONE,
     ) -> bytes:
         kind = role.signed.type
         role.signed.expires = self._expiry(kind)
@@ -297,14 +297,17 @@ class SignedMetadata:
         except StorageError:
             if kind not in also:
                 raise  # else it is lost, and this gives it a successor
+        except UnsignedMetadataError as e:
+            raise StorageError(f"the {kind} key does not sign: {one_line(e)}") from e
         if kind in also:
             role.sign(also[kind], append=True)
         data = role.to_bytes(JSONSerializer(compact=False))
         write_atomic(self.folder / name, data, point=point)
         return data
 
-    def _signer(self, state: State, role: str) -> CryptoSigner:
-        return self._keys.load(role, state.root.signed.roles[role].keyids[0])
+    def _signer(self, state: State, role: str) -> Signer:
+        root = state.root.signed
+        return self._keys.load(role, root.keys[root.roles[role].keyids[0]])
 
     def _is_stale(self, role: Metadata[Any]) -> bool:
         left: timedelta = role.signed.expires - self._clock()
