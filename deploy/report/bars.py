@@ -176,8 +176,10 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
     Args:
         share: as measured, in [0, 1].
-        count: of how many.
+        count: of how many; of none nothing is known.
     """
+    if count < 1:
+        return 0.0, 1.0
     z = 1.96
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     spread = share * (1 - share) / count + z * z / (4 * count * count)

@@ -15,6 +15,7 @@ from common.pb.takt_pb2 import ReportRequest
 from common.records import Cap, CpuSeconds, CurvePoint, Evaluation, Profile, from_wire
 from common.release import Manifest, TeacherCard
 from deploy.report.result import (
+    VALIDATION,
     Accuracies,
     DatasetFacts,
     Failure,
@@ -32,8 +33,6 @@ from deploy.report.result import (
 from deploy.runtime.machine import gpu_name, package_version, takt_version
 from edge.jobs.job import DistilResult
 from edge.jobs.runner import ChildUsage
-
-VALIDATION = "validation_split"  # flag of what was not measured on the test split
 
 
 def build_result(

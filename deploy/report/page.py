@@ -22,7 +22,13 @@ from common.text import counted
 from deploy.report import bars
 from deploy.report.arms import run_arms
 from deploy.report.charts import Series, curves, swatch
-from deploy.report.result import NodeResult, RunResult, find_autoattack, read_result
+from deploy.report.result import (
+    VALIDATION,
+    NodeResult,
+    RunResult,
+    find_autoattack,
+    read_result,
+)
 from deploy.report.table import arms_caption
 from deploy.report.wording import (
     TRIAL,
@@ -93,7 +99,9 @@ def _evaluations(result: RunResult) -> Iterator[tuple[str, Evaluation]]:
             yield "teacher", evaluation
     for label, node in _labelled_nodes(result):
         for evaluation in node.robust:
-            yield label, evaluation
+            # A baseline was trained here, and its figures are not a node's.
+            claimed = VALIDATION in evaluation.flags and label == node.name
+            yield f"{label} (the node's claim)" if claimed else label, evaluation
 
 
 def _robust_note(result: RunResult) -> str:
@@ -129,7 +137,7 @@ def _learning(result: RunResult) -> _Learning | None:
         summary="Robust accuracy on the validation split: "
         + ", ".join(each.note for each in series),
     )
-    own = [e for node in result.nodes for e in node.robust if e.attack != "autoattack"]
+    own = [e for node in result.nodes for e in node.robust if VALIDATION in e.flags]
     counts = sorted({each.num_images for each in own})
     measured = f" ({describe(own[0])})" if own else ""
     if len(counts) > 1:

@@ -19,6 +19,7 @@ from common.errors import StorageError, one_line
 from common.records import Cap, CpuSeconds, CurvePoint, Evaluation, Profile, Record
 
 SCHEMA = 1
+VALIDATION = "validation_split"  # flag of what was not measured on the test split
 RESULT_NAME = "result.json"
 
 Fraction = float | None
@@ -204,8 +205,12 @@ class RunResult(Record):
 
 
 def find_autoattack(robust: tuple[Evaluation, ...]) -> Evaluation | None:
-    """Pick AutoAttack's evaluation out of several."""
-    return next((e for e in robust if e.attack == "autoattack"), None)
+    """Pick AutoAttack's evaluation, by the cloud, out of several.
+
+    What a node says of itself is its claim, whatever attack it names.
+    """
+    measured = (e for e in robust if VALIDATION not in e.flags)
+    return next((e for e in measured if e.attack == "autoattack"), None)
 
 
 def to_json(result: RunResult) -> str:

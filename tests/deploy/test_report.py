@@ -264,3 +264,43 @@ def test_a_trial_is_marked_in_result_table_and_page(tmp_path: Path) -> None:
     page = " ".join(" ".join(parsed(marked).text).split())
     assert page.count(TRIAL) == 2  # the verdict, and beside the bars
     assert TRIAL not in render(result)
+
+
+def claiming(**changes: Any) -> RunResult:
+    """A run whose first node says of itself that AutoAttack found nothing."""
+    result = read_result(SAMPLE)
+    first, *others = result.nodes
+    assert first.autoattack is not None
+    claim = first.autoattack.model_copy(
+        update={"accuracy": 0.999, "flags": ("validation_split",), **changes}
+    )
+    claimed = first.model_copy(update={"robust": (claim,)})
+    return result.model_copy(update={"nodes": (claimed, *others)})
+
+
+def test_what_a_node_says_of_itself_is_never_autoattack_of_the_clouds() -> None:
+    result = claiming()
+    assert result.nodes[0].autoattack is None
+    console = Console(file=io.StringIO(), width=200)
+    print_result(result, console, Path("/nonexistent"))
+    assert isinstance(console.file, io.StringIO)
+    assert "99.9" not in console.file.getvalue()
+
+
+def test_the_page_shows_what_a_node_says_of_itself_as_its_claim_alone() -> None:
+    result = claiming()
+    rows = [row for row in render(result).split("<tr>") if "99.9 %" in row]
+    assert len(rows) == 1
+    assert f"{result.nodes[0].name} (the node&#39;s claim)" in rows[0]
+
+
+@pytest.mark.parametrize("flags", [(), ("validation_split",)])
+def test_an_evaluation_of_no_images_does_not_stop_the_page(
+    flags: tuple[str, ...],
+) -> None:
+    page = render(claiming(num_images=0, flags=flags))
+    assert page.rstrip().endswith("</html>")
+
+
+def test_of_no_images_nothing_is_known() -> None:
+    assert wilson(1.0, 0) == (0.0, 1.0)
