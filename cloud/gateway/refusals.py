@@ -1,4 +1,4 @@
-"""A brake on refused enrolments: so many a minute, of one address and of all.
+"""A brake on enrolments: so many open, and refused a minute, of an address and of all.
 
 Whoever guesses tokens, or only fills the log, is answered RESOURCE_EXHAUSTED before a
 message is read, until the minute is over. Enrolments that succeed count nowhere. Not
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 WINDOW = timedelta(minutes=1)
 MAX_OF_ADDRESS = 20  # refused within the window; whole fleets may share an address
 MAX_OF_ALL = 200
+MAX_OPEN_OF_ADDRESS = 64  # calls at a time, of the 256 that all have
 _IPV6_NETWORK = 64  # bits: what one subscriber has to choose addresses from
 
 
@@ -35,6 +36,7 @@ class Refusals:
         self._clock = clock
         self._times: deque[tuple[datetime, str]] = deque()
         self._of: Counter[str] = Counter()
+        self._open: Counter[str] = Counter()
 
     @contextlib.asynccontextmanager
     async def brake(self, method: str, context: Context) -> AsyncIterator[None]:
@@ -54,11 +56,21 @@ class Refusals:
                 f"in all were refused within a minute, at most {MAX_OF_ADDRESS} and "
                 f"{MAX_OF_ALL} are answered; try again in a minute"
             )
+        if self._open[source] >= MAX_OPEN_OF_ADDRESS:
+            raise ThrottledError(
+                f"{self._open[source]} enrolments from {source} are under way, the "
+                "most that the gateway allows; try again in a minute"
+            )
+        self._open[source] += 1
         try:
             yield
         except (BadRequestError, ConfigError, IdentityError, NoMessageError):
             self._note(source)
             raise
+        finally:
+            self._open[source] -= 1
+            if not self._open[source]:
+                del self._open[source]
 
     def _forget(self) -> None:
         """Drop what is older than the window, or later than now (a clock set back)."""

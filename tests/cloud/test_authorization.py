@@ -449,6 +449,30 @@ def test_a_node_of_another_address_enrols_beside_a_refused_one(
     enroll(gateway, token, request)
 
 
+def test_calls_of_one_address_that_send_nothing_leave_room_for_others(
+    gateway: GatewayThread,
+) -> None:
+    token = gateway.running.authority.allow("sensor")
+    credentials = grpc.ssl_channel_credentials(gateway.running.authority.ca_pem())
+    never = threading.Event()
+    with contextlib.ExitStack() as opened:
+        opened.callback(never.set)
+        calls = []
+        for _ in range(3):  # a connection has at most 128
+            tunnel = ChaosProxy(gateway.enroll_address, source="127.0.0.2")
+            address = opened.enter_context(tunnel).address
+            channel = opened.enter_context(grpc.secure_channel(address, credentials))
+            call: Any = channel.stream_unary("/takt.v1.FleetService/Enroll")
+            calls += [call.future(iter(never.wait, True)) for _ in range(86)]
+        until(
+            "the gateway has refused what is too much",
+            lambda: sum(each.done() for each in calls) >= len(calls) - 64,
+        )
+        enroll(gateway, token, request_for("sensor", make_key()))
+        open_calls = [each for each in calls if not each.done()]
+        assert len(open_calls) <= 64
+
+
 @pytest.mark.parametrize(
     ("peer", "source"),
     [
