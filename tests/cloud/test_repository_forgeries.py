@@ -22,6 +22,7 @@ from tuf.api.exceptions import (
 )
 
 from cloud.publishing.repository import ReleaseRepository
+from common.errors import StorageError
 
 
 def test_a_flipped_byte_in_a_shard_is_refused(
@@ -108,3 +109,16 @@ def test_stale_signatures_are_refused_until_they_are_refreshed(
     present = ReleaseRepository(tmp_path / "r", tmp_path / "k")
     assert present.refresh().signed
     assert node.version() == 1
+
+
+@pytest.mark.parametrize("role", ["targets", "snapshot"])
+def test_older_metadata_under_a_newer_name_is_never_signed_again(
+    repository: ReleaseRepository, knowledge: Path, role: str
+) -> None:
+    repository.publish(draft(), knowledge)
+    folder = repository.root / "metadata"
+    old = newest(folder, role).read_bytes()
+    repository.publish(draft(), knowledge, force=True)
+    newest(folder, role).write_bytes(old)
+    with pytest.raises(StorageError, match="is damaged"):
+        repository.publish(draft(), knowledge, force=True)
