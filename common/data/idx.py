@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import DataError
+from common.regular_file import open_regular
 
 
 def read_idx(path: Path, *, ndim: int) -> NDArray[np.uint8]:
@@ -33,7 +34,8 @@ def read_idx(path: Path, *, ndim: int) -> NDArray[np.uint8]:
     data: NDArray[np.uint8]
     try:
         if path.suffix == ".gz":
-            data = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8)
+            with open_regular(path) as file:  # a pipe would keep the reader waiting
+                data = np.frombuffer(gzip.decompress(file.read()), np.uint8)
         elif path.stat().st_size:
             data = np.memmap(path, np.uint8, "r")
         else:  # mmap refuses empty files

@@ -1,6 +1,7 @@
 """MNIST's files: what is read, what damage says, and where missing ones are got."""
 
 import gzip
+import os
 import struct
 import urllib.error
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from common.config import DatasetConfig
 from common.data.datasets import load_dataset
+from common.data.idx import read_idx
 from common.errors import DataError
 
 
@@ -130,3 +132,12 @@ def test_what_the_download_brought_is_used(tmp_path: Path) -> None:
     load_dataset(config, seed=0, download=download)
     assert len(dataset.train) == 54
     assert asked == ["mnist"]
+
+
+@pytest.mark.parametrize("name", ["x", "x.gz"])
+def test_a_pipe_in_the_place_of_an_idx_file_is_refused_without_waiting(
+    tmp_path: Path, name: str
+) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError):
+        read_idx(tmp_path / name, ndim=3)
