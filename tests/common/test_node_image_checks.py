@@ -65,8 +65,8 @@ def test_a_class_skew_without_images_to_draw_is_refused() -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"images": -1}, "greater than or equal to 0"),
-        ({"images": 20, "labelled": 1.5}, "less than or equal to 1"),
+        ({"images": -1}, "expected 0 or more"),
+        ({"images": 20, "labelled": 1.5}, "expected at most 1"),
         ({"images": 20, "shift": "zoom"}, "'brightness'"),
         ({"images": 20, "folder": "x"}, "needs one of folder"),
     ],

@@ -29,7 +29,7 @@ from edge.limits import MINIMUM_MIB
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "configs" / "digits.toml"
 SUBJECTS = ["python", "torch", "cores", "memory", "caps", "ports", "clock", "disk"]
-SUBJECTS += ["data", "shm"]
+SUBJECTS += ["data", "images", "shm"]
 
 
 def test_a_working_machine_gets_one_line_per_check(tmp_path: Path) -> None:
