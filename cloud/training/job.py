@@ -27,9 +27,12 @@ _SETTINGS: dict[str, str | None] = {
     # Reports wait for the controller's next poll of its workers (default: 2 s).
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
-    # Of the workers' processes, which start slowly on a busy machine (default: 60 s).
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1200",
 }
+# How long workers may take to start: on a busy machine their processes are slow. A
+# training that may shrink waits no longer than by default, as a machine that was lost a
+# moment ago may still be counted, and there is no other sign that it does not come.
+_START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+_START_S, _START_ELASTIC_S = "1200", "60"
 
 _ABORT_S = 4.0
 
@@ -99,8 +102,10 @@ def _fit(config: RunConfig, store: Store, progress: Store, name: str) -> Store:
 
     teacher = config.teacher
     workers: Any = teacher.num_workers  # Ray annotates no range here
+    start_s = _START_S
     if teacher.min_workers is not None:
         workers = (teacher.min_workers, teacher.num_workers)
+        start_s = _START_ELASTIC_S
     trainer = Trainer(
         _train_as_worker,
         train_loop_config={"run": config.model_dump_json(), "progress": progress},
@@ -122,7 +127,7 @@ def _fit(config: RunConfig, store: Store, progress: Store, name: str) -> Store:
         ),
     )
     try:
-        with environment(**_SETTINGS):
+        with environment(**_SETTINGS, **{_START_TIMEOUT: start_s}):
             result = trainer.fit()
     except Exception as e:  # Ray's own errors have no common class
         ours = first_takt_error(e)
