@@ -56,7 +56,7 @@ def prepare(
                 version="pgd-3",
                 norm="Linf",
                 eps=EPS,
-                num_images=144,
+                num_images=1000,
                 accuracy=robust_accuracy,
                 seed=0,
             ),
