@@ -4,6 +4,10 @@ Not here: the jobs (`cloud.training.job`, `cloud.extraction.job`), the cluster
 (`cloud.cluster.local`).
 """
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 from common.config import RunConfig
 from common.errors import ClusterError, TaktError
 from common.text import shortened
@@ -21,6 +25,42 @@ def require_cluster() -> None:
         raise ClusterError(
             "no Ray cluster is connected; enter local_cluster() or connect() first"
         )
+
+
+def gpus_each(count: int, *, use_gpu: bool) -> float:
+    """Share the connected cluster's GPUs among workers, at most one each; 0: none."""
+    import ray
+
+    if not use_gpu:
+        return 0.0
+    cluster: Any = ray
+    total: float = cluster.cluster_resources().get("GPU", 0.0)
+    return min(1.0, total / count)
+
+
+@contextlib.contextmanager
+def errors_as_ours(what: str) -> Iterator[None]:
+    """Raise errors of Ray in the body as takt's.
+
+    Args:
+        what: names the work in an error.
+
+    Raises:
+        TaktError: what a task or an actor raised, if it is one.
+        ClusterError: it raised another, or was lost for good.
+    """
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayTaskError as e:
+        if isinstance(e.cause, TaktError):
+            raise e.cause from e
+        raise ClusterError(f"{what} failed: {last_line(e)}") from e
+    except ray.exceptions.RayError as e:
+        raise ClusterError(
+            f"{what} failed for good: {last_line(e)}; run it again"
+        ) from e
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:

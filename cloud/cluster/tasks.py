@@ -7,8 +7,7 @@ Not here: what the work is (its caller), actors that hold state between pieces
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cloud.cluster.driver import last_line, require_cluster
-from common.errors import ClusterError, TaktError
+from cloud.cluster.driver import errors_as_ours, gpus_each, require_cluster
 
 
 def run_tasks(
@@ -38,27 +37,18 @@ def run_tasks(
     import ray
 
     require_cluster()
-    cluster: Any = ray
-    gpus = 0.0
-    if use_gpu and calls:
-        gpus = min(1.0, cluster.cluster_resources().get("GPU", 0.0) / len(calls))
+    gpus = gpus_each(len(calls), use_gpu=use_gpu) if calls else 0.0
     remote: Any = ray.remote(task)
     remote = remote.options(num_cpus=1, num_gpus=gpus, max_retries=2)
     pending = [remote.remote(*arguments) for arguments in calls]
     waiting = list(pending)
+    cluster: Any = ray
     try:
-        while waiting:
-            (ready, *_), waiting = ray.wait(waiting, num_returns=1)
-            ray.get(ready)
-        return [str(result) for result in ray.get(pending)]
-    except ray.exceptions.RayTaskError as e:
-        if isinstance(e.cause, TaktError):
-            raise e.cause from e
-        raise ClusterError(f"{what} failed: {last_line(e)}") from e
-    except ray.exceptions.RayError as e:
-        raise ClusterError(
-            f"{what} failed for good: {last_line(e)}; run it again"
-        ) from e
+        with errors_as_ours(what):
+            while waiting:
+                (ready, *_), waiting = ray.wait(waiting, num_returns=1)
+                ray.get(ready)
+            return [str(result) for result in ray.get(pending)]
     finally:
         for job in waiting:
             cluster.cancel(job, force=True)

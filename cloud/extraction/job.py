@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from cloud.cluster.asking import ask
-from cloud.cluster.driver import last_line, require_cluster, with_absolute_paths
+from cloud.cluster.driver import (
+    errors_as_ours,
+    gpus_each,
+    require_cluster,
+    with_absolute_paths,
+)
 from cloud.extraction.image_shards import write_images
 from cloud.extraction.recipe import recipe_of
 from cloud.extraction.worker import BLOCK_SAMPLES, Extractor
@@ -22,7 +27,6 @@ from common.catalog import Content
 from common.config import RunConfig
 from common.data.datasets import load_dataset
 from common.durable import write_atomic
-from common.errors import ClusterError, TaktError
 from common.release import ShardInfo, samples_per_shard
 
 _END_S = 4.0
@@ -111,10 +115,7 @@ def _run_actors(
 
     require_cluster()
     num_actors = min(config.knowledge.num_actors, len(ranges))
-    cluster: Any = ray
-    gpus = 0.0
-    if config.teacher.use_gpu:
-        gpus = min(1.0, cluster.cluster_resources().get("GPU", 0.0) / num_actors)
+    gpus = gpus_each(num_actors, use_gpu=config.teacher.use_gpu)
     actor: Any = ray.remote(Extractor)
     options = {"num_cpus": 1, "num_gpus": gpus, "max_restarts": 2}
     pool = [
@@ -128,26 +129,19 @@ def _run_actors(
     shards: list[ShardInfo] = []
     idle = list(pool)
     try:
-        while waiting or busy:
-            while waiting and idle:
-                worker, samples = idle.pop(), waiting.pop()
-                job = worker.extract.remote(samples.start, samples.stop)
-                busy[job] = worker, samples
-            (ready, *_), _ = ray.wait(list(busy), num_returns=1)
-            worker, samples = busy.pop(ready)
-            shards += [ShardInfo.model_validate(s) for s in ray.get(ready)]
-            idle.append(worker)
-            done += len(samples)
-            with storage.knowledge_progress.open("a") as file:
-                file.write(json.dumps({"done": done, "total": total}) + "\n")
-    except ray.exceptions.RayTaskError as e:
-        if isinstance(e.cause, TaktError):
-            raise e.cause from e
-        raise ClusterError(f"extraction failed: {last_line(e)}") from e
-    except ray.exceptions.RayError as e:
-        raise ClusterError(
-            f"extraction failed for good: {last_line(e)}; run it again"
-        ) from e
+        with errors_as_ours("extraction"):
+            while waiting or busy:
+                while waiting and idle:
+                    worker, samples = idle.pop(), waiting.pop()
+                    job = worker.extract.remote(samples.start, samples.stop)
+                    busy[job] = worker, samples
+                (ready, *_), _ = ray.wait(list(busy), num_returns=1)
+                worker, samples = busy.pop(ready)
+                shards += [ShardInfo.model_validate(s) for s in ray.get(ready)]
+                idle.append(worker)
+                done += len(samples)
+                with storage.knowledge_progress.open("a") as file:
+                    file.write(json.dumps({"done": done, "total": total}) + "\n")
     finally:
         ask(lambda: [ray.kill(worker) for worker in pool], limit_s=_END_S)
     return shards
