@@ -206,10 +206,13 @@ class StateDir:
                     found.append((card.stat().st_mtime, promoted))
         return max(found, key=lambda item: item[0])[1] if found else None
 
+    def student_file(self, promoted: Promoted) -> Path:
+        """Name the safetensors file of a promoted student."""
+        return self.students / promoted.folder / "student.safetensors"
+
     def _is_intact(self, promoted: Promoted) -> bool:
-        path = self.students / promoted.folder / "student.safetensors"
         with contextlib.suppress(OSError):
-            return sha256_of(path) == promoted.weights_sha256
+            return sha256_of(self.student_file(promoted)) == promoted.weights_sha256
         return False
 
 
@@ -239,15 +242,6 @@ def read_status(state_dir: Path) -> Status:
 def is_at_work(status: Status) -> bool:
     """Check whether the daemon that wrote a status still runs, on this machine."""
     return status.state != "stopped" and Path(f"/proc/{status.pid}").is_dir()
-
-
-def current_student(state_dir: Path) -> Path | None:
-    """Find the student that serves on a node: its safetensors file, None for none."""
-    state = StateDir(state_dir)
-    promoted = state.read_current().promoted
-    if promoted is None:
-        return None
-    return state.students / promoted.folder / "student.safetensors"
 
 
 def sha256_of(path: Path) -> str:

@@ -15,7 +15,7 @@ from common.errors import ConfigError
 from common.release import Manifest, recipe_of
 from edge.config import EdgeConfig
 from edge.daemon.new_images import Snapshot
-from edge.jobs.job import STUDENT, DistilJob, LiveLink
+from edge.jobs.job import DistilJob, LiveLink
 from edge.limits import num_threads
 from edge.releases.sync import Release
 from edge.state import Promoted, StateDir
@@ -101,7 +101,7 @@ def serving_student(config: EdgeConfig, serving: Promoted | None) -> Path | None
     was_of_own = serving.release_robust not in ((), serving.robust)
     if config.data is None and not was_of_own:
         return None
-    return StateDir(config.state_dir).students / serving.folder / STUDENT
+    return StateDir(config.state_dir).student_file(serving)
 
 
 def prepare_work_dir(release: Release, job: DistilJob, images: Snapshot) -> None:

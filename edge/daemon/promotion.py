@@ -16,11 +16,10 @@ from common import faults
 from common.durable import fsync_folder, storing, write_atomic
 from common.errors import StorageError
 from common.release import Manifest
-from edge.jobs.job import RESULT, STUDENT, DistilResult
+from edge.jobs.job import RESULT, STUDENT, DistilResult, has_forgotten
 from edge.state import Promoted, StateDir, sha256_of
 
 CARD = "promoted.json"
-_ROUNDING = 1e-9  # of differences of fractions
 
 
 def robust_accuracy(result: DistilResult | Promoted) -> float:
@@ -81,7 +80,7 @@ def decide(
     stays = f"the student of version {serving.version}"
     if new.main < old.main:
         return "kept", (f"{what}{_described(new)}, {stays} has {_both(old)} and stays")
-    if _lost(old, new) > max_forgetting + _ROUNDING:
+    if has_forgotten(old.release, new.release, max_forgetting):
         return "kept", (
             f"{what}forgets what the release's images show: {_described(new)}, {stays} "
             f"has {_both(old)} and stays; max_forgetting is {max_forgetting:.1%}"
@@ -105,12 +104,6 @@ def _figures_of_serving(result: DistilResult, serving: Promoted) -> _Figures:
     if now.own_robust is None:
         return _Figures(now.release_robust or 0.0, None)
     return _Figures(now.own_robust, now.release_robust)
-
-
-def _lost(old: _Figures, new: _Figures) -> float:
-    if old.release is None or new.release is None:
-        return 0.0
-    return old.release - new.release
 
 
 def _described(figures: _Figures) -> str:

@@ -14,9 +14,7 @@ from common.records import Evaluation
 from common.release import Manifest
 from common.robustness.evaluate import is_collapsed, predict, robust_accuracy_pgd
 from edge.distill.batch import Images
-from edge.jobs.job import ShippedScores
-
-_ROUNDING = 1e-9  # of differences of fractions
+from edge.jobs.job import RobustAccuracies, has_forgotten
 
 
 class Score(NamedTuple):
@@ -46,10 +44,10 @@ class Scores(NamedTuple):
         score = self.release or self.own
         return score is not None and score.collapsed
 
-    def robust_accuracies(self) -> ShippedScores:
+    def robust_accuracies(self) -> RobustAccuracies:
         """Return the robust accuracies alone."""
         own, release = self
-        return ShippedScores(
+        return RobustAccuracies(
             own_robust=own.robust.accuracy if own else None,
             release_robust=release.robust.accuracy if release else None,
         )
@@ -74,10 +72,9 @@ def is_worse(trained: Scores, shipped: Scores, max_forgetting: float) -> bool:
     chance = math.sqrt(0.25 / new.num_images)  # a standard error, at most
     if new.accuracy < old.accuracy - chance:
         return True
-    if trained.release is None or shipped.release is None:
-        return False
-    lost = shipped.release.robust.accuracy - trained.release.robust.accuracy
-    return lost > max_forgetting + _ROUNDING
+    before = shipped.robust_accuracies().release_robust
+    now = trained.robust_accuracies().release_robust
+    return has_forgotten(before, now, max_forgetting)
 
 
 def _score(

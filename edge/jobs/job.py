@@ -24,6 +24,7 @@ CHECKPOINT = "checkpoint.safetensors"
 PROGRESS = "progress.jsonl"
 STUDENT = "student.safetensors"
 RESULT = "outcome.json"
+_ROUNDING = 1e-9  # of differences of fractions
 
 
 class Message(BaseModel):
@@ -73,7 +74,7 @@ class EpochPoint(CurvePoint):
     epochs: int = Field(ge=1)  # an estimate while a CPU budget is running
 
 
-class ShippedScores(Message):
+class RobustAccuracies(Message):
     """Robust accuracies of another student on the same images as the new one's.
 
     Of the release's starting weights before any training, or of the one that serves.
@@ -81,6 +82,21 @@ class ShippedScores(Message):
 
     own_robust: float | None = None  # on the node's own validation images
     release_robust: float | None = None  # on the release's
+
+
+def has_forgotten(
+    before: float | None, now: float | None, max_forgetting: float
+) -> bool:
+    """Tell whether more robust accuracy on the release's images is lost than may be.
+
+    Args:
+        before: a fraction; None: not measured, like `now`, and nothing is lost.
+        now: the same of the newer student.
+        max_forgetting: of the difference.
+    """
+    if before is None or now is None:
+        return False
+    return before - now > max_forgetting + _ROUNDING
 
 
 class DistilResult(Message):
@@ -108,8 +124,8 @@ class DistilResult(Message):
     release_clean_accuracy: float | None = None
     release_robust: tuple[Evaluation, ...] = ()
     # The starting weights as shipped, by the same measurements.
-    shipped: ShippedScores | None = None
-    serving: ShippedScores | None = None  # of the job's `serving`, likewise
+    shipped: RobustAccuracies | None = None
+    serving: RobustAccuracies | None = None  # of the job's `serving`, likewise
     notes: tuple[str, ...] = ()  # what a user should know of the images, one line each
     weights_sha256: str  # of student.safetensors
 

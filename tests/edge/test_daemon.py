@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from edge_site import EdgeSite, edge_site, node_environment, recipe
+from edge_site import EdgeSite, current_student, edge_site, node_environment, recipe
 from PIL import Image
 from waiting import WAIT_S, until
 
@@ -28,7 +28,7 @@ from common.records import Evaluation
 from edge.config import EdgeConfig, save_edge_config
 from edge.daemon import NodeDaemon
 from edge.jobs.job import CHECKPOINT, PROGRESS, RESULT, DistilResult, read_progress
-from edge.state import Status, current_student, read_status, sha256_of
+from edge.state import Status, read_status, sha256_of
 
 DAEMON = """
 import sys

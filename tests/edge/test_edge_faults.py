@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from edge_site import CHANNEL, EdgeSite, edge_site
+from edge_site import CHANNEL, EdgeSite, current_student, edge_site
 from prepared_work import outcomes, prepare
 from victims import armed, enroll_once, run_once
 from waiting import WAIT_S, until
@@ -30,7 +30,7 @@ from edge.credentials import load_identity
 from edge.daemon import NodeDaemon
 from edge.daemon.enrolment import enroll
 from edge.daemon.reports import Outbox
-from edge.state import FAULT_POINTS, StateDir, current_student, read_status, sha256_of
+from edge.state import FAULT_POINTS, StateDir, read_status, sha256_of
 
 IDENTITY_POINTS = [p for p in FAULT_POINTS if p.startswith("edge.identity")]
 WORK_POINTS = [p for p in FAULT_POINTS if p not in IDENTITY_POINTS]

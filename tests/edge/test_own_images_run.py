@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from distill_site import job_for
 from PIL import Image
 from transfer_site import (
     CLOUD,
@@ -13,7 +14,6 @@ from transfer_site import (
     changed_release,
     own_folder,
     student,
-    transfer_job,
     write_transfer_release,
 )
 
@@ -52,7 +52,7 @@ def in_folder(folder: Path, **how: Any) -> OwnImagesConfig:
 def test_a_node_without_images_is_taught_by_those_of_the_release(
     from_scratch: Path, tmp_path: Path
 ) -> None:
-    result = distil(transfer_job(from_scratch, tmp_path))
+    result = distil(job_for(from_scratch, tmp_path))
     assert result.robust == result.release_robust
     assert result.robust[0].num_images == NUM_VAL
     assert result.own_images == 0
@@ -62,7 +62,7 @@ def test_a_node_without_images_is_taught_by_those_of_the_release(
 def test_a_node_with_images_is_measured_on_both_and_counts_them(
     release: Path, folder: Path, tmp_path: Path
 ) -> None:
-    result = distil(transfer_job(release, tmp_path, own=in_folder(folder)))
+    result = distil(job_for(release, tmp_path, own=in_folder(folder)))
     num_val = result.robust[0].num_images
     assert result.own_images == 120 - num_val
     assert result.own_labelled == 100 - num_val
@@ -82,7 +82,7 @@ def test_drawn_images_are_a_nodes_own_like_those_of_a_folder(
     release: Path, tmp_path: Path
 ) -> None:
     own = OwnImagesConfig(images=90, classes=(2, 5, 8), labelled=0.5, shift="blur")
-    result = distil(transfer_job(release, tmp_path, own=own))
+    result = distil(job_for(release, tmp_path, own=own))
     assert result.own_images == 90 - result.robust[0].num_images
     assert result.own_labelled + result.robust[0].num_images == 45
 
@@ -94,7 +94,7 @@ def test_the_starting_weights_are_trained_as_the_tuning_says(
     how = student(tuning=TuningConfig(epochs=2))
     changed = manifest.model_copy(update={"students": {"tiny": how}})
     other = changed_release(release, tmp_path / "release", changed)
-    result = distil(transfer_job(other, tmp_path / "work", own=in_folder(folder)))
+    result = distil(job_for(other, tmp_path / "work", own=in_folder(folder)))
     assert result.epochs == 2
 
 
@@ -108,8 +108,8 @@ def test_a_distillation_on_both_that_was_stopped_repeats_exactly(
     release: Path, folder: Path, tmp_path: Path
 ) -> None:
     own = in_folder(folder)
-    whole = distil(transfer_job(release, tmp_path / "whole", own=own))
-    job = transfer_job(release, tmp_path / "cut", own=own)
+    whole = distil(job_for(release, tmp_path / "whole", own=own))
+    job = job_for(release, tmp_path / "cut", own=own)
     interrupted(job, after=30)  # of 60: thirty epochs of two steps
     assert (job.work_dir / "checkpoint.safetensors").exists()
     assert distil(job).weights_sha256 == whole.weights_sha256
@@ -119,11 +119,11 @@ def test_a_checkpoint_of_other_own_images_is_not_taken_up(
     release: Path, folder: Path, tmp_path: Path
 ) -> None:
     own = in_folder(own_folder(tmp_path / "images", 60))
-    job = transfer_job(release, tmp_path / "work", own=own)
+    job = job_for(release, tmp_path / "work", own=own)
     interrupted(job, after=30)
     first, second = sorted((tmp_path / "images").glob("1/*.png"))[:2]
     first.write_bytes(second.read_bytes())  # as many as before, and one is another
-    anew = distil(transfer_job(release, tmp_path / "anew", own=own))
+    anew = distil(job_for(release, tmp_path / "anew", own=own))
     assert distil(job).weights_sha256 == anew.weights_sha256
 
 
@@ -142,7 +142,7 @@ def wild(release: Path, folder: Path, **fields: Any) -> Path:
 def test_starting_weights_that_training_made_worse_stay_the_student(
     release: Path, folder: Path, tmp_path: Path
 ) -> None:
-    job = transfer_job(
+    job = job_for(
         wild(release, tmp_path / "wild"), tmp_path / "work", own=in_folder(folder)
     )
     result = distil(job)
@@ -161,9 +161,7 @@ def test_a_comparison_keeps_what_training_made_however_bad_it_is(
     release: Path, folder: Path, tmp_path: Path
 ) -> None:
     other = wild(release, tmp_path / "wild")
-    job = transfer_job(
-        other, tmp_path / "work", own=in_folder(folder), without="teacher"
-    )
+    job = job_for(other, tmp_path / "work", own=in_folder(folder), without="teacher")
     assert "as_shipped" not in distil(job).flags
 
 
@@ -171,15 +169,13 @@ def test_the_student_that_serves_is_measured_on_the_same_images(
     release: Path, folder: Path, tmp_path: Path
 ) -> None:
     serving = release / "weights-tiny.safetensors"
-    result = distil(
-        transfer_job(release, tmp_path, own=in_folder(folder), serving=serving)
-    )
+    result = distil(job_for(release, tmp_path, own=in_folder(folder), serving=serving))
     assert result.serving == result.shipped
 
 
 def test_wrong_class_folders_are_pointed_out(release: Path, tmp_path: Path) -> None:
     wrong = own_folder(tmp_path / "images", 100, rename=1)
-    result = distil(transfer_job(release, tmp_path / "work", own=in_folder(wrong)))
+    result = distil(job_for(release, tmp_path / "work", own=in_folder(wrong)))
     (note,) = [note for note in result.notes if "disagree" in note]
     assert note.endswith(
         "own images disagree with the release's student: are they in the right class "
@@ -190,7 +186,7 @@ def test_wrong_class_folders_are_pointed_out(release: Path, tmp_path: Path) -> N
 def test_right_class_folders_are_not(
     release: Path, folder: Path, tmp_path: Path
 ) -> None:
-    result = distil(transfer_job(release, tmp_path, own=in_folder(folder)))
+    result = distil(job_for(release, tmp_path, own=in_folder(folder)))
     assert result.notes == ()
 
 
@@ -204,7 +200,7 @@ def lean(release: Path, folder: Path) -> Path:
 
 def comparison(release: Path, folder: Path, work: Path, without: str) -> DistilResult:
     own = in_folder(folder)
-    return distil(transfer_job(release, work, own=own, without=without))
+    return distil(job_for(release, work, own=own, without=without))
 
 
 def test_without_the_teacher_images_and_weights_stay_and_labels_are_the_true_ones(
@@ -240,7 +236,7 @@ def test_without_the_release_unlabelled_images_are_too_little(
 def test_images_that_are_not_to_be_shared_are_not_trained_on_with_a_live_teacher(
     release: Path, folder: Path, tmp_path: Path
 ) -> None:
-    job = transfer_job(release, tmp_path, own=in_folder(folder), student="adaad")
+    job = job_for(release, tmp_path, own=in_folder(folder), student="adaad")
     with pytest.raises(ConfigError, match="share_images"):
         distil(job)
 
@@ -250,7 +246,7 @@ def test_damaged_starting_weights_are_refused(release: Path, tmp_path: Path) -> 
     path = there / "weights-tiny.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(TrustError, match=r"weights .* have sha256 .* declares"):
-        distil(transfer_job(there, tmp_path / "work"))
+        distil(job_for(there, tmp_path / "work"))
 
 
 def test_starting_weights_of_another_model_are_refused_with_both_names(
@@ -267,7 +263,7 @@ def test_starting_weights_of_another_model_are_refused_with_both_names(
     there = changed_release(release, tmp_path / "release", changed)
     (there / path.name).write_bytes(path.read_bytes())
     with pytest.raises(TrustError) as refused:
-        distil(transfer_job(there, tmp_path / "work"))
+        distil(job_for(there, tmp_path / "work"))
     assert str(refused.value) == (
         "starting weights of 'tiny' are of cnn_small for 1x8x8, 10 classes, expected "
         "cnn_tiny for 1x8x8, 10 classes; publish the release again"
@@ -282,7 +278,7 @@ def test_a_copy_of_an_image_that_the_release_measures_with_is_not_trained_on(
     place = folder / "unlabelled" / "copy.png"
     place.parent.mkdir()
     Image.fromarray(val.images[0][0]).save(place)
-    job = transfer_job(release, tmp_path / "work", own=in_folder(folder))
+    job = job_for(release, tmp_path / "work", own=in_folder(folder))
     ready = prepare(job, read_manifest(release), should_stop=lambda: False)
     assert ready.num_own + len(ready.own_val.y) == 40
     assert any("1 of 41 images" in note for note in ready.notes)
@@ -301,7 +297,7 @@ def test_a_method_without_a_teacher_shares_no_image_and_needs_no_gateway(
 ) -> None:
     there = with_method(release, tmp_path / "release", "pgd_at")
     own = in_folder(folder, share_images=True)
-    job = transfer_job(there, tmp_path / "work", own=own)
+    job = job_for(there, tmp_path / "work", own=own)
     ready = prepare(job, read_manifest(there), should_stop=lambda: False)
     assert ready.num_own == ready.num_labelled == 100 - len(ready.own_val.y)
     assert ready.notes == (
@@ -313,7 +309,7 @@ def test_own_images_that_a_method_can_make_nothing_of_are_not_counted_as_used(
     release: Path, folder: Path, tmp_path: Path
 ) -> None:
     there = with_method(release, tmp_path / "release", "rslad")
-    job = transfer_job(there, tmp_path / "work", own=in_folder(folder))
+    job = job_for(there, tmp_path / "work", own=in_folder(folder))
     result = distil(job)
     assert (result.own_images, result.own_labelled) == (0, 0)
     (note,) = result.notes

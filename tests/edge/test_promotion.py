@@ -15,7 +15,7 @@ from edge.daemon.job_setup import serving_student
 from edge.daemon.node import NodeDaemon
 from edge.daemon.promotion import decide
 from edge.daemon.reports import make_report
-from edge.jobs.job import DistilResult, ShippedScores
+from edge.jobs.job import DistilResult, RobustAccuracies
 from edge.state import Current, Promoted
 
 
@@ -107,7 +107,7 @@ def test_one_that_is_worse_on_own_images_is_kept_back_however_little_it_forgets(
 
 
 def test_the_student_that_serves_counts_by_the_images_of_now() -> None:
-    now = ShippedScores(own_robust=0.60, release_robust=0.66)
+    now = RobustAccuracies(own_robust=0.60, release_robust=0.66)
     outcome, message = decide(
         result(0.65, 0.66, serving=now), draft(fingerprint="f" * 64), serving(0.70)
     )
@@ -116,7 +116,7 @@ def test_the_student_that_serves_counts_by_the_images_of_now() -> None:
 
 
 def test_another_threat_is_another_matter_whatever_was_measured_now() -> None:
-    now = ShippedScores(own_robust=0.9, release_robust=0.9)
+    now = RobustAccuracies(own_robust=0.9, release_robust=0.9)
     given = (result(0.5, 0.5, serving=now), draft(eps=0.3), serving(0.9))
     assert decide(*given) == (
         "promoted",

@@ -301,6 +301,13 @@ class EdgeSite:
         return self.repository.publish(manifest, drafts, force=True)
 
 
+def current_student(state_dir: Path) -> Path | None:
+    """Find the student that serves on a node: its safetensors file, None for none."""
+    state = StateDir(state_dir)
+    promoted = state.read_current().promoted
+    return None if promoted is None else state.student_file(promoted)
+
+
 def connection_of(
     config: EdgeConfig, certificates: Certificates | None = None, **changes: Any
 ) -> Connection:

@@ -34,7 +34,6 @@ from common.release import (
 from edge.distill.batch import Images
 from edge.distill.fitting.fit import fit_student
 from edge.distill.task import Task
-from edge.jobs.job import DistilJob
 
 CLOUD = DatasetConfig(name="digits", limit=700)
 NUM_RELEASED, NUM_VAL, NUM_VIEWS = 150, 60, 2
@@ -169,14 +168,3 @@ def own_folder(
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[0]).save(place / f"{k}.png")
     return folder
-
-
-def transfer_job(release: Path, work: Path, **changes: Any) -> DistilJob:
-    work.mkdir(exist_ok=True)
-    values: dict[str, Any] = {
-        "release_dir": release,
-        "student": "tiny",
-        "dataset": DatasetConfig(),
-        "work_dir": work,
-    }
-    return DistilJob(**{**values, **changes})
