@@ -30,6 +30,14 @@ app = typer.Typer(
 Config = Annotated[
     Path, typer.Option("--config", "-c", callback=expand, help="The node's edge.toml.")
 ]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="TAKT_TOKEN_FILE",
+        callback=expand,
+        help="The same, read from a file; - reads standard input.",
+    ),
+]
 DEFAULT = Path("edge.toml")
 TOKEN_VARIABLE = "TAKT_TOKEN"
 
@@ -41,14 +49,7 @@ def enroll(
         str | None,
         typer.Option(envvar=TOKEN_VARIABLE, help="From `takt pki allow NODE`."),
     ] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="TAKT_TOKEN_FILE",
-            callback=expand,
-            help="The same, read from a file; - reads standard input.",
-        ),
-    ] = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Trade a one-time token for a certificate; the key stays here."""
     from edge.config import load_edge_config
@@ -75,14 +76,7 @@ def run(
         str | None,
         typer.Option(envvar=TOKEN_VARIABLE, help="Enrol first, where that is missing."),
     ] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="TAKT_TOKEN_FILE",
-            callback=expand,
-            help="The same, read from a file; - reads standard input.",
-        ),
-    ] = None,
+    token_file: TokenFile = None,
 ) -> int:
     """Follow the channel: distil each new release, until stopped."""
     from edge.config import load_edge_config
