@@ -78,6 +78,18 @@ class _Family:
         ]
 
 
+def _read_until(words: str, process: "subprocess.Popen[str]") -> None:
+    """Read what a process prints up to some words; else fail with all that it said."""
+    assert process.stdout is not None and process.stderr is not None
+    read = []
+    for text in process.stdout:
+        if words in text:
+            return
+        read.append(text)
+    said = "".join([*read, process.stderr.read()])
+    pytest.fail(f"it ended before it said '{words}', with:\n{said}")
+
+
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
     """A folder for TMPDIR; pytest's own are too long for Ray's sockets."""
@@ -249,12 +261,7 @@ def test_a_stopped_run_leaves_no_process_and_keeps_its_folder(
     family = _Family(process.pid)
     with process:
         try:
-            assert process.stdout is not None
-            for text in process.stdout:
-                if line in text:
-                    break
-            else:
-                pytest.fail(f"it ended before it said '{line}'")
+            _read_until(line, process)
             family.look()
             process.send_signal(number)
             _, err = process.communicate(timeout=WAIT_S)
@@ -291,8 +298,7 @@ def test_a_signal_to_more_than_the_run_itself_stops_it_all_the_same(
     family = _Family(process.pid)
     with process:
         try:
-            assert process.stdout is not None
-            assert any("epoch 1/" in text for text in process.stdout)
+            _read_until("epoch 1/", process)
             family.look()
             os.killpg(process.pid, number)
             for member in family.alive() if reaches == "all" else ():
