@@ -298,7 +298,7 @@ def test_a_signal_to_more_than_the_run_itself_stops_it_all_the_same(
     family = _Family(process.pid)
     with process:
         try:
-            _read_until("epoch 1/", process)
+            _read_until("/500", process)  # any epoch: a fast machine skips the first
             family.look()
             os.killpg(process.pid, number)
             for member in family.alive() if reaches == "all" else ():
