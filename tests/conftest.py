@@ -1,10 +1,12 @@
 """Fixtures that several test files share: data sets, and hypothesis' settings."""
 
+import functools
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -41,6 +43,36 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(verdict)
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Where several workers run, begin with the files that start a Ray."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not _starts_ray(item.path))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Say which tests share a worker of pytest-xdist.
+
+    A file's tests stay together for the sake of its fixtures. Files that start a Ray
+    stay on one worker: two Rays would take each other's time, and ports.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class FilesAndRay(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "ray" if _starts_ray(config.rootpath / file) else file
+
+    return FilesAndRay(config, log)
+
+
+@functools.cache
+def _starts_ray(path: Path) -> bool:
+    return "pytest.mark.ray" in path.read_text()
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from common.effective_limits import usable_cores
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 STUBS = Path("common/pb")
@@ -47,14 +49,16 @@ class Group(NamedTuple):
     title: str
     markers: str | None  # pytest's -m; None: as the user's own options say
     switches: frozenset[str] = frozenset()  # that ask for it; none: it always runs
+    parallel: bool = False  # on several cores at once, where no option says which tests
 
 
 GROUPS = (
-    Group("default tests", "not slow and not docker and not gpu"),
+    Group("default tests", "not slow and not docker and not gpu", parallel=True),
     Group("container tests", "docker", frozenset({"--docker", "--all"})),
     Group("slow tests", "slow and not docker", frozenset({"--slow", "--all"})),
     Group("GPU tests", "gpu and not slow and not docker", frozenset({"--all"})),
 )
+MAX_WORKERS = 4  # the tests that start a Ray stay on one, and are the longest part then
 SWITCHES = frozenset().union(*(group.switches for group in GROUPS))
 
 
@@ -100,7 +104,8 @@ def run_gates(
             continue
         with summary.entry(group.title) as entry:
             markers = [] if group.markers is None else ["-m", group.markers]
-            code = run_program("pytest", *markers, *pytest_options)
+            workers = worker_options(group, pytest_options)
+            code = run_program("pytest", *markers, *workers, *pytest_options)
             found_tests |= code != NO_TESTS
             entry.passed = code in (0, NO_TESTS)
     if groups and not found_tests and not summary.left_out:
@@ -181,6 +186,21 @@ def groups_of(options: Sequence[str]) -> tuple[list[Group], list[str]]:
     asked = set(options)
     groups = [g for g in GROUPS if not g.switches or g.switches & asked]
     return groups, rest
+
+
+def worker_options(
+    group: Group, options: Sequence[str], cores: int | None = None
+) -> list[str]:
+    """Choose pytest-xdist's options: one worker a core, for a whole group's tests only.
+
+    Whoever chooses tests or options of pytest's own gets one process, where a debugger
+    and printing work.
+    """
+    workers = min(cores or usable_cores(), MAX_WORKERS)
+    if not group.parallel or options or workers < 2:
+        return []
+    # Which tests share a worker, and their order, is in tests/conftest.py.
+    return ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def gate_environment(outside: Mapping[str, str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from deploy.dev.gates import (
     groups_of,
     stubs_are_current,
     take_deadline,
+    worker_options,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +49,15 @@ def test_every_test_is_in_exactly_one_group() -> None:
 
 def test_switches_do_not_reach_pytest_and_other_options_do() -> None:
     assert groups_of(["--slow", "-k", "caps", "--docker"])[1] == ["-k", "caps"]
+
+
+def test_the_default_tests_run_on_several_cores_unless_options_choose_some() -> None:
+    default, containers = groups_of(["--docker"])[0]
+    assert worker_options(default, [], cores=2)[:2] == ["-n", "2"]
+    assert worker_options(default, [], cores=64)[:2] == ["-n", "4"]
+    assert worker_options(default, [], cores=1) == []
+    assert worker_options(default, ["--pdb"], cores=2) == []
+    assert worker_options(containers, [], cores=2) == []
 
 
 def test_markers_that_the_user_chose_are_left_alone() -> None:
