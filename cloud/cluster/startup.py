@@ -36,6 +36,9 @@ SETTINGS: dict[str, str | None] = {
     "RAY_agent_register_timeout_ms": str(PATIENCE_S * 1000),
     "RAY_worker_register_timeout_seconds": str(PATIENCE_S),
     "RAY_health_check_timeout_ms": "60000",
+    # One question whether the raylet is there, in C++; `_retry` asks again. By default
+    # it takes 30 s, and a raylet that has died meanwhile is not seen before.
+    "RAY_raylet_start_wait_time_s": "1",
 }
 
 

@@ -281,7 +281,11 @@ def test_a_stopped_run_leaves_no_process_and_keeps_its_folder(
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("number", "reaches"),
-    [(signal.SIGTERM, "group"), (signal.SIGHUP, "group"), (signal.SIGTERM, "all")],
+    [
+        (signal.SIGTERM, "group"),
+        pytest.param(signal.SIGHUP, "group", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "all", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_to_more_than_the_run_itself_stops_it_all_the_same(
     number: signal.Signals, reaches: str, tmp_path: Path, short_folder: Path
