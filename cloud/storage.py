@@ -8,6 +8,7 @@
                             release has fewer images, also knowledge/ of all of them
     keys/  repository/      release signing keys, the signed TUF repository
     pki/                    the authority, the gateway's certificate, allow.json
+    trail.log               what was done with trust, hash-chained
     fleet.sqlite            what nodes report
     gateway.json  gateway.log    where the gateway listens, and its log
     failure.json            from a failed job's end to the next one's start
@@ -53,6 +54,7 @@ class StorageDir:
         self.repository = root / "repository"
         self.pki = root / "pki"
         self.ca = self.pki / "ca.crt"
+        self.trail = root / "trail.log"
         self.fleet = root / "fleet.sqlite"
         self.addresses = root / "gateway.json"
         self.gateway_log = root / "gateway.log"

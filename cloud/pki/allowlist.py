@@ -20,6 +20,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cloud.trail import Trail
 from common.clock import Clock, utc_now
 from common.durable import locked, write_atomic
 from common.errors import ConfigError, IdentityError, StorageError, one_line
@@ -87,9 +88,13 @@ class _Document(BaseModel):
 class AllowList:
     """The list in one file; every method sees what other processes wrote."""
 
-    def __init__(self, path: Path, *, clock: Clock = utc_now) -> None:
-        """Use the file at `path`; a missing file is an empty list."""
+    def __init__(self, path: Path, trail: Trail, *, clock: Clock = utc_now) -> None:
+        """Use the file at `path`; a missing file is an empty list.
+
+        Each change is recorded in `trail` before it is made.
+        """
         self.path = path
+        self._trail = trail
         self._clock = clock
         self._seen: tuple[int, int, int] | None = None
         self._entries: dict[str, Entry] = {}
@@ -141,6 +146,7 @@ class AllowList:
                     "answer": None,
                 }
             )
+            self._trail.record("allow", node)
         return token
 
     def bind(self, node: str, signed: Signed, *, token: str | None) -> bytes:
@@ -176,6 +182,13 @@ class AllowList:
                     certificate_pem=signed.pem.decode(),
                     expires=self._clock() + ANSWER_LIFETIME,
                 )
+            by_hand = token is None
+            self._trail.record(
+                "sign" if by_hand else "enrol",
+                node,
+                digest=signed.certificate_sha256,
+                who=None if by_hand else f"node {node}",
+            )
             entries[node] = Entry(
                 state="allowed",
                 certificate_sha256=signed.certificate_sha256,
@@ -214,6 +227,7 @@ class AllowList:
                     "answer": None,
                 }
             )
+            self._trail.record("revoke", node)
 
     def check(self, node: str, certificate_sha256: str) -> None:
         """Accept a node that presents this certificate, or raise.

@@ -30,6 +30,7 @@ from cloud.pki.certificates import (
     pem,
     requested_key,
 )
+from cloud.trail import Trail
 from common.clock import Clock, utc_now
 from common.durable import locked, make_folder, write_atomic
 from common.errors import ConfigError, IdentityError, StorageError
@@ -64,10 +65,20 @@ class Authority:
         *,
         clock: Clock = utc_now,
         lifetimes: Lifetimes = Lifetimes(),
+        trail: Trail | None = None,
     ) -> None:
-        """Use `folder`; nothing is read or made before a method needs it."""
+        """Use `folder`; nothing is read or made before a method needs it.
+
+        Args:
+            folder: of the authority.
+            clock: the wall clock, UTC.
+            lifetimes: of what is signed from now on.
+            trail: takes what is done; None: trail.log beside the folder, as in a
+                storage folder.
+        """
         self.folder = folder
-        self.allow_list = AllowList(folder / "allow.json", clock=clock)
+        self.trail = trail or Trail(folder.absolute().parent / "trail.log", clock=clock)
+        self.allow_list = AllowList(folder / "allow.json", self.trail, clock=clock)
         self._clock = clock
         self._lifetimes = lifetimes
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from tuf.api.metadata import TargetFile, Targets
 
 from cloud.publishing.signing_keys import RoleKeys
-from cloud.publishing.tuf_metadata import Refreshed, SignedMetadata
+from cloud.publishing.tuf_metadata import Refreshed, SignedMetadata, check_role
+from cloud.trail import Trail
 from common.clock import Clock, utc_now
 from common.durable import locked, make_folder, write_atomic
 from common.errors import ConfigError, StorageError
@@ -38,12 +39,27 @@ _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 class ReleaseRepository:
     """Publish releases, and read what is published; one writer at a time."""
 
-    def __init__(self, root: Path, keys: Path, *, clock: Clock = utc_now) -> None:
+    def __init__(
+        self,
+        root: Path,
+        keys: Path,
+        *,
+        clock: Clock = utc_now,
+        trail: Trail | None = None,
+    ) -> None:
         """Use the repository in `root`, signed with the keys in folder `keys`.
 
         Reading needs no keys: the folder need not exist.
+
+        Args:
+            root: of the repository.
+            keys: the folder of the keys.
+            clock: the wall clock, UTC.
+            trail: takes what is done; None: trail.log beside the repository, as in a
+                storage folder.
         """
         self.root = root
+        self._trail = trail or Trail(root.absolute().parent / "trail.log", clock=clock)
         self.targets = root / "targets"
         self._metadata = SignedMetadata(root / "metadata", RoleKeys(keys), clock=clock)
 
@@ -161,6 +177,8 @@ class ReleaseRepository:
             dropped = f"{manifest.channel}/{manifest.version - KEEP_RELEASES}/"
             for path in [p for p in targets.targets if p.startswith(dropped)]:
                 del targets.targets[path]
+            release = f"{manifest.channel} {manifest.version}"
+            self._trail.record("publish", release, digest=_sha256(data))
             self._metadata.commit(state, "publish")
             shutil.rmtree(self.targets / dropped, ignore_errors=True)
             return manifest
@@ -200,7 +218,10 @@ class ReleaseRepository:
             StorageError: there is no repository, a key is missing, the disk is full.
         """
         with locked(self.root / ".lock"):
+            check_role(role)
+            self._trail.record("rotate", role, digest=_sha256(self.root_json()))
             self._metadata.rotate(role)
+            self._trail.record("rotated", role, digest=_sha256(self.root_json()))
 
     def _versions(self, targets: Targets) -> dict[str, int]:
         pointers = {
@@ -234,6 +255,10 @@ class ReleaseRepository:
                 f"cannot read {place}: {e.strerror}; restore the repository from a "
                 "backup or publish again"
             ) from e
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _check_channel(draft: Manifest) -> None:

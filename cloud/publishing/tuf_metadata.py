@@ -229,8 +229,7 @@ class SignedMetadata:
             ConfigError: there is no such role.
             StorageError: see `load` and `commit`.
         """
-        if role not in ROLES:
-            raise ConfigError(f"role {role!r}: expected one of {', '.join(ROLES)}")
+        check_role(role)
         state = self.load()
         root = state.root.signed
         old_root = self._signer(state, "root")
@@ -324,6 +323,16 @@ class SignedMetadata:
                 f"cannot read {self.folder / name}: {e.strerror}; publish a release "
                 "first, or restore the repository from a backup"
             ) from e
+
+
+def check_role(role: str) -> None:
+    """Check the name of a role.
+
+    Raises:
+        ConfigError: there is no such role.
+    """
+    if role not in ROLES:
+        raise ConfigError(f"role {role!r}: expected one of {', '.join(ROLES)}")
 
 
 def _describe(version: int, data: bytes) -> MetaFile:

@@ -178,6 +178,41 @@ def rotate(
     )
 
 
+@app.command()
+def log(
+    storage: Storage = DEFAULT_STORAGE,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check the chain; print its head digest.")
+    ] = False,
+    expect_head: Annotated[
+        str | None,
+        typer.Option(metavar="DIGEST", help="A head digest that was kept elsewhere."),
+    ] = None,
+) -> None:
+    """Show the trail: who published, rotated, signed, allowed, revoked what, when.
+
+    A chain that is broken is exit code 8; the line names the first broken entry.
+    """
+    from cloud.storage import StorageDir
+    from cloud.trail import Trail
+    from common.text import printable
+
+    folder = StorageDir(storage)
+    folder.check_servable()
+    trail = Trail(folder.trail)
+    if verify or expect_head:
+        head = trail.verify(expected_head=expect_head)
+        size = counted(head.number, "entry", "entries")
+        typer.echo(f"{size}, unbroken; head {head.digest}")
+        return
+    for entry in trail.entries():
+        line = (
+            f"{entry.number:5}  {entry.time:%Y-%m-%d %H:%M:%S} UTC  {entry.action:8}  "
+            f"{entry.subject:20}  {entry.digest[:12]:12}  {entry.who}"
+        )
+        typer.echo(printable(line))
+
+
 def _authority(storage: Path) -> "Authority":
     """Return the authority of a folder that has one."""
     from cloud.pki.authority import Authority
