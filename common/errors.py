@@ -105,6 +105,9 @@ BROKEN_PIPE = 128 + signal.SIGPIPE  # 141
 TERMINATED = 128 + signal.SIGTERM  # 143
 OUT_OF_MEMORY = MemoryCapError.exit_code  # of a child; its parent halves the batch
 
+# Of the allocators of C++ and of torch, and of CUDA's; a test provokes them.
+OUT_OF_MEMORY_TEXTS = ("bad_alloc", "can't allocate", "out of memory")
+
 
 def public_errors(kind: type[TaktError] = TaktError) -> list[type[TaktError]]:
     """List an error class and those below it that this module defines, depth first."""
@@ -137,6 +140,14 @@ def exit_codes() -> list[tuple[int, str, str]]:
             meaning = (kind.__doc__ or "").splitlines()[0]
             table.append((kind.exit_code, kind.__name__, meaning))
     return sorted(table, key=lambda row: row[0])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell an allocation that failed, in Python or in torch, from other errors."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return any(word in text for word in OUT_OF_MEMORY_TEXTS)
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

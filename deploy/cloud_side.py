@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from cloud.storage import StorageDir
 from common.config import RunConfig
 from common.effective_limits import usable_cores
-from common.release import Manifest, TeacherCard
+from common.model_names import is_packaged
+from common.release import MAX_WEIGHTS_BYTES, Manifest, TeacherCard
 from deploy.runtime.exits import arm_signals, interrupt_code
 from deploy.runtime.surroundings import require_address_space
 
@@ -73,14 +74,48 @@ def train(
         update: called with a line for each candidate.
 
     Raises:
+        ConfigError: a model of a package is not what takt asks of one, or is too large
+            to ship.
         TaktError: as `deploy.selection.teacher.make_teacher`.
     """
     from deploy.selection.teacher import make_teacher
 
+    check_models(config)
     try:
         return make_teacher(config, storage, update)
     finally:
         arm_signals()  # Ray Train installs handlers of its own
+
+
+def check_models(config: RunConfig) -> None:
+    """Check all models of packages that a config names, before any is trained.
+
+    Raises:
+        ConfigError: one cannot be built for the images, is not what takt asks of a
+            model, or is too large to ship its starting weights.
+        DataError: the images are missing or damaged.
+    """
+    teachers = [config.teacher.model]
+    if config.choice is not None:
+        teachers += [c.model for c in config.choice.candidates.values() if c.model]
+    students = [recipe.model for recipe in config.students.values()]
+    names = sorted({name for name in (*teachers, *students) if is_packaged(name)})
+    if not names:
+        return
+    from common.data.datasets import load_dataset
+    from common.models.contract import check_contract
+
+    dataset = load_dataset(config.dataset, seed=config.seed)
+    channels, size, _ = dataset.sample_shape
+    most = MAX_WEIGHTS_BYTES if config.knowledge.weights else None
+    for name in names:
+        check_contract(
+            name,
+            in_channels=channels,
+            image_size=size,
+            num_classes=dataset.num_classes,
+            most_bytes=most if name in students else None,
+        )
 
 
 def check_extractable(config: RunConfig, storage: StorageDir) -> None:

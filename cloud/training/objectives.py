@@ -17,6 +17,7 @@ from common.config import AttackConfig, TeacherConfig
 from common.models.forward import Model
 from common.robustness.attacks import pgd
 
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _TINY = 1e-12  # keeps a gradient of zeros from dividing by zero
 
 
@@ -157,7 +158,7 @@ def frozen(weights: Sequence[Tensor]) -> Iterator[None]:
 @contextmanager
 def still_statistics(model: nn.Module) -> Iterator[None]:
     """Keep BatchNorm from moving its running statistics for the body."""
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in model.modules() if isinstance(m, _NORMS)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
@@ -190,7 +191,7 @@ def perturbed_weights(
         return
     moved = [w for w in weights if w.dim() > 1]
     before = [w.detach().clone() for w in moved]
-    gradients = average(torch.autograd.grad(loss(), moved))
+    gradients = average(torch.autograd.grad(loss(), moved, materialize_grads=True))
     with torch.no_grad():
         uphill = list(gradients)
         norms = torch._foreach_add(list(torch._foreach_norm(uphill)), _TINY)

@@ -29,7 +29,8 @@ from cloud.training.validation import VALIDATION_IMAGES, count_correct
 from common.config import RunConfig
 from common.data.datasets import Dataset
 from common.errors import StorageError, one_line
-from common.models.forward import Model, mixed
+from common.models.contract import check_contract
+from common.models.forward import Model, mixed, seeded
 from common.models.zoo import build_model
 from common.optim import SGD, schedule
 
@@ -73,14 +74,15 @@ class TeacherRun:
         self.seed = config.seed
         self.ranks = ranks or Ranks()
         self.device = device or torch.device("cpu")
+        built_for = {
+            "in_channels": dataset.sample_shape[0],
+            "image_size": dataset.sample_shape[1],
+            "num_classes": dataset.num_classes,
+        }
+        check_contract(self.config.model, **built_for)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            model = build_model(
-                self.config.model,
-                in_channels=dataset.sample_shape[0],
-                image_size=dataset.sample_shape[1],
-                num_classes=dataset.num_classes,
-            )
+            model = build_model(self.config.model, **built_for)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.model) if self.config.ema_decay else None
         self.epoch, self.cpu_s = 0, 0.0
@@ -117,11 +119,12 @@ class TeacherRun:
         # An incomplete last batch is dropped: its images are used in other epochs.
         batches = torch.split(order[: len(order) // size * size], size)
         total = torch.zeros(2, device=self.device)
-        for i, batch in enumerate(batches):
-            done = self.epoch + i / len(batches)
-            chosen = self.ranks.share(batch).to(self.device)
-            loss = self.step(chosen, done, own)
-            total += torch.stack([loss * len(chosen), loss.new_tensor(len(chosen))])
+        with seeded(self.seed, self.epoch, self.ranks.rank, device=self.device):
+            for i, batch in enumerate(batches):
+                done = self.epoch + i / len(batches)
+                chosen = self.ranks.share(batch).to(self.device)
+                loss = self.step(chosen, done, own)
+                total += torch.stack([loss * len(chosen), loss.new_tensor(len(chosen))])
         self.epoch += 1
         summed = self.ranks.total(torch.cat([total, self._validate()])).tolist()
         loss_sum, num_samples, clean, robust, seen = summed
@@ -198,7 +201,9 @@ class TeacherRun:
         x = x.contiguous(memory_format=torch.channels_last)
         warmup = min(config.eps_warmup_epochs, config.epochs // 2)
         eps = self.eps * min(1.0, (done + 1) / (warmup + 1))
-        self.model.eval()  # unfinished examples must not enter BatchNorm's statistics
+        # Unfinished examples must not enter BatchNorm's statistics, nor dropout blur
+        # their gradients.
+        self.model.eval()
         with frozen(self._parameters):
             x_adv = objective.craft(
                 self.forward, x, y, eps=eps, attack=config.attack, generator=own
@@ -218,7 +223,9 @@ class TeacherRun:
         gamma = config.awp_gamma
         with perturbed_weights(self._parameters, uphill_loss, gamma, average):
             value = loss()
-            gradients = torch.autograd.grad(value, self._parameters)
+            gradients = torch.autograd.grad(
+                value, self._parameters, materialize_grads=True
+            )
         factor = schedule(config.schedule)(done / config.epochs)
         self.optimizer.learning_rate = config.learning_rate * factor
         self.optimizer.step(average(gradients))

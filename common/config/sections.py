@@ -3,7 +3,7 @@
 Not here: the tables themselves, and reading them (run.py).
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +19,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from common.address import parse_address, parse_certificate_host, parse_host
-from common.catalog import ARCHITECTURES, METHODS, check_name
+from common.catalog import METHODS, check_name
 from common.errors import ConfigError
+from common.model_names import check_model
 
 
 def _fraction(value: object) -> object:
@@ -33,12 +34,12 @@ def _fraction(value: object) -> object:
     return value
 
 
-def _one_of(kind: str, known: Collection[str]) -> Callable[[str], str]:
-    """Make a validator that refuses names which the catalogue does not have."""
+def _known(check: Callable[[str], str]) -> Callable[[str], str]:
+    """Make a validator that refuses names which are not known."""
 
     def checked(name: str) -> str:
         try:
-            return check_name(kind, name, known)
+            return check(name)
         except ConfigError as e:
             raise ValueError(str(e)) from e
 
@@ -57,14 +58,14 @@ def _written_as(parse: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(checked)
 
 
-check_architecture = _one_of("model", ARCHITECTURES)
+check_architecture = _known(check_model)
 
 # Not checked: a node reads the recipes of releases that a later takt has made.
-AnyArchitecture = Annotated[str, Field(json_schema_extra={"enum": [*ARCHITECTURES]})]
+AnyArchitecture = Annotated[str, Field(json_schema_extra={"unit": "model"})]
 Architecture = Annotated[AnyArchitecture, AfterValidator(check_architecture)]
 Method = Annotated[
     str,
-    AfterValidator(_one_of("method", METHODS)),
+    AfterValidator(_known(lambda name: check_name("method", name, METHODS))),
     Field(json_schema_extra={"enum": [*METHODS]}),
 ]
 Pixels = Annotated[

@@ -5,6 +5,7 @@ here: building a model (zoo.py), files in general (common.tensor_file), telling 
 other programs (foreign.py).
 """
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from common.durable import make_folder, write_atomic
 from common.errors import ConfigError, StorageError, one_line
+from common.model_names import check_model, installed_version, is_packaged
 from common.models.card import ModelCard
 from common.models.foreign import CARD_KEY, refuse_foreign, unreadable
 from common.models.zoo import build_model
@@ -49,13 +51,15 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
     """Rebuild a saved model, in eval mode on the CPU, and read its card.
 
     Raises:
-        StorageError: the file is missing, damaged or of another program; nothing in
-            one is ever unpickled.
+        StorageError: the file is missing, damaged or of another program, or its model
+            is of a package that is not here; nothing in one is ever unpickled.
     """
     refuse_foreign(path)
     try:
         note, tensors = read_tensors(path, CARD_KEY)
         card = ModelCard.model_validate(note)
+        if is_packaged(card.architecture):
+            return _load_packaged(path, card, tensors, note[_DIGEST]), card
         with torch.device("meta"), _ShapesAlone():
             _check_tensors(tensors, _build(card))
         if _digest(tensors) != note[_DIGEST]:
@@ -70,6 +74,37 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
             f"model {path} is damaged or not of takt: {reason}; make it again"
         ) from e
     return model.eval(), card
+
+
+def _load_packaged(
+    path: Path, card: ModelCard, tensors: dict[str, Tensor], digest: object
+) -> nn.Module:
+    """Rebuild a package's model, in eval mode.
+
+    Without values first, as takt's own; a package's code may need them.
+
+    Raises:
+        StorageError: the package is not installed, or its model is another here.
+        ValueError: the file is damaged.
+    """
+    if _digest(tensors) != digest:
+        raise ValueError("weights differ from their digest")
+    try:
+        check_model(card.architecture)
+        with contextlib.suppress(ConfigError), torch.device("meta"), _ShapesAlone():
+            _check_tensors(tensors, _build(card))
+        model = _build(card)
+        _check_tensors(tensors, model)
+    except ConfigError as e:
+        raise StorageError(f"model {path} cannot be rebuilt here: {e}") from e
+    except ValueError as e:
+        raise StorageError(
+            f"model {path} is of another '{card.architecture}' than "
+            f"{installed_version(card.architecture)} has: {e}; install the version "
+            "that it was made with"
+        ) from e
+    model.load_state_dict(tensors)
+    return model.eval()
 
 
 class _ShapesAlone(TorchFunctionMode):

@@ -1,11 +1,12 @@
 """What a forward pass is: the type of a model, its input's normalisation, precision.
 
 `Standardize` holds constants of the architecture, not of its weights: they are in no
-saved file. `mixed` is for training on a GPU: evaluations stay in float32. Not here:
-layers and weights (zoo.py).
+saved file. `mixed` is for training on a GPU: evaluations stay in float32. `seeded` is
+for what a model draws at random while it trains. Not here: layers and weights (zoo.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -52,3 +53,21 @@ def mixed(model: Model, device: torch.device) -> Model:
         return logits.float()
 
     return answer
+
+
+@contextmanager
+def seeded(*numbers: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators for the body, and put them back.
+
+    Dropout draws from these: an epoch that is repeated after a kill must draw the same.
+
+    Args:
+        numbers: that decide, each from 0 on; such as a seed and an epoch.
+        device: whose generator is meant beside the CPU's.
+    """
+    seed = 0
+    for number in numbers:
+        seed = (seed * 1_000_003 + number) % 2**63
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

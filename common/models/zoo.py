@@ -15,7 +15,8 @@ classes:
     resnet18                 11,171,018 (0.46 G) 11,172,170 (0.56 G)
     wrn_28_10                                      36,479,194 (5.2 G)
 
-Not here: their files (files.py), training, and any registry that grows at run time.
+Models of packages have names with a slash (common.model_names). Not here: how these
+are built (packaged.py), files (files.py), training.
 """
 
 from collections.abc import Callable
@@ -25,6 +26,7 @@ import torch
 from torch import nn
 
 from common.catalog import check_name
+from common.model_names import check_model, is_packaged
 from common.models.cifar_resnet import CifarResNet
 from common.models.convnet import ConvNet
 from common.models.mobilenet import MobileNetV2
@@ -54,8 +56,17 @@ def build_model(
     """Build an untrained model: x (N, C, H, W) in [0, 1] -> logits (N, K).
 
     Raises:
-        ConfigError: there is no model of that name.
+        ConfigError: there is no model of that name, or its package cannot build it.
     """
+    if is_packaged(name):
+        from common.models.packaged import build_packaged
+
+        return build_packaged(
+            check_model(name),
+            in_channels=in_channels,
+            image_size=image_size,
+            num_classes=num_classes,
+        )
     if check_name("model", name, BUILT) in _OTHERS:
         return _OTHERS[name](in_channels=in_channels, num_classes=num_classes)
     widths, strides, hidden = _CNNS[name][image_size > 16]
@@ -78,10 +89,19 @@ def num_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+def shipped_bytes(model: nn.Module) -> int:
+    """Count the bytes of a model's tensors in half precision, as a release has them."""
+    return sum(
+        v.numel() * (2 if v.is_floating_point() else v.element_size())
+        for v in model.state_dict().values()
+    )
+
+
 def num_macs(model: nn.Module, sample_shape: tuple[int, int, int]) -> int:
     """Count multiply-accumulates of one forward pass on one image (C, H, W).
 
-    Convolutions and linear layers only; biases and normalisation are left out.
+    Convolutions and linear layers only; biases, normalisation and the products inside
+    an attention are left out.
     """
     total = 0
 
@@ -90,7 +110,8 @@ def num_macs(model: nn.Module, sample_shape: tuple[int, int, int]) -> int:
     ) -> None:
         nonlocal total
         if isinstance(module, nn.Conv2d | nn.Linear):
-            positions = out[0, 0].numel() if isinstance(module, nn.Conv2d) else 1
+            is_kernel = isinstance(module, nn.Conv2d)
+            positions = out[0, 0].numel() if is_kernel else out[0, ..., 0].numel()
             total += module.weight.numel() * positions
 
     handles = [m.register_forward_hook(count) for m in model.modules()]

@@ -14,6 +14,7 @@ import typer
 from deploy.cli.cloud import app as cloud_app
 from deploy.cli.edge import app as edge_app
 from deploy.cli.groups import VerbGroup
+from deploy.cli.models import app as models_app
 from deploy.cli.options import (
     DEFAULT_RUNS,
     AsJson,
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.add_typer(cloud_app, name="cloud")
 app.add_typer(edge_app, name="edge")
+app.add_typer(models_app, name="models")
 app.add_typer(pki_app, name="pki")
 
 

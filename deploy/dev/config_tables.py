@@ -16,6 +16,7 @@ from edge.config import EdgeConfig
 _UNITS = {
     "pixel scale": 'above 0, at most 1: `0.15`, `"8/255"`',
     "host:port": "host:port",
+    "model": "[a model](#models)",
     "proxy": 'host:port or `"none"`',
 }
 BOUNDS = {

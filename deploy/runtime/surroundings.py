@@ -8,8 +8,13 @@ here: what takt checks before it begins (deploy.doctor), exit codes (exits.py).
 import errno
 
 from common.effective_limits import address_space_mib
-from common.errors import CapError, ConfigError, StorageError, TaktError
-from edge.distill.exit_code import is_out_of_memory
+from common.errors import (
+    CapError,
+    ConfigError,
+    StorageError,
+    TaktError,
+    is_out_of_memory,
+)
 
 # At 3.2 GiB of address space an evaluation ends by a crash, at 3.8 a training by Ray.
 ADDRESS_SPACE_MIB = 8192

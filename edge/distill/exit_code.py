@@ -6,10 +6,14 @@ Not here: the codes (common.errors).
 import sys
 from collections.abc import Callable
 
-from common.errors import OUT_OF_MEMORY, TERMINATED, Interrupted, TaktError, one_line
-
-# Of the allocators of C++ and of torch, and of CUDA's; a test provokes them.
-OUT_OF_MEMORY_TEXTS = ("bad_alloc", "can't allocate", "out of memory")
+from common.errors import (
+    OUT_OF_MEMORY,
+    TERMINATED,
+    Interrupted,
+    TaktError,
+    is_out_of_memory,
+    one_line,
+)
 
 
 def exit_code_of(work: Callable[[], object]) -> int:
@@ -33,11 +37,3 @@ def exit_code_of(work: Callable[[], object]) -> int:
         print(f"out of memory while distilling: {reason}", file=sys.stderr)
         return OUT_OF_MEMORY
     return 0
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell an allocation that failed, in Python or in torch, from other errors."""
-    if isinstance(error, MemoryError):
-        return True
-    text = str(error).lower()
-    return any(word in text for word in OUT_OF_MEMORY_TEXTS)

@@ -23,6 +23,7 @@ from common import faults
 from common.catalog import ImageContent, contents_for
 from common.durable import storing, write_atomic
 from common.errors import TaktError, TrustError
+from common.model_names import check_model
 from common.release import (
     Manifest,
     ShardInfo,
@@ -213,9 +214,11 @@ def needed_files(manifest: Manifest, student: str) -> tuple[File, ...]:
     """List the files that a student's recipe reads: shards, and starting weights.
 
     Raises:
-        ConfigError: the release has no such recipe.
+        ConfigError: the release has no such recipe, or one with a model that is not
+            installed on this node.
     """
     recipe = recipe_of(manifest, student)
+    check_model(recipe.model)  # before anything is pulled for a model that is not here
     contents: frozenset[str] = contents_for(recipe.method, recipe.boundary_weight)
     shards = manifest.shards_for(
         contents.union(get_args(ImageContent)), recipe.num_views

@@ -40,10 +40,10 @@ def test_statistics_stay_while_an_attack_is_crafted_and_move_after(
     learner: Learner,
 ) -> None:
     before = statistic(learner)
-    learner.freeze_statistics()
+    learner.begin_attack()
     learner.model(torch.rand(16, 1, 8, 8))
     assert torch.equal(statistic(learner), before)
-    learner.unfreeze_statistics()
+    learner.end_attack()
     learner.model(torch.rand(16, 1, 8, 8))
     assert not torch.equal(statistic(learner), before)
 

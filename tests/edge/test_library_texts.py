@@ -21,7 +21,7 @@ import torch
 from grpc._cython import cygrpc
 
 from cloud.pki.authority import Authority
-from edge.distill.exit_code import OUT_OF_MEMORY_TEXTS, is_out_of_memory
+from common.errors import OUT_OF_MEMORY_TEXTS, is_out_of_memory
 from edge.link.failures import PLAINTEXT, REASONS, REFUSALS, reason
 
 Act = Callable[[socket.socket], object]

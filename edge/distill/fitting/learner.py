@@ -27,7 +27,7 @@ class Learner:
         self._max_norm = recipe.max_gradient_norm
         self._steps = 0
         self._sgd = SGD(
-            model.parameters(),
+            (p for p in model.parameters() if p.requires_grad),
             learning_rate=recipe.learning_rate,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
@@ -38,24 +38,24 @@ class Learner:
         self._names, self._live = list(live), list(live.values())
         self._average = [v.clone() for v in self._live] if self._decay else []
         self._copy = copy.deepcopy(model)
-        # In training, BatchNorm's statistics are of clean and adversarial batches
-        # alike; they must not change while an attack computes its gradients.
-        self._has_statistics = any(True for _ in model.buffers())
 
-    def freeze_statistics(self) -> None:
-        """Keep normalisation statistics as they are while an attack is crafted."""
-        if self._has_statistics:
-            self.model.eval()
+    def begin_attack(self) -> None:
+        """Hold the model in eval mode, as it will be attacked, while one is crafted.
 
-    def unfreeze_statistics(self) -> None:
-        """Let normalisation statistics be updated again."""
-        if self._has_statistics:
-            self.model.train()
+        BatchNorm's statistics, of clean and adversarial batches alike, must not change
+        while an attack computes its gradients, and dropout would blur these.
+        """
+        self.model.eval()
+
+    def end_attack(self) -> None:
+        """Go on in training mode."""
+        self.model.train()
 
     def step(self, loss: Tensor, learning_rate: float) -> None:
         """Update the weights once, by the gradient of a scalar loss."""
         params = self._sgd.params
-        gradients = torch.autograd.grad(loss, params)
+        # Of a weight that had no part in it (a layer left out at random): 0.
+        gradients = torch.autograd.grad(loss, params, materialize_grads=True)
         if self._max_norm:
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
             if self._device.type == "cuda":  # reading the norm would wait for the GPU

@@ -18,6 +18,8 @@ from torch import Tensor
 from common.config import StudentConfig, TuningConfig
 from common.data.views import show
 from common.errors import DataError, Interrupted
+from common.models.contract import check_contract
+from common.models.forward import seeded
 from common.models.zoo import build_model
 from common.optim import schedule, warmed_up
 from common.robustness.attacks import pgd
@@ -75,6 +77,7 @@ class Training:
         )
         self.schedule = schedule(recipe.schedule)
         self.state = state or FitState()
+        check_contract(recipe.model, **self._built_for())
         self.begin()
 
     def begin(self) -> None:
@@ -87,12 +90,7 @@ class Training:
             self.noise = torch.Generator(device).manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = build_model(
-                self.recipe.model,
-                in_channels=self.train.x.shape[1],
-                image_size=self.train.x.shape[2],
-                num_classes=self.task.num_classes,
-            )
+            model = build_model(self.recipe.model, **self._built_for())
         if self.task.start is not None:
             model.load_state_dict(self.task.start)
         num_released = self.task.num_released
@@ -117,6 +115,12 @@ class Training:
                 device=device,
             )
 
+    def _built_for(self) -> dict[str, int]:
+        """Say which images and classes the model is for."""
+        _, channels, size, _ = self.train.x.shape
+        num_classes = self.task.num_classes
+        return {"in_channels": channels, "image_size": size, "num_classes": num_classes}
+
     def progress(self) -> float:
         """Return which share of this attempt is done."""
         state, budget_s = self.state, self.task.cpu_budget_s
@@ -133,12 +137,15 @@ class Training:
     def epoch(self, should_stop: Callable[[], bool]) -> EpochPoint:
         """Train one epoch, or what the budget leaves of one; measure at milestones."""
         attacked: Attacked | None = None
-        for positions in self.sampler.epoch(self.generator):
-            if should_stop():
-                raise Interrupted("stopped while training; the last checkpoint stays")
-            if self.progress() >= 1:
-                break
-            attacked = self.step(positions)
+        with seeded(self.task.seed, self.state.epoch, device=self.task.device):
+            for positions in self.sampler.epoch(self.generator):
+                if should_stop():
+                    raise Interrupted(
+                        "stopped while training; the last checkpoint stays"
+                    )
+                if self.progress() >= 1:
+                    break
+                attacked = self.step(positions)
         if self.temperatures is not None:
             self.temperatures.end_epoch()
         state = self.state
@@ -191,14 +198,14 @@ class Training:
         self.sampler.count(positions)
         delta = None
         if self.method.craft is not None:
-            self.learner.freeze_statistics()
+            self.learner.begin_attack()
             attack_began = self.clock()
             if self.finds_targets:
                 target = find_target(self.learner.forward, batch, setting)
                 batch = batch._replace(target=target)
             delta = self.method.craft(self.learner.forward, batch, setting)
             state.attack_s += self.clock() - attack_began
-            self.learner.unfreeze_statistics()
+            self.learner.end_attack()
             if self.memory is not None:
                 at = positions.to(self.task.device)
                 self.memory.keep(at, delta, batch.x, batch.place)
@@ -269,11 +276,11 @@ class Training:
         began, state, task = self.clock(), self.state, self.task
         if 2 * self.recipe.attack.steps * 2**state.doublings <= MAX_STEPS:
             generator = torch.Generator(task.device).manual_seed(task.seed)
-            self.learner.freeze_statistics()
+            self.learner.begin_attack()
             now = is_overfitted(self.learner.model, attacked, generator=generator)
             state.doublings += now and state.was_overfitted
             state.was_overfitted = now and not state.was_overfitted
-            self.learner.unfreeze_statistics()
+            self.learner.end_attack()
         state.evaluate_s += self.clock() - began
 
     def tensors(self) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ from torch import nn
 
 from common.config import DatasetConfig, StudentConfig
 from common.data.datasets import load_dataset
-from common.errors import StorageError, TrustError
+from common.errors import ConfigError, StorageError, TrustError
+from common.model_names import is_packaged
 from common.models.files import load_model
 from common.release import Manifest, ShardInfo, release_images
 from edge.distill.batch import Images
@@ -89,6 +90,7 @@ def shipped_student(
 
     Raises:
         TrustError: they are damaged, or of another model than the recipe's.
+        ConfigError: they are of another version of the recipe's package.
     """
     info = manifest.weights.get(student)
     if info is None:
@@ -103,7 +105,9 @@ def shipped_student(
     try:
         model, card = load_model(path)
     except StorageError as e:
-        raise TrustError(f"starting weights of '{student}': {e}") from e
+        # Its bytes are the signed ones: what does not fit is the package here.
+        kind = ConfigError if is_packaged(recipe.model) else TrustError
+        raise kind(f"starting weights of '{student}': {e}") from e
     channels, size, _ = manifest.sample_shape
     wanted = (recipe.model, channels, size, manifest.num_classes)
     given = (card.architecture, card.in_channels, card.image_size, card.num_classes)
