@@ -2,9 +2,10 @@
 
 torchvision's classifiers are made for colour images of 224 pixels and a thousand
 classes. Here they get takt's normalisation, a first convolution for the images'
-channels, and, for smaller images, fewer halvings at their beginning, where there is a
-single path. Their weights are untrained. Not here: names (common.model_names), what is
-asked of a package's model (contract.py).
+channels, for smaller images fewer halvings at their beginning, where there is a single
+path, and BatchNorm's statistics follow in tens of steps rather than in thousands, as a
+training here may have no more. Their weights are untrained. Not here: names
+(common.model_names), what is asked of a package's model (contract.py).
 """
 
 import math
@@ -19,6 +20,7 @@ from common.models.forward import Standardize
 
 _WANTED_MAP = 4  # pixels of the last feature map, at a stride of 32
 _MOST_HALVINGS = 3  # that are taken back
+_MOMENTUM = 0.1  # of BatchNorm's statistics; MobileNetV3 has 0.01, MNASNet 0.0003
 _PROBE = 128  # pixels: no map is of one pixel, which would fit any other
 
 
@@ -89,6 +91,9 @@ def _torchvision(
     if not model.startswith(("vit_", "maxvit")):
         _take_back_halvings(net, image_size)
     _set_channels(net, in_channels)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.momentum is not None:
+            module.momentum = max(module.momentum, _MOMENTUM)
     return TorchvisionModel(net, in_channels)
 
 

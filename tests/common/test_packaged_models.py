@@ -167,6 +167,12 @@ def test_torchvisions_networks_end_with_a_map_of_some_pixels(
         assert features(torch.zeros(1, 3, size, size)).shape[2:] == (pixels, pixels)
 
 
+def test_batch_statistics_of_torchvisions_networks_follow_in_tens_of_steps() -> None:
+    model = build("torchvision/mobilenet_v3_small", 3, 32)  # there 0.01
+    momenta = {m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
+    assert momenta == {0.1}
+
+
 def test_a_residual_network_keeps_the_strides_that_have_a_path_around_them() -> None:
     model = build("torchvision/resnet18", 3, 8)
     strides = [
