@@ -47,6 +47,29 @@ app.add_typer(pki_app, name="pki")
 
 
 @app.command()
+def init(
+    folder: Annotated[
+        Path, typer.Argument(callback=expand, help="Takes takt.toml; is made.")
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            callback=expand, help="Your images: train/CLASS/IMAGE, and perhaps test/."
+        ),
+    ],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a config that is there.")
+    ] = False,
+) -> None:
+    """Write a commented config for your own images, sized to what is there."""
+    from deploy.first_config import CONFIG, describe, write_config
+
+    found, path = write_config(folder, data, force=force), folder / CONFIG
+    typer.echo(f"{describe(found)}: {path}")
+    typer.echo(f"next: takt doctor --config {path}, then takt simulate --config {path}")
+
+
+@app.command()
 def simulate(
     config: Config = "digits",
     data_dir: DataDir = None,
