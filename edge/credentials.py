@@ -40,6 +40,7 @@ class Identity:
     ca_pem: bytes
     root_json: bytes
     channel: str | None  # named at enrolment; None when set up by hand
+    not_before: datetime
     not_after: datetime
 
 
@@ -71,21 +72,43 @@ def make_request(folder: Path, node: str) -> bytes:
         StorageError: the folder cannot be written.
     """
     make_folder(folder, mode=0o700)
-    key_file = folder / KEY
-    if not key_file.exists():
-        key = ec.generate_private_key(ec.SECP256R1())
-        pem = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        write_atomic(key_file, pem, point="edge.identity.key", mode=0o600)
+    make_key(folder / KEY, point="edge.identity.key")
+    pem = request_of(folder / KEY, node)
+    write_atomic(folder / REQUEST, pem)
+    return pem
+
+
+def make_key(path: Path, *, point: str) -> None:
+    """Make a key in a file, unless it is there.
+
+    Args:
+        path: of the file.
+        point: prefix of its fault points, see `write_atomic`.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    if path.exists():
+        return
+    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    write_atomic(path, pem, point=point, mode=0o600)
+
+
+def request_of(key_file: Path, node: str) -> bytes:
+    """Make a signing request (PEM) for the key in a file.
+
+    Raises:
+        IdentityError: the key is missing or damaged.
+    """
     key = _parse_key(key_file, _read(key_file))
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, node)])
     request = x509.CertificateSigningRequestBuilder().subject_name(subject)
-    pem = request.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-    write_atomic(folder / REQUEST, pem)
-    return pem
+    signed = request.sign(key, hashes.SHA256())
+    return signed.public_bytes(serialization.Encoding.PEM)
 
 
 def store_certificate(
@@ -123,6 +146,28 @@ def store_certificate(
     return identity
 
 
+def check_renewed(
+    folder: Path,
+    *,
+    node: str,
+    key_pem: bytes,
+    certificate_pem: bytes,
+    ca_pem: bytes,
+    now: Clock = utc_now,
+) -> None:
+    """Check the answer to a renewal, before anything of it is kept.
+
+    Raises:
+        IdentityError: the certificate is not for this key, name or CA, or not valid
+            now; or the answer's authorities leave out that of the present certificate.
+    """
+    root_json = _read(folder / ROOT)
+    _check(folder, node, (key_pem, certificate_pem, ca_pem, root_json), None, now())
+    # A kill may leave the old pair with the new authorities.
+    kept = tuple(_read(folder / name) for name in (KEY, CERTIFICATE))
+    _check(folder, node, (*kept, ca_pem, root_json), None, now())
+
+
 def load_identity(folder: Path, *, node: str, now: Clock = utc_now) -> Identity:
     """Read and check the identity before anything connects.
 
@@ -155,7 +200,7 @@ def _check(
     key_pem, certificate_pem, ca_pem, root_json = pems
     key = _parse_key(folder / KEY, key_pem)
     certificate = _parse_certificate(folder / CERTIFICATE, certificate_pem)
-    authority = _parse_certificate(folder / CA, ca_pem)
+    authorities = _parse_certificates(folder / CA, ca_pem)
     if certificate.public_key() != key.public_key():
         raise IdentityError(
             f"{folder / CERTIFICATE} is not for the key in {folder / KEY}; "
@@ -167,13 +212,13 @@ def _check(
             f"{folder / CERTIFICATE} is for node '{subject}', expected '{node}'; "
             f"correct `node` in edge.toml, or {ENROLL_HINT}"
         )
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature) as e:
+    authority = next((a for a in authorities if _issued(a, certificate)), None)
+    if authority is None:
+        names = ", ".join(f"'{common_name(a)}'" for a in authorities)
         raise IdentityError(
             f"{folder / CERTIFICATE} was not issued by the CA in {folder / CA} "
-            f"('{common_name(authority)}'); {ENROLL_HINT} of that project"
-        ) from e
+            f"({names}); {ENROLL_HINT} of that project"
+        )
     _check_dates(folder / CERTIFICATE, certificate, now, ENROLL_HINT)
     _check_dates(folder / CA, authority, now, "make a new project CA")
     return Identity(
@@ -184,8 +229,17 @@ def _check(
         ca_pem=ca_pem,
         root_json=root_json,
         channel=channel,
+        not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
     )
+
+
+def _issued(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _check_dates(
@@ -239,6 +293,16 @@ def _parse_key(path: Path, pem: bytes) -> ec.EllipticCurvePrivateKey:
 def _parse_certificate(path: Path, pem: bytes) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem)
+    except ValueError as e:
+        raise IdentityError(
+            f"{path} is not a PEM certificate ({len(pem)} bytes); {ENROLL_HINT}"
+        ) from e
+
+
+def _parse_certificates(path: Path, pem: bytes) -> list[x509.Certificate]:
+    """Read the authorities: several while the project's authority is rotated."""
+    try:
+        return x509.load_pem_x509_certificates(pem)
     except ValueError as e:
         raise IdentityError(
             f"{path} is not a PEM certificate ({len(pem)} bytes); {ENROLL_HINT}"

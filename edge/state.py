@@ -32,6 +32,9 @@ _RENAMED = (  # replaced through temp file, fsync and rename
     "edge.identity.ca",
     "edge.identity.root",
     "edge.identity.crt",
+    "edge.renewal.key",
+    "edge.renewal.ca",
+    "edge.renewal.crt",
     "edge.cache",
     "edge.release",
     "edge.student",
@@ -44,6 +47,9 @@ _RENAMED = (  # replaced through temp file, fsync and rename
 # own ("edge.job") is one with the start of the child.
 FAULT_POINTS = (
     *(f"{name}.{when}_rename" for name in _RENAMED for when in ("before", "after")),
+    "edge.renewal.answered",
+    "edge.renewal.half_placed",
+    "edge.renewal.placed",
     "edge.metadata.refreshed",
     "edge.part.written",
     "edge.release.linked",

@@ -20,11 +20,12 @@ from common.pb import takt_pb2_grpc
 
 
 class FleetServicer(takt_pb2_grpc.FleetServiceServicer):
-    """Keep the heartbeats and reports of nodes."""
+    """Keep the heartbeats and reports of nodes, and renew their certificates."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        """Keep it in `fleet`."""
+    def __init__(self, fleet: Fleet, authority: Authority) -> None:
+        """Keep reports in `fleet`; `authority` signs."""
         self._fleet = fleet
+        self._authority = authority
 
     async def Enroll(
         self, request: pb.EnrollRequest, context: Context
@@ -45,6 +46,18 @@ class FleetServicer(takt_pb2_grpc.FleetServiceServicer):
         """Keep a node's report."""
         await asyncio.to_thread(self._fleet.report, node_of(context), request)
         return pb.ReportResponse()
+
+    async def Renew(
+        self, request: pb.RenewRequest, context: Context
+    ) -> pb.RenewResponse:
+        """Sign for another key of the calling node."""
+        presented = next(iter(context.auth_context()["x509_pem_cert"]))
+        certificate = await asyncio.to_thread(
+            self._authority.renew, bytes(presented), request.csr_pem
+        )
+        return pb.RenewResponse(
+            certificate_pem=certificate, ca_pem=self._authority.ca_pem()
+        )
 
 
 def enrolment_handler(

@@ -5,18 +5,18 @@ Not here: what is served on them (`cloud.gateway.server`).
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
 
 from cloud.gateway.addresses import Addresses, advertised, bind_error
 from cloud.gateway.messages import MAX_QUERY_BYTES
-from cloud.pki.authority import ServerCredentials
+from cloud.pki.authority import Authority
 from cloud.storage import StorageDir
 from common.address import join
 from common.config import GatewayConfig
-from common.errors import AddressError
+from common.errors import AddressError, TaktError
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ MAX_CALLS = 4096  # of all nodes together
 # answered.
 MAX_ENROLLING_CALLS, MAX_ENROLLING_BYTES = 256, 64 * 1024
 PING_INTERVAL_S = 10.0
+RENEWAL_CHECK_S = 60.0
 
 _OPTIONS = (
     # Off (default on): two gateways on one port would share the calls at random.
@@ -67,21 +68,73 @@ def make_server(
     )
 
 
-def _tls(credentials: ServerCredentials, *, nodes_only: bool) -> grpc.ServerCredentials:
-    """Make TLS credentials; with `nodes_only` every peer needs a certificate."""
-    pair = [(credentials.key, credentials.certificate)]
-    if not nodes_only:
-        return grpc.ssl_server_credentials(pair)
-    return grpc.ssl_server_credentials(
-        pair, root_certificates=credentials.ca, require_client_auth=True
-    )
+class ServerCertificate:
+    """The gateway's certificate, which is renewed while its sockets use it.
+
+    A TLS handshake takes the one of that moment; open connections keep theirs, and
+    streams on them go on.
+    """
+
+    def __init__(self, authority: Authority, hosts: tuple[str, ...]) -> None:
+        """Read it, or have it made, for these names and addresses.
+
+        Raises:
+            ConfigError: a host is neither a name nor an address.
+            StorageError: the authority cannot be read, or nothing written.
+        """
+        self._authority = authority
+        self._hosts = hosts
+        self.present = authority.server_credentials(hosts)
+
+    async def run(self) -> NoReturn:
+        """Renew it in the last third of its life; look once a minute, for ever."""
+        while True:
+            await asyncio.sleep(RENEWAL_CHECK_S)
+            try:
+                await self.look()
+            except TaktError as e:
+                logger.error("cannot renew the gateway's certificate: %s", e)
+
+    async def look(self) -> None:
+        """Take what lies in the authority's folder now, renewed if it is time.
+
+        Raises:
+            StorageError: the authority cannot be read, or nothing written.
+        """
+        found = await asyncio.to_thread(self._authority.server_credentials, self._hosts)
+        if found != self.present:
+            self.present = found
+            logger.info("new connections get another certificate of the gateway")
+
+    def tls(self, *, nodes_only: bool) -> grpc.ServerCredentials:
+        """Make TLS credentials; with `nodes_only` every peer needs a certificate."""
+        used = self.present
+
+        def configuration() -> grpc.ServerCertificateConfiguration:
+            return grpc.ssl_server_certificate_configuration(
+                [(used.key, used.certificate)],
+                root_certificates=used.ca if nodes_only else None,
+            )
+
+        def fetch() -> Any:
+            # Called by gRPC before each handshake. None, which its stubs do not know
+            # of: as before.
+            nonlocal used
+            if used == self.present:
+                return None
+            used = self.present
+            return configuration()
+
+        return grpc.dynamic_ssl_server_credentials(
+            configuration(), fetch, require_client_authentication=nodes_only
+        )
 
 
 async def listen(
     storage: StorageDir,
     config: GatewayConfig,
     *,
-    credentials: ServerCredentials,
+    certificate: ServerCertificate,
     nodes: grpc.aio.Server,
     enrolling: grpc.aio.Server,
 ) -> Addresses:
@@ -91,7 +144,7 @@ async def listen(
         storage: takes gateway.json, and may hold that of the last time: its ports
             are taken again where the config leaves the choice.
         config: the wanted host and ports.
-        credentials: of the gateway.
+        certificate: of the gateway.
         nodes: the server of the node port.
         enrolling: the server of the enrolment port.
 
@@ -105,14 +158,14 @@ async def listen(
         config.host,
         config.port,
         kept_port=kept.port if kept else 0,
-        credentials=_tls(credentials, nodes_only=True),
+        credentials=certificate.tls(nodes_only=True),
     )
     enroll_port = await _bind(
         enrolling,
         config.host,
         config.enroll_port,
         kept_port=kept.enroll_port if kept else 0,
-        credentials=_tls(credentials, nodes_only=False),
+        credentials=certificate.tls(nodes_only=False),
     )
     await nodes.start()
     await enrolling.start()

@@ -31,6 +31,7 @@ from cloud.gateway.listeners import (
     MAX_ENROLLING_BYTES,
     MAX_ENROLLING_CALLS,
     PING_INTERVAL_S,
+    ServerCertificate,
     listen,
     make_server,
 )
@@ -39,7 +40,7 @@ from cloud.gateway.messages import FIRST_MESSAGE_S
 from cloud.gateway.refusals import Refusals
 from cloud.gateway.release_service import ReleaseServicer, VersionFeed
 from cloud.gateway.teacher_service import TeacherServicer
-from cloud.pki.authority import Authority
+from cloud.pki.authority import Authority, Lifetimes
 from cloud.publishing.repository import ReleaseRepository
 from cloud.storage import StorageDir
 from common.address import join
@@ -65,6 +66,7 @@ class RunningGateway:
         repository: that is served.
         fleet: what nodes have reported.
         condition: what an operator must mend, if anything.
+        certificate: of the gateway itself.
         background: tasks that run as long as the gateway does.
     """
 
@@ -74,6 +76,7 @@ class RunningGateway:
     repository: ReleaseRepository
     fleet: Fleet
     condition: Condition
+    certificate: ServerCertificate
     background: tuple["asyncio.Task[NoReturn]", ...]
     _sockets: tuple[tuple[str, int], ...]
     _servers: "_Servers"
@@ -157,7 +160,11 @@ async def start_gateway_server(
         ConfigError: a host name is none.
         StorageError: the storage cannot be read or written.
     """
-    authority = Authority(storage.pki, clock=clock)
+    authority = Authority(
+        storage.pki,
+        clock=clock,
+        lifetimes=Lifetimes.of(config.node_days, config.server_days),
+    )
     authority.init()
     repository = ReleaseRepository(storage.repository, storage.keys, clock=clock)
     repository.create()
@@ -185,7 +192,7 @@ async def start_gateway_server(
         feed=VersionFeed(repository),
         health=Health(),
     )
-    _add_node_services(servers, repository, fleet, teacher)
+    _add_node_services(servers, repository, fleet, authority, teacher)
     servers.enrolling.add_generic_rpc_handlers(
         (enrolment_handler(authority, repository, channel), servers.health.handler())
     )
@@ -194,10 +201,11 @@ async def start_gateway_server(
             name for name in SERVICES + PARTS if teacher or name != TEACHER_SERVICE
         )
         await servers.feed.refresh()
+        certificate = ServerCertificate(authority, certificate_names(config))
         addresses = await listen(
             storage,
             config,
-            credentials=authority.server_credentials(certificate_names(config)),
+            certificate=certificate,
             nodes=servers.nodes,
             enrolling=servers.enrolling,
         )
@@ -215,10 +223,12 @@ async def start_gateway_server(
         repository,
         fleet,
         condition,
+        certificate,
         (
             asyncio.create_task(servers.feed.run(), name="the watch on the repository"),
             asyncio.create_task(authorization.sweep(), name="the sweep of open calls"),
             asyncio.create_task(condition.run(), name="the look at the condition"),
+            asyncio.create_task(certificate.run(), name="the look at the certificate"),
         ),
         ((host, addresses.port), (host, addresses.enroll_port)),
         servers,
@@ -229,13 +239,16 @@ def _add_node_services(
     servers: _Servers,
     repository: ReleaseRepository,
     fleet: Fleet,
+    authority: Authority,
     teacher: LiveTeacher | None,
 ) -> None:
     nodes = servers.nodes
     takt_pb2_grpc.add_ReleaseServiceServicer_to_server(
         ReleaseServicer(repository.root, servers.feed), nodes
     )
-    takt_pb2_grpc.add_FleetServiceServicer_to_server(FleetServicer(fleet), nodes)
+    takt_pb2_grpc.add_FleetServiceServicer_to_server(
+        FleetServicer(fleet, authority), nodes
+    )
     takt_pb2_grpc.add_TeacherServiceServicer_to_server(TeacherServicer(teacher), nodes)
     nodes.add_generic_rpc_handlers((servers.health.handler(),))
 

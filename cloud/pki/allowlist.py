@@ -20,6 +20,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cloud.errors import QuotaError
 from cloud.trail import Trail
 from common.clock import Clock, utc_now
 from common.durable import locked, write_atomic
@@ -28,6 +29,7 @@ from common.errors import ConfigError, IdentityError, StorageError, one_line
 NODE_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 TOKEN_LIFETIME = timedelta(days=7)
 ANSWER_LIFETIME = timedelta(minutes=10)  # longer than a node tries to enrol
+RENEWAL_PAUSE = timedelta(minutes=10)  # between a node's renewals for different keys
 
 
 def check_node_name(node: str) -> str:
@@ -63,6 +65,21 @@ class Signed:
     certificate_sha256: str  # hex, of the DER form
     serial: int
     key_sha256: str  # hex, of its public key
+    ends: datetime
+    issuer_sha256: str  # hex, of its authority's certificate
+
+
+class Renewed(BaseModel):
+    """A certificate that a node was given over the node port, and has not used yet."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    certificate_sha256: str
+    serial: str
+    key_sha256: str
+    certificate_pem: str
+    ends: datetime
+    issuer_sha256: str
 
 
 class Entry(BaseModel):
@@ -75,10 +92,14 @@ class Entry(BaseModel):
     token_expires: datetime | None = None
     certificate_sha256: str | None = None  # of the DER form; only the latest counts
     serial: str | None = None
+    ends: datetime | None = None  # of that certificate; None: made by an older takt
+    issuer_sha256: str | None = None
+    renewed: datetime | None = None  # when the node was last given another one
     invited: datetime | None = None
     allowed: datetime | None = None
     revoked: datetime | None = None
     answer: Answer | None = None  # None: none, or void
+    next: Renewed | None = None  # takes the certificate's place when it is used
 
 
 class _Document(BaseModel):
@@ -193,10 +214,59 @@ class AllowList:
                 state="allowed",
                 certificate_sha256=signed.certificate_sha256,
                 serial=f"{signed.serial:x}",
+                ends=signed.ends,
+                issuer_sha256=signed.issuer_sha256,
                 invited=old.invited if old else None,
                 allowed=self._clock(),
                 answer=answer,
             )
+        return signed.pem
+
+    def renew(self, node: str, signed: Signed) -> bytes:
+        """Give an allowed node another certificate; the present one stays valid.
+
+        The new one takes its place when the node first uses it (see `check`). The
+        answer may be lost on the way, or the node may die: the same key is given the
+        same certificate again.
+
+        Args:
+            node: its name, which `check` has accepted.
+            signed: the new certificate.
+
+        Returns:
+            The certificate to hand out (PEM).
+
+        Raises:
+            IdentityError: the node was revoked meanwhile.
+            QuotaError: it was given one for another key a short time ago.
+            StorageError: the list cannot be read or written.
+        """
+        now = self._clock()
+        with self._changing() as entries:
+            old = entries.get(node)
+            if old is None or old.state != "allowed":
+                raise IdentityError(f"node '{node}' is not allowed any more")
+            if old.next and old.next.key_sha256 == signed.key_sha256:
+                if old.next.issuer_sha256 == signed.issuer_sha256:
+                    return old.next.certificate_pem.encode()
+            elif old.renewed and now < old.renewed + RENEWAL_PAUSE:
+                raise QuotaError(
+                    f"node '{node}' was given a certificate for another key at "
+                    f"{old.renewed:%F %R} UTC; try again {RENEWAL_PAUSE} later"
+                )
+            self._trail.record(
+                "renew", node, digest=signed.certificate_sha256, who=f"node {node}"
+            )
+            following = Renewed(
+                certificate_sha256=signed.certificate_sha256,
+                serial=f"{signed.serial:x}",
+                key_sha256=signed.key_sha256,
+                certificate_pem=signed.pem.decode(),
+                ends=signed.ends,
+                issuer_sha256=signed.issuer_sha256,
+            )
+            update = {"next": following, "renewed": now}
+            entries[node] = old.model_copy(update=update)
         return signed.pem
 
     def check_token(self, node: str, token: str) -> None:
@@ -232,6 +302,8 @@ class AllowList:
     def check(self, node: str, certificate_sha256: str) -> None:
         """Accept a node that presents this certificate, or raise.
 
+        A renewed certificate takes the old one's place by its first use.
+
         Raises:
             IdentityError: unknown, revoked, or not its latest certificate.
             StorageError: the list cannot be read.
@@ -242,12 +314,29 @@ class AllowList:
             raise IdentityError(f"node '{node}' is not on the allow-list; {fix}")
         if entry.state == "revoked":
             raise IdentityError(f"node '{node}' is revoked; to take it back, {fix}")
-        if entry.certificate_sha256 != certificate_sha256:
+        following = entry.next
+        if following and following.certificate_sha256 == certificate_sha256:
+            self._use(node, following)
+        elif entry.certificate_sha256 != certificate_sha256:
             raise IdentityError(
                 f"node '{node}' presents certificate {certificate_sha256[:12]}, but "
                 f"{str(entry.certificate_sha256)[:12]} was issued to it later; two "
                 f"nodes share the name, or it kept an old certificate: {fix}"
             )
+
+    def _use(self, node: str, renewed: Renewed) -> None:
+        """Put a renewed certificate in the place of the old one."""
+        with self._changing() as entries:
+            entry = entries.get(node)
+            if entry is not None and entry.state == "allowed" and entry.next == renewed:
+                update = {
+                    "certificate_sha256": renewed.certificate_sha256,
+                    "serial": renewed.serial,
+                    "ends": renewed.ends,
+                    "issuer_sha256": renewed.issuer_sha256,
+                    "next": None,
+                }
+                entries[node] = entry.model_copy(update=update)
 
     def _given(self, entry: Entry | None, token: str) -> Answer | None:
         """Return what a token was traded for a short time ago."""

@@ -44,7 +44,12 @@ class Lifetimes:
 
     authority: timedelta = timedelta(days=3650)
     server: timedelta = timedelta(days=365)
-    node: timedelta = timedelta(days=365)
+    node: timedelta = timedelta(days=30)  # renewed by itself in the last third
+
+    @classmethod
+    def of(cls, node_days: float, server_days: float) -> "Lifetimes":
+        """Take those of a gateway's config."""
+        return cls(node=timedelta(days=node_days), server=timedelta(days=server_days))
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,18 @@ class Authority:
         """
         return self._sign(csr_pem, check_node_name(node), token=None)
 
+    def renew(self, presented_pem: bytes, csr_pem: bytes) -> bytes:
+        """Give the node that presents a certificate another one. See `AllowList.renew`.
+
+        Raises:
+            ConfigError: the request is not acceptable.
+            IdentityError: as `check`.
+            QuotaError: the node renews too often.
+            StorageError: the folder cannot be read or written.
+        """
+        node = self.check(presented_pem)
+        return self.allow_list.renew(node, self._signed(csr_pem, node))
+
     def check(self, certificate_pem: bytes) -> str:
         """Return the name of the node that presents this certificate.
 
@@ -194,9 +211,13 @@ class Authority:
         return node
 
     def _sign(self, csr_pem: bytes, node: str, *, token: str | None) -> bytes:
+        return self.allow_list.bind(node, self._signed(csr_pem, node), token=token)
+
+    def _signed(self, csr_pem: bytes, node: str) -> Signed:
         key = requested_key(csr_pem, node)
+        issuer = self._issuer()
         certificate = make_leaf(
-            self._issuer(),
+            issuer,
             key,
             name=node,
             alternatives=[x509.DNSName(node)],
@@ -204,13 +225,14 @@ class Authority:
             now=self._clock(),
             lifetime=self._lifetimes.node,
         )
-        signed = Signed(
+        return Signed(
             pem(certificate),
             fingerprint_of(certificate),
             certificate.serial_number,
             key_fingerprint_of(key),
+            certificate.not_valid_after_utc,
+            fingerprint_of(issuer.certificate),
         )
-        return self.allow_list.bind(node, signed, token=token)
 
     def _server_certificate_serves(self, hosts: Sequence[str], issuer: Issuer) -> bool:
         """Tell whether the present server certificate can still be used."""
@@ -224,7 +246,8 @@ class Authority:
         except (StorageError, ValueError, InvalidSignature, x509.ExtensionNotFound):
             return False
         # Renewed in the last third of its life.
-        renewal = certificate.not_valid_after_utc - self._lifetimes.server / 3
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        renewal = end - (end - begin) / 3
         return (
             certificate.public_key() == key.public_key()
             and all(general_name(host) in names for host in hosts)

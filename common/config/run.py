@@ -293,6 +293,10 @@ class GatewayConfig(Section):
     port: int = Field(default=0, ge=0, le=65535)
     enroll_port: int = Field(default=0, ge=0, le=65535)
     max_streams_per_node: int = Field(default=8, ge=1)
+    node_days: float = Field(default=30, gt=0)
+    """life of a node's certificate; the node renews it in the last third"""
+    server_days: float = Field(default=365, gt=0)
+    """life of the gateway's own certificate, renewed likewise while it runs"""
     live_teacher: bool = False
     """answer nodes that ask the teacher about their own images (share_images)"""
 

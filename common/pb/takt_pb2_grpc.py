@@ -171,6 +171,11 @@ class FleetServiceStub:
                 request_serializer=common_dot_pb_dot_takt__pb2.ReportRequest.SerializeToString,
                 response_deserializer=common_dot_pb_dot_takt__pb2.ReportResponse.FromString,
                 _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/takt.v1.FleetService/Renew',
+                request_serializer=common_dot_pb_dot_takt__pb2.RenewRequest.SerializeToString,
+                response_deserializer=common_dot_pb_dot_takt__pb2.RenewResponse.FromString,
+                _registered_method=True)
 
 
 class FleetServiceServicer:
@@ -196,6 +201,14 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Renew(self, request, context):
+        """Gives the calling node another certificate, for a new key. The one that it calls
+        with stays valid until the new one was used.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -213,6 +226,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.Report,
                     request_deserializer=common_dot_pb_dot_takt__pb2.ReportRequest.FromString,
                     response_serializer=common_dot_pb_dot_takt__pb2.ReportResponse.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=common_dot_pb_dot_takt__pb2.RenewRequest.FromString,
+                    response_serializer=common_dot_pb_dot_takt__pb2.RenewResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -297,6 +315,33 @@ class FleetService:
             '/takt.v1.FleetService/Report',
             common_dot_pb_dot_takt__pb2.ReportRequest.SerializeToString,
             common_dot_pb_dot_takt__pb2.ReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/takt.v1.FleetService/Renew',
+            common_dot_pb_dot_takt__pb2.RenewRequest.SerializeToString,
+            common_dot_pb_dot_takt__pb2.RenewResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -91,6 +91,10 @@ class FleetServiceStub:
     """Served on the enrolment port only, which asks for no client certificate."""
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_takt_pb2.HeartbeatRequest, _takt_pb2.HeartbeatResponse]
     Report: _grpc.UnaryUnaryMultiCallable[_takt_pb2.ReportRequest, _takt_pb2.ReportResponse]
+    Renew: _grpc.UnaryUnaryMultiCallable[_takt_pb2.RenewRequest, _takt_pb2.RenewResponse]
+    """Gives the calling node another certificate, for a new key. The one that it calls
+    with stays valid until the new one was used.
+    """
 
 @_typing.type_check_only
 class FleetServiceAsyncStub(FleetServiceStub):
@@ -101,6 +105,10 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """Served on the enrolment port only, which asks for no client certificate."""
     Heartbeat: _aio.UnaryUnaryMultiCallable[_takt_pb2.HeartbeatRequest, _takt_pb2.HeartbeatResponse]  # type: ignore[assignment]
     Report: _aio.UnaryUnaryMultiCallable[_takt_pb2.ReportRequest, _takt_pb2.ReportResponse]  # type: ignore[assignment]
+    Renew: _aio.UnaryUnaryMultiCallable[_takt_pb2.RenewRequest, _takt_pb2.RenewResponse]  # type: ignore[assignment]
+    """Gives the calling node another certificate, for a new key. The one that it calls
+    with stays valid until the new one was used.
+    """
 
 class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     """The nodes: how they join and what they say of themselves."""
@@ -126,6 +134,16 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _takt_pb2.ReportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_takt_pb2.ReportResponse, _abc.Awaitable[_takt_pb2.ReportResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Renew(
+        self,
+        request: _takt_pb2.RenewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_takt_pb2.RenewResponse, _abc.Awaitable[_takt_pb2.RenewResponse]]:
+        """Gives the calling node another certificate, for a new key. The one that it calls
+        with stays valid until the new one was used.
+        """
 
 def add_FleetServiceServicer_to_server(servicer: FleetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -145,7 +145,7 @@ def revoke(node: Node, storage: Storage = DEFAULT_STORAGE) -> None:
 
 @app.command("list")
 def list_nodes(storage: Storage = DEFAULT_STORAGE) -> None:
-    """List the nodes: state, certificate, and when that changed last."""
+    """List the nodes: state, certificate, its end, and when that changed last."""
     entries = _authority(storage).allow_list.entries()
     if not entries:
         typer.echo("no nodes; let one join with: takt pki allow NODE")
@@ -154,10 +154,12 @@ def list_nodes(storage: Storage = DEFAULT_STORAGE) -> None:
         times = (entry.invited, entry.allowed, entry.revoked)
         last = max(time for time in times if time is not None)
         certificate = (entry.certificate_sha256 or "-")[:12]
-        invited = "  token out" if entry.token_sha256 else ""
+        ends = f"ends {entry.ends:%Y-%m-%d %H:%M}" if entry.ends else "-"
+        notes = "  token out" if entry.token_sha256 else ""
+        notes += "  renewed, not used yet" if entry.next else ""
         typer.echo(
-            f"{node:{width}}  {entry.state:8}  {certificate:12}  "
-            f"{last:%Y-%m-%d %H:%M} UTC{invited}"
+            f"{node:{width}}  {entry.state:8}  {certificate:12}  {ends:21}  "
+            f"{last:%Y-%m-%d %H:%M} UTC{notes}"
         )
 
 

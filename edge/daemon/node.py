@@ -9,7 +9,7 @@ student serves until a better one is promoted. The states:
     stopped: on request, or because it cannot go on
 
 Not here: what is done with a release (edge/daemon/release_handler.py), the threads
-beside it (edge/daemon/heartbeat.py, edge/daemon/release_watch.py).
+beside it (heartbeat.py, release_watch.py and renewal.py in edge/daemon).
 """
 
 import contextlib
@@ -39,6 +39,7 @@ from edge.credentials import Certificates, Identity, load_identity
 from edge.daemon.heartbeat import Heartbeat
 from edge.daemon.release_handler import ReleaseHandler
 from edge.daemon.release_watch import ReleaseWatcher
+from edge.daemon.renewal import Renewal, finish_renewal
 from edge.daemon.reports import Outbox
 from edge.daemon.sd_notify import Notifier
 from edge.daemon.status import StatusReporter, summary_line
@@ -178,6 +179,7 @@ class NodeDaemon:
         with state.lock():
             state.create()
             try:
+                finish_renewal(state.identity)
                 identity = load_identity(state.identity, node=config.node)
                 handler = ReleaseHandler(
                     config, state, self._reporter, self._outbox, stop=self._stop
@@ -224,6 +226,10 @@ class NodeDaemon:
             rng=random.Random(self._rng.random()),
         )
 
+        renewal = Renewal(
+            link, identity, stop=self._stop, rng=random.Random(self._rng.random())
+        )
+
         def publish(status: Status) -> None:
             heartbeat.update(status)
             self._notifier.status(summary_line(status))
@@ -232,6 +238,7 @@ class NodeDaemon:
         publish(self._reporter.status)
         heartbeat.start()
         watcher.start()
+        renewal.start()
         try:
             yield (
                 link,
@@ -241,6 +248,7 @@ class NodeDaemon:
             heartbeat.close()
             self._stop.set()
             watcher.close()
+            renewal.close()
             link.close()
 
     def _check_caps(self) -> Cap:

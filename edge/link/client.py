@@ -172,6 +172,25 @@ class Link:
         )
         return response
 
+    def renew(self, csr_pem: bytes) -> takt_pb2.RenewResponse:
+        """Ask for another certificate; a single try, within the stall time.
+
+        Raises:
+            LinkError: there was no answer, or the gateway refused the request.
+            IdentityError: the gateway refuses this node, or is not the project's.
+            Interrupted: `stop` was set.
+        """
+        request = takt_pb2.RenewRequest(csr_pem=csr_pem)
+        try:
+            response: takt_pb2.RenewResponse = self.connection.call(
+                lambda: self._fleet().Renew, request
+            )
+        except grpc.RpcError as e:
+            address = self.connection.address
+            what = "renewing the certificate"
+            raise translate(e, what, address, self.connection.proxy) from e
+        return response
+
     def _releases(self) -> takt_pb2_grpc.ReleaseServiceStub:
         return takt_pb2_grpc.ReleaseServiceStub(self.connection.grpc_channel)
 

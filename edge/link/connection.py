@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,7 +21,7 @@ from common.config import ProfileConfig
 from common.errors import Interrupted, LinkError, TaktError
 from edge.credentials import Certificates
 from edge.link.channel import open_channel
-from edge.link.failures import identity_problem, translate
+from edge.link.failures import REFUSED, identity_problem, translate
 from edge.link.proxy import proxy_to
 from edge.link.retry import Retry
 from edge.link.throttle import CutError, Outages, TokenBucket
@@ -132,7 +133,11 @@ class Connection:
             stale, self.grpc_channel = self.grpc_channel, fresh
         stale.close()
 
+    def _has_new_certificate(self) -> bool:
+        return _inode_of(self._certificates.certificate) != self._opened_with
+
     def _open_channel(self) -> grpc.Channel:
+        self._opened_with = _inode_of(self._certificates.certificate)
         return open_channel(
             self.address, self._certificates, stall_s=self.stall_s, proxy=self.proxy
         )
@@ -211,6 +216,9 @@ class Connection:
             Interrupted: `stop` was set.
         """
         self.check_stop()
+        if error.code() in REFUSED and self._has_new_certificate():
+            self.reopen()  # the one that this channel was opened with is void
+            return
         meaning = translate(error, what, self.address, self.proxy)
         doubtful = error.code() in _DOUBTFUL and retry.failures >= _MAX_DOUBTFUL
         if error.code() not in _RETRIED or doubtful:
@@ -246,3 +254,11 @@ class Connection:
         """Raise `Interrupted` if the daemon is to end."""
         if self._stop.is_set():
             raise Interrupted("stopped while talking to the gateway")
+
+
+def _inode_of(path: Path | None) -> int:
+    """Tell a file from the one that a rename puts in its place."""
+    try:
+        return path.stat().st_ino if path else 0
+    except OSError:
+        return 0

@@ -41,6 +41,7 @@ REASONS = (
     ("deadline", "no answer in time"),
     ("handshake", "the TLS handshake failed"),
 )
+REFUSED = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 _FINAL = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.FAILED_PRECONDITION,
@@ -88,7 +89,7 @@ def translate(
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.NOT_FOUND:
         return MissingFileError(f"{what}: gateway {address} has no such file")
-    if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
+    if code in REFUSED:
         return IdentityError(
             f"{what}: gateway {address} refused this node: {_shorten(details)}; ask "
             f"its operator (`takt pki list`), or {ENROLL_HINT}"

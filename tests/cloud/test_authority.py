@@ -246,7 +246,7 @@ def test_a_certificate_past_its_end_is_refused_with_both_dates(
     certificate = join(authority, "sensor")
     clock.now += timedelta(days=366)
     with pytest.raises(
-        IdentityError, match="to 2027-06-01 00:00 UTC, now is 2027-06-0"
+        IdentityError, match="to 2026-07-01 00:00 UTC, now is 2027-06-0"
     ):
         authority.check(certificate)
 

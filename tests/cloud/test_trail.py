@@ -17,7 +17,9 @@ from cloud.trail import START, Trail
 from common.errors import IdentityError, StorageError, TaktError
 from deploy.cli import pki
 
-SPAWN = multiprocessing.get_context("spawn")
+# A process that has the module but no thread forks the others.
+OTHERS = multiprocessing.get_context("forkserver")
+OTHERS.set_forkserver_preload(["cloud.trail", "edge.daemon"])
 
 
 @pytest.fixture
@@ -112,7 +114,7 @@ def test_a_last_line_torn_anywhere_is_cut_off_and_noted(
     trail: Trail, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines = lines_of(trail)
-    for kept in range(1, len(lines[2])):
+    for kept in (1, 30, 64, 65, 66, 150, len(lines[2]) - 1):
         trail.path.write_bytes(b"".join(lines[:2]) + lines[2][:kept])
         trail.record("revoke", "sensor")
         actions = [entry.action for entry in trail.entries()]
@@ -148,7 +150,7 @@ def test_a_full_disk_leaves_the_chain_and_the_act_undone(
 def test_writers_of_several_processes_make_one_chain(tmp_path: Path) -> None:
     path = tmp_path / "trail.log"
     writers = [
-        SPAWN.Process(target=record_many, args=(path, name)) for name in ("a", "b")
+        OTHERS.Process(target=record_many, args=(path, name)) for name in ("a", "b")
     ]
     for writer in writers:
         writer.start()
@@ -162,7 +164,7 @@ def test_writers_of_several_processes_make_one_chain(tmp_path: Path) -> None:
 def test_a_kill_leaves_a_whole_chain_with_or_without_the_entry(
     trail: Trail, moment: str
 ) -> None:
-    victim = SPAWN.Process(
+    victim = OTHERS.Process(
         target=armed, args=(f"trail.{moment}:kill", record_one, trail.path)
     )
     victim.start()
@@ -237,3 +239,12 @@ def test_the_verb_shows_the_entries_and_checks_the_chain(tmp_path: Path) -> None
     takt_pki_log("--storage", tmp_path, "--expect-head", head)
     with pytest.raises(StorageError, match="expected head"):
         takt_pki_log("--storage", tmp_path, "--expect-head", "0" * 63 + "1")
+
+
+def test_a_renewal_leaves_its_entry(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "pki")
+    authority.init()
+    present = authority.sign(request_for("hub", make_key()), "hub")
+    authority.renew(present, request_for("hub", make_key()))
+    entry = authority.trail.entries()[-1]
+    assert (entry.action, entry.subject, entry.who) == ("renew", "hub", "node hub")

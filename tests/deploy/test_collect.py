@@ -13,6 +13,7 @@ from cloud.gateway.probe import check_gateway
 from cloud.pki.allowlist import Signed
 from cloud.pki.authority import Authority
 from cloud.storage import StorageDir
+from common.clock import utc_now
 from common.errors import (
     ClusterError,
     ConfigError,
@@ -159,7 +160,7 @@ def test_a_node_that_has_joined_is_not_invited_again(tmp_path: Path) -> None:
     invited(tmp_path, tmp_path / "join")
     authority = Authority(tmp_path / "pki")
     token = (tmp_path / "join" / "camera" / "token").read_text().strip()
-    signed = Signed(b"", "0" * 64, 1, "0" * 64)
+    signed = Signed(b"", "0" * 64, 1, "0" * 64, utc_now(), "0" * 64)
     authority.allow_list.bind("camera", signed, token=token)
     assert invited(tmp_path, tmp_path / "join") == ["sensor", "hub"]
 

@@ -77,6 +77,15 @@ def test_list_shows_each_nodes_state(storage: Path) -> None:
     assert states == [["camera", "revoked"], ["hub", "invited"], ["sensor", "allowed"]]
 
 
+def test_list_shows_when_each_certificate_ends(storage: Path) -> None:
+    authority = Authority(storage / "pki")
+    present = authority.sign(request_for("sensor", make_key()), "sensor")
+    end = x509.load_pem_x509_certificate(present).not_valid_after_utc
+    assert f"ends {end:%Y-%m-%d %H:%M}" in takt_pki("list", "--storage", storage)
+    authority.renew(present, request_for("sensor", make_key()))
+    assert "renewed, not used yet" in takt_pki("list", "--storage", storage)
+
+
 def test_revoke_names_the_nodes_that_there_are(storage: Path) -> None:
     with pytest.raises(ConfigError, match=r"'sensor' is not.*known: none"):
         takt_pki("revoke", "sensor", "--storage", storage)

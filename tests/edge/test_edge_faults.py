@@ -19,21 +19,24 @@ from pathlib import Path
 import pytest
 from edge_site import CHANNEL, EdgeSite, current_student, edge_site
 from prepared_work import outcomes, prepare
-from victims import armed, enroll_once, run_once
+from victims import armed, enroll_once, renew_once, run_once
 from waiting import WAIT_S, until
 
 from common.config import OwnImagesConfig
 from common.errors import ConfigError, StorageError, StudentError
+from common.pb import takt_pb2 as pb
 from common.release import decode_manifest
 from edge.config import EdgeConfig
 from edge.credentials import load_identity
 from edge.daemon import NodeDaemon
 from edge.daemon.enrolment import enroll
+from edge.daemon.renewal import finish_renewal, renew
 from edge.daemon.reports import Outbox
 from edge.state import FAULT_POINTS, StateDir, read_status, sha256_of
 
 IDENTITY_POINTS = [p for p in FAULT_POINTS if p.startswith("edge.identity")]
-WORK_POINTS = [p for p in FAULT_POINTS if p not in IDENTITY_POINTS]
+RENEWAL_POINTS = [p for p in FAULT_POINTS if p.startswith("edge.renewal")]
+WORK_POINTS = [p for p in FAULT_POINTS if p not in IDENTITY_POINTS + RENEWAL_POINTS]
 SEEDS = itertools.count()  # a report is known by its seed
 # A process that has the daemon's modules but no thread forks the victims.
 VICTIMS = multiprocessing.get_context("forkserver")
@@ -133,6 +136,30 @@ def test_a_full_disk_at_any_point_loses_nothing(
     monkeypatch.delenv("TAKT_FAULT")
     assert NodeDaemon(distilled).once().outcome == "promoted"
     assert outcomes(site, distilled) == ["promoted"]
+
+
+@pytest.mark.parametrize(
+    "point", [p for p in RENEWAL_POINTS if not p.startswith("edge.renewal.ca.")]
+)
+def test_a_kill_during_a_renewal_leaves_the_old_identity_or_the_new_one(
+    site: EdgeSite, point: str
+) -> None:
+    config = site.join("renewer")
+    folder = StateDir(config.state_dir).identity
+    old = load_identity(folder, node="renewer")
+    kill_at(point, renew_once, config)
+    finish_renewal(folder)  # as a daemon does when it starts
+    found = load_identity(folder, node="renewer")
+    answered = point.startswith(
+        ("edge.renewal.crt.after", "edge.renewal.half", "edge.renewal.placed")
+    )
+    assert (found.certificate_pem != old.certificate_pem) == answered
+    with site.syncing(config) as (link, _):
+        link.heartbeat(pb.HeartbeatRequest(state="idle"))  # it is let in
+        if not answered:  # and the next renewal ends what this one began
+            renew(link, folder, node="renewer")
+            link.heartbeat(pb.HeartbeatRequest(state="idle"))
+    assert not list(folder.glob("next.*"))
 
 
 @pytest.mark.parametrize("point", IDENTITY_POINTS)

@@ -24,7 +24,7 @@ from cloud.publishing.repository import ReleaseRepository
 from cloud.publishing.signing_keys import RoleKeys
 from cloud.publishing.tuf_metadata import SignedMetadata
 from cloud.storage import StorageDir
-from common.clock import utc_now
+from common.clock import Clock, utc_now
 from common.config import (
     AttackConfig,
     DatasetConfig,
@@ -80,6 +80,7 @@ class EdgeSite:
         self.repository = ReleaseRepository(self.storage.repository, self.storage.keys)
         self.repository.create()
         self.gateway: GatewayThread | None = None
+        self.clock: Clock = utc_now  # of the gateway
 
     def start(self) -> GatewayThread:
         """Start the gateway; started again it keeps its ports."""
@@ -88,6 +89,7 @@ class EdgeSite:
             config=GatewayConfig(max_streams_per_node=64),
             channel=CHANNEL,
             teacher=self.teacher,
+            clock=self.clock,
         ).__enter__()
         return self.gateway
 

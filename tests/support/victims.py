@@ -7,8 +7,13 @@ import os
 from collections.abc import Callable
 
 from edge.config import EdgeConfig
+from edge.credentials import Certificates
 from edge.daemon import NodeDaemon
 from edge.daemon.enrolment import enroll
+from edge.daemon.renewal import renew
+from edge.link.client import Link
+from edge.link.connection import Connection, ConnectionOptions
+from edge.state import StateDir
 
 
 def run_once(config: EdgeConfig) -> None:
@@ -19,6 +24,13 @@ def run_once(config: EdgeConfig) -> None:
 def enroll_once(config: EdgeConfig, token: str) -> None:
     """Enrol."""
     enroll(config, token)
+
+
+def renew_once(config: EdgeConfig) -> None:
+    """Renew the node's certificate."""
+    certificates = Certificates.of(StateDir(config.state_dir).identity)
+    link = Link(Connection(config.gateway, certificates, ConnectionOptions()))
+    renew(link, StateDir(config.state_dir).identity, node=config.node)
 
 
 def armed(fault: str, target: Callable[..., None], *arguments: object) -> None:

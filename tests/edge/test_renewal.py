@@ -1,0 +1,221 @@
+"""A node's certificate is renewed in time, over the node port, while it works."""
+
+import itertools
+import shutil
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+
+import pytest
+from clocks import Clock
+from cryptography import x509
+from edge_site import CHANNEL, EdgeSite, connection_of
+from gateway_site import put_file
+from waiting import until
+
+from common.errors import IdentityError, LinkError
+from common.pb import takt_pb2 as pb
+from edge.config import EdgeConfig
+from edge.credentials import (
+    Certificates,
+    check_renewed,
+    load_identity,
+    make_key,
+    request_of,
+)
+from edge.daemon import NodeDaemon
+from edge.daemon.renewal import Renewal, renew
+from edge.link.client import Link
+from edge.state import StateDir
+
+NUMBERS = itertools.count()
+SIZE = 4 * 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, clock: Clock) -> Iterator[EdgeSite]:
+    site = EdgeSite(tmp_path_factory.mktemp("site"))
+    site.clock = clock
+    clock.now = datetime.now(UTC)
+    site.start()
+    put_file(site.repository, "targets/long", bytes(SIZE))
+    yield site
+    site.stop()
+
+
+@pytest.fixture
+def node(site: EdgeSite, clock: Clock) -> EdgeConfig:
+    """Let a node join 25 days ago, when its 30 days began."""
+    clock.now = datetime.now(UTC) - timedelta(days=25)
+    config = site.join(f"node-{next(NUMBERS)}")
+    clock.now = datetime.now(UTC)
+    return config
+
+
+def folder_of(config: EdgeConfig) -> Path:
+    return StateDir(config.state_dir).identity
+
+
+def beat(link: Link) -> None:
+    link.heartbeat(pb.HeartbeatRequest(state="idle"))
+
+
+@pytest.fixture
+def link(node: EdgeConfig) -> Iterator[Link]:
+    link = Link(connection_of(node))
+    yield link
+    link.close()
+
+
+@pytest.fixture
+def old_link(node: EdgeConfig, link: Link, tmp_path: Path) -> Iterator[Link]:
+    """Connect with a copy of the identity as it was before any renewal."""
+    copy = shutil.copytree(folder_of(node), tmp_path / "old")
+    link = Link(connection_of(node, Certificates.of(copy)))
+    yield link
+    link.close()
+
+
+def test_a_renewal_brings_a_new_key_and_a_later_end(
+    node: EdgeConfig, link: Link
+) -> None:
+    old = load_identity(folder_of(node), node=node.node)
+    new = renew(link, folder_of(node), node=node.node)
+    assert new.key_pem != old.key_pem
+    assert new.not_after > old.not_after + timedelta(days=20)
+    beat(link)
+    assert {p.name for p in folder_of(node).glob("next*")} == set()
+
+
+def test_the_old_certificate_is_valid_until_the_new_one_was_used(
+    node: EdgeConfig, link: Link, old_link: Link
+) -> None:
+    renew(link, folder_of(node), node=node.node)
+    beat(old_link)
+    beat(link)
+    with pytest.raises(IdentityError, match="issued to it later"):
+        beat(old_link)
+
+
+def test_a_lost_answer_is_given_again(
+    node: EdgeConfig, link: Link, tmp_path: Path
+) -> None:
+    make_key(tmp_path / "key", point="edge.renewal.key")
+    request = request_of(tmp_path / "key", node.node)
+    assert link.renew(request) == link.renew(request)
+
+
+def test_another_key_so_soon_is_refused(
+    node: EdgeConfig, link: Link, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        make_key(tmp_path / name, point="edge.renewal.key")
+    link.renew(request_of(tmp_path / "a", node.node))
+    with pytest.raises(LinkError, match="certificate for another key"):
+        link.renew(request_of(tmp_path / "b", node.node))
+
+
+def test_a_revoked_node_is_given_nothing(
+    site: EdgeSite, node: EdgeConfig, link: Link
+) -> None:
+    assert site.gateway is not None
+    before = (folder_of(node) / "node.crt").read_bytes()
+    site.gateway.running.authority.revoke(node.node)
+    with pytest.raises(IdentityError, match="revoked"):
+        renew(link, folder_of(node), node=node.node)
+    assert (folder_of(node) / "node.crt").read_bytes() == before
+
+
+def test_a_node_gets_no_certificate_of_another_name(
+    node: EdgeConfig, link: Link, tmp_path: Path
+) -> None:
+    make_key(tmp_path / "key", point="edge.renewal.key")
+    with pytest.raises(LinkError, match="signing request is for 'hub', expected"):
+        link.renew(request_of(tmp_path / "key", "hub"))
+
+
+def test_an_answer_for_another_key_is_not_kept(
+    node: EdgeConfig, tmp_path: Path
+) -> None:
+    folder = folder_of(node)
+    make_key(tmp_path / "other", point="edge.renewal.key")
+    with pytest.raises(IdentityError, match="not for the key"):
+        check_renewed(
+            folder,
+            node=node.node,
+            key_pem=(tmp_path / "other").read_bytes(),
+            certificate_pem=(folder / "node.crt").read_bytes(),
+            ca_pem=(folder / "ca.crt").read_bytes(),
+        )
+
+
+@pytest.mark.parametrize(("day", "due"), [(19, False), (21, True)])
+def test_it_is_due_in_the_last_third(
+    node: EdgeConfig, link: Link, day: int, due: bool
+) -> None:
+    identity = load_identity(folder_of(node), node=node.node)
+    then = identity.not_before + timedelta(days=day)
+    renewal = Renewal(
+        link, identity, stop=threading.Event(), rng=Random(0), now=lambda: then
+    )
+    assert renewal.is_due == due
+
+
+def test_a_daemon_renews_by_itself(node: EdgeConfig) -> None:
+    certificate = folder_of(node) / "node.crt"
+    before = certificate.read_bytes()
+    daemon = NodeDaemon(node)
+    thread = threading.Thread(target=daemon.run)
+    thread.start()
+    try:
+        until("its new certificate", lambda: certificate.read_bytes() != before)
+    finally:
+        daemon.stop()
+        thread.join()
+    found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    assert found.not_valid_after_utc > datetime.now(UTC) + timedelta(days=29)
+
+
+def test_a_stream_goes_on_when_its_certificate_is_renewed_and_ends(
+    node: EdgeConfig, link: Link, clock: Clock
+) -> None:
+    stream = link.fetch("targets/long", max_bytes=SIZE)
+    received = len(next(stream))
+    renew(link, folder_of(node), node=node.node)
+    clock.now += timedelta(days=6)  # the old one has ended
+    received += sum(map(len, stream))
+    assert received == SIZE
+
+
+def test_a_stream_of_another_process_takes_the_new_certificate(
+    node: EdgeConfig, link: Link
+) -> None:
+    other = Link(connection_of(node))  # as the child's, to the live teacher
+    stream = other.fetch("targets/long", max_bytes=SIZE)
+    watch = other.watch(CHANNEL, 7)
+    received = len(next(stream))
+    next(watch)
+    renew(link, folder_of(node), node=node.node)
+    beat(link)  # and the old one is void
+    with pytest.raises(IdentityError, match="issued to it later"):
+        next(watch)  # the calls of the old one were ended
+    received += sum(map(len, stream))
+    other.close()
+    assert received == SIZE
+
+
+def test_a_stream_whose_certificate_ends_is_ended_with_the_reason(
+    node: EdgeConfig, link: Link, clock: Clock
+) -> None:
+    stream = link.watch(CHANNEL, 7)
+    next(stream)
+    clock.now += timedelta(days=6)
+    with pytest.raises(IdentityError, match=r"is valid from .* now is"):
+        next(stream)
