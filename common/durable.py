@@ -28,8 +28,8 @@ def write_atomic(
     Args:
         path: the file; its folder must exist.
         data: the new content.
-        point: prefix of the fault points ``<point>.before_rename`` and
-            ``<point>.after_rename``; None has none.
+        point: prefix of the fault points ``<point>.half_written``,
+            ``<point>.before_rename`` and ``<point>.after_rename``; None has none.
         mode: permissions of the new file (0o600 for keys).
 
     Raises:
@@ -42,7 +42,12 @@ def write_atomic(
         handle = os.open(part, flags, mode)
         with os.fdopen(handle, "wb") as file:
             os.fchmod(handle, mode)
-            file.write(data)
+            half = len(data) // 2
+            file.write(data[:half])
+            if point:
+                file.flush()
+                faults.point(f"{point}.half_written")
+            file.write(data[half:])
             file.flush()
             if point:
                 faults.point(f"{point}.before_rename")

@@ -43,6 +43,7 @@ _RENAMED = (  # replaced through temp file, fsync and rename
     "edge.current",
     "edge.outbox",
 )
+_MOVED = ("edge.cache", "edge.student", "edge.outbox")  # written before, elsewhere
 # Every moment of the daemon's durable steps at which a test may kill it; the job's
 # own ("edge.job") is one with the start of the child.
 FAULT_POINTS = (
@@ -50,6 +51,7 @@ FAULT_POINTS = (
     "edge.renewal.answered",
     "edge.renewal.half_placed",
     "edge.renewal.placed",
+    *(f"{name}.half_written" for name in _RENAMED if name not in _MOVED),
     "edge.metadata.refreshed",
     "edge.part.written",
     "edge.release.linked",

@@ -15,7 +15,7 @@ from common.errors import StorageError
 STEPS = [
     f"publish.{step}.{moment}"
     for step in ("shard", "manifest", "pointer", "targets", "snapshot", "timestamp")
-    for moment in ("before_rename", "after_rename")
+    for moment in ("half_written", "before_rename", "after_rename")
 ]
 DONE = "publish.timestamp.after_rename"
 

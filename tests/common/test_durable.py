@@ -1,5 +1,6 @@
 """Files that are whole, folders and locks, and what is said when a disk refuses."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -41,6 +42,14 @@ os.waitpid(child, 0)
 """
 
 
+WRITE = """
+import sys
+from pathlib import Path
+from common.durable import write_atomic
+write_atomic(Path(sys.argv[1]), b"new" * 1000, point="test")
+"""
+
+
 class Holder:
     """Another process that holds a lock."""
 
@@ -73,6 +82,21 @@ def test_a_file_is_replaced_with_the_mode_that_was_asked_for(tmp_path: Path) -> 
     write_atomic(path, b"new", mode=0o600)
     assert path.read_bytes() == b"new"
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("moment", ["half_written", "before_rename"])
+def test_a_kill_inside_the_write_leaves_the_old_file_whole(
+    tmp_path: Path, moment: str
+) -> None:
+    path = tmp_path / "state"
+    path.write_bytes(b"old")
+    died = subprocess.run(
+        [sys.executable, "-c", WRITE, str(path)],
+        env={**os.environ, "TAKT_FAULT": f"test.{moment}:kill"},
+        check=False,
+    )
+    assert died.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
 
 
 def test_a_file_that_cannot_be_written_is_named_with_the_fix(tmp_path: Path) -> None:

@@ -92,10 +92,11 @@ def kill_at(point: str, target: Callable[..., None], *arguments: object) -> None
 def test_every_fault_point_in_the_code_is_listed() -> None:
     edge = Path(__file__).parents[2] / "edge"
     source = "".join(path.read_text() for path in edge.rglob("*.py"))
+    moments = ("half_written", "before_rename", "after_rename")
     named = set(re.findall(r'faults\.point\("(edge\.[a-z._]+)"\)', source))
     for prefix in re.findall(r'point="(edge\.[a-z._]+)"', source):
-        named |= {f"{prefix}.before_rename", f"{prefix}.after_rename"}
-    unprepared = {"edge.job.before_rename", "edge.job.after_rename"}
+        named |= {f"{prefix}.{moment}" for moment in moments}
+    unprepared = {f"edge.job.{moment}" for moment in moments}
     assert named == set(FAULT_POINTS) | unprepared
 
 
