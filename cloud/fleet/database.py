@@ -104,7 +104,7 @@ class Fleet:
 
         Raises:
             ConfigError: the URL is not one, or its driver is not installed.
-            StorageError: the database cannot be opened.
+            StorageError: the database cannot be opened, or is of another takt.
         """
         self._clock = clock
         self._name = url.rpartition("@")[2]  # without a password
@@ -119,6 +119,13 @@ class Fleet:
             sa.event.listen(self._engine, "connect", _prepare_sqlite)
         with self._storage("open") as connection:
             _TABLES.create_all(connection)
+            missing = _missing_columns(connection)
+        if missing:
+            raise StorageError(
+                f"the fleet's database {self._name} is of another takt: it lacks "
+                f"{', '.join(missing)}; move the file away, a new one is made, or use "
+                "the takt that wrote it"
+            )
 
     def close(self) -> None:
         """Close the connections."""
@@ -244,6 +251,21 @@ class Fleet:
                 f"cannot {action} the fleet's database {self._name}: {cause}; check "
                 "its disk and permissions"
             ) from e
+
+
+def _missing_columns(connection: sa.Connection) -> list[str]:
+    """List the columns that are read or written here and that its tables lack.
+
+    Columns that a later takt has added do no harm.
+    """
+    inspector = sa.inspect(connection)
+    return [
+        f"{name}.{column.name}"
+        for name, table in _TABLES.tables.items()
+        for known in [{each["name"] for each in inspector.get_columns(name)}]
+        for column in table.columns
+        if column.name not in known
+    ]
 
 
 def sqlite_url(path: Path) -> str:

@@ -1,6 +1,7 @@
 """The fleet's database: values from nodes are validated, bounded and kept."""
 
 import contextlib
+import sqlite3
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -237,6 +238,39 @@ def test_a_damaged_database_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "fleet.sqlite").write_bytes(b"no database at all" * 100)
     with pytest.raises(StorageError, match=r"fleet's database.*not a database"):
         Fleet(sqlite_url(tmp_path / "fleet.sqlite"))
+
+
+def test_a_database_of_an_older_takt_is_refused_in_one_line_and_left_as_it_was(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "fleet.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        old.execute("CREATE TABLE nodes (node VARCHAR(63) PRIMARY KEY)")
+        old.execute("INSERT INTO nodes VALUES ('sensor')")
+        old.commit()
+    with pytest.raises(StorageError, match=r"of another takt.*nodes\.first_seen"):
+        Fleet(sqlite_url(path))
+    with contextlib.closing(sqlite3.connect(path)) as kept:
+        assert kept.execute("SELECT * FROM nodes").fetchall() == [("sensor",)]
+
+
+def test_a_database_with_columns_of_a_later_takt_is_used(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.sqlite"
+    Fleet(sqlite_url(path)).close()
+    with contextlib.closing(sqlite3.connect(path)) as later:
+        later.execute("ALTER TABLE nodes ADD COLUMN colour TEXT")
+        later.commit()
+    with contextlib.closing(Fleet(sqlite_url(path))) as fleet:
+        fleet.heartbeat("sensor", HeartbeatRequest(state="idle"))
+        assert [row.node for row in fleet.nodes()] == ["sensor"]
+
+
+def test_a_clock_that_jumps_back_loses_no_heartbeat(fleet: Fleet, clock: Clock) -> None:
+    fleet.heartbeat("sensor", HeartbeatRequest(state="pulling"))
+    clock.now -= timedelta(minutes=10)
+    fleet.heartbeat("sensor", HeartbeatRequest(state="idle"))
+    (row,) = fleet.nodes()
+    assert (row.state, row.last_seen) == ("idle", clock.now)
 
 
 def test_a_folder_that_is_missing_is_one_line(tmp_path: Path) -> None:
