@@ -25,3 +25,19 @@ def test_no_other_module_asks_for_the_date() -> None:
         and ast.unparse(node.value) == "datetime"
     ]
     assert asking == ["common/clock.py"]
+
+
+def test_no_part_of_cloud_or_edge_waits_by_the_wall_clock() -> None:
+    asking = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for package in ("cloud", "common", "edge")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Attribute) and ast.unparse(node) == "time.time")
+        or (
+            isinstance(node, ast.ImportFrom)
+            and node.module == "time"
+            and "time" in {name.name for name in node.names}
+        )
+    ]
+    assert asking == []

@@ -2,11 +2,13 @@
 
 It works on raw bytes, so under TLS: cuts, flips, black holes and slow lines need
 no root and no kernel modules. Faults apply to what the gateway sends, counted
-from the start of each connection.
+from the start of each connection. A lost or reordered packet is, above TCP, a pause
+until it was sent again, so that is what `loss` makes of it.
 """
 
 import asyncio
 import contextlib
+import random
 import threading
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -21,6 +23,9 @@ class Faults:
     flip_at: int | None = None  # this byte arrives with a bit changed
     hole_at: int | None = None  # bytes, then silence in both directions
     rate_bytes_s: float | None = None
+    loss: float = 0.0  # share of the pieces (at most 1448 bytes) that come late
+    resend_s: float = 0.2  # by so much, which is Linux's shortest timeout of TCP
+    round_trip_s: float = 0.0  # before anything of the node's is passed on
 
 
 @dataclass
@@ -37,6 +42,7 @@ class ChaosProxy:
     source: str | None = None  # address that connections to the target come from
     num_connections: int = 0
     forwarded_bytes: int = 0  # from the gateway to the node
+    num_late: int = 0  # pieces that were lost at first
     refuse: bool = False  # True: accepted connections are closed at once
 
     def __enter__(self) -> Self:
@@ -111,7 +117,7 @@ class ChaosProxy:
             )
             self._writers.add(other)
             hole = asyncio.Event()
-            up = asyncio.create_task(self._pump_up(reader, other, hole))
+            up = asyncio.create_task(self._pump_up(reader, other, hole, faults))
             down = asyncio.create_task(self._pump_down(back, writer, faults, hole))
             _, pending = await asyncio.wait(
                 (up, down), return_when=asyncio.FIRST_COMPLETED
@@ -133,11 +139,14 @@ class ChaosProxy:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         hole: asyncio.Event,
+        faults: Faults,
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 if hole.is_set():
                     continue
+                if faults.round_trip_s:
+                    await asyncio.sleep(faults.round_trip_s)
                 writer.write(data)
                 await writer.drain()
 
@@ -149,8 +158,12 @@ class ChaosProxy:
         hole: asyncio.Event,
     ) -> None:
         done = 0
+        lost = random.Random(self.num_connections)
         with contextlib.suppress(OSError):
-            while data := await reader.read(4096):
+            while data := await reader.read(1448 if faults.loss else 4096):
+                if lost.random() < faults.loss:
+                    self.num_late += 1
+                    await asyncio.sleep(faults.resend_s)
                 if faults.flip_at is not None:
                     at = faults.flip_at - done
                     if 0 <= at < len(data):
