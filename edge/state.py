@@ -16,6 +16,7 @@ second would wear the flash. Not here: who writes when
 import contextlib
 import hashlib
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,6 +168,15 @@ class StateDir:
 
         with locked(self.root / "lock", busy=busy):
             yield
+
+    def place(self) -> str:
+        """Identify this path on this machine since it started; a copy is elsewhere."""
+        try:
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        except OSError:
+            boot = ""
+        where = f"{boot}:{socket.gethostname()}:{self.root.resolve()}"
+        return hashlib.sha256(where.encode()).hexdigest()[:16]
 
     def read_current(self) -> Current:
         """Read current.json; if damaged or missing, rebuild it from the students.

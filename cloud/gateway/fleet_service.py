@@ -1,7 +1,8 @@
 """FleetService: what nodes report, and the only method of the enrolment port.
 
 Each method hands its request to the part that checks and keeps it. Not here: who may
-call (`cloud.gateway.authorization`), errors as status codes
+call (`cloud.gateway.authorization`), whose reports are refused
+(`cloud.gateway.quarantine`), errors as status codes
 (`cloud.gateway.interceptor`), the bounds of a report (`cloud.fleet.bounds`).
 """
 
@@ -11,8 +12,8 @@ import grpc
 
 from cloud.errors import NotServedError
 from cloud.fleet.database import Fleet
-from cloud.gateway.authorization import node_of
 from cloud.gateway.interceptor import Context
+from cloud.gateway.quarantine import Quarantine
 from cloud.pki.authority import Authority
 from cloud.publishing.repository import ReleaseRepository
 from common.pb import takt_pb2 as pb
@@ -26,6 +27,7 @@ class FleetServicer(takt_pb2_grpc.FleetServiceServicer):
         """Keep reports in `fleet`; `authority` signs."""
         self._fleet = fleet
         self._authority = authority
+        self._quarantine = Quarantine()
 
     async def Enroll(
         self, request: pb.EnrollRequest, context: Context
@@ -37,14 +39,16 @@ class FleetServicer(takt_pb2_grpc.FleetServiceServicer):
         self, request: pb.HeartbeatRequest, context: Context
     ) -> pb.HeartbeatResponse:
         """Keep a node's state."""
-        await asyncio.to_thread(self._fleet.heartbeat, node_of(context), request)
+        with self._quarantine.around(context) as node:
+            await asyncio.to_thread(self._fleet.heartbeat, node, request)
         return pb.HeartbeatResponse()
 
     async def Report(
         self, request: pb.ReportRequest, context: Context
     ) -> pb.ReportResponse:
         """Keep a node's report."""
-        await asyncio.to_thread(self._fleet.report, node_of(context), request)
+        with self._quarantine.around(context) as node:
+            await asyncio.to_thread(self._fleet.report, node, request)
         return pb.ReportResponse()
 
     async def Renew(

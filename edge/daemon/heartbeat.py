@@ -8,7 +8,7 @@ must arrive (edge/daemon/reports.py).
 import logging
 import threading
 
-from common.errors import Interrupted, TaktError
+from common.errors import IdentityError, Interrupted, TaktError
 from common.pb import takt_pb2
 from common.records import to_wire
 from edge.link.client import Link
@@ -51,6 +51,7 @@ class Heartbeat:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
+        is_refused = False  # and said so
         while True:
             with self._changed:
                 if not self._is_due and not self._is_closing:
@@ -67,8 +68,14 @@ class Heartbeat:
                 self._link.heartbeat(beat)
             except Interrupted:
                 return
+            except IdentityError as e:  # revoked, or another daemon has this identity
+                level = logging.DEBUG if is_refused else logging.WARNING
+                logger.log(level, "heartbeat refused: %s", e)
+                is_refused = True
             except TaktError as e:
                 logger.debug("heartbeat not delivered: %s", e)
+            else:
+                is_refused = False
 
 
 def _urgent_part(status: Status) -> tuple[str, str, int]:

@@ -209,7 +209,11 @@ class NodeDaemon:
             config.gateway,
             Certificates.of(state.identity),
             ConnectionOptions(
-                config.profile, config.deadline_s, config.stall_s, config.proxy
+                config.profile,
+                config.deadline_s,
+                config.stall_s,
+                config.proxy,
+                state.place(),
             ),
             stop=self._stop,
             rng=self._rng,

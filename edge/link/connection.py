@@ -28,6 +28,7 @@ from edge.link.throttle import CutError, Outages, TokenBucket
 
 _BURST_S = 0.05  # of the cap's rate
 _FLOOR_BYTES_S = 1024.0  # a transfer slower than this for long has failed
+_PLACE = "takt-place"  # metadata of each unary call; tells two daemons apart
 _DIAGNOSIS_S, _DIAGNOSES = 5.0, 4  # longest wait, and after how many failures
 _RETRIED = {
     grpc.StatusCode.UNAVAILABLE,
@@ -55,12 +56,14 @@ class ConnectionOptions:
         stall_s: a stream that is silent for so long is cut and resumed; a message
             (64 KiB) must fit into it.
         proxy: the key of edge.toml; see edge/link/proxy.py.
+        place: identifies this machine and state folder to the gateway; "": nothing.
     """
 
     profile: ProfileConfig | None = None
     deadline_s: float = 600.0
     stall_s: float = 30.0
     proxy: str | None = None
+    place: str = ""
 
 
 class Connection:
@@ -97,6 +100,7 @@ class Connection:
         self.stall_s = options.stall_s
         self._certificates = certificates
         self._deadline_s = options.deadline_s
+        self._metadata = ((_PLACE, options.place),) if options.place else None
         self._stop = stop or threading.Event()
         self._sleep = sleep or self._stop.wait
         self._clock = clock
@@ -159,7 +163,11 @@ class Connection:
             LinkError: the channel was closed under it.
             Interrupted: `stop` was set.
         """
-        future = self.start(lambda: method().future(request, timeout=self.stall_s))
+        future = self.start(
+            lambda: method().future(
+                request, timeout=self.stall_s, metadata=self._metadata
+            )
+        )
         while True:
             try:
                 return future.result(timeout=0.1)

@@ -160,6 +160,11 @@ def test_a_certificate_out_of_its_time_says_the_dates(
     assert f"{then:%Y-%m-%d}" in str(raised.value)
 
 
+def test_a_clock_that_is_a_few_minutes_behind_is_no_obstacle(node: EdgeConfig) -> None:
+    then = datetime.now(UTC) - timedelta(minutes=9)
+    load_identity(node.state_dir / "identity", node="sensor", now=lambda: then)
+
+
 def test_a_certificate_of_another_node_is_refused(node: EdgeConfig) -> None:
     with pytest.raises(IdentityError, match="for node 'sensor', expected 'camera'"):
         load_identity(node.state_dir / "identity", node="camera")

@@ -47,6 +47,10 @@ class Disorder(takt_pb2_grpc.ReleaseServiceServicer):
         for at in self.order:
             yield pb.FetchResponse(offset=4 * at, data=CHUNKS[at], total_bytes=12)
 
+    def Watch(self, request: pb.WatchRequest, context: Any) -> Any:  # noqa: N802
+        """Say nothing."""
+        return iter(())
+
 
 @contextlib.contextmanager
 def sending(site: EdgeSite, *order: int) -> Iterator[str]:

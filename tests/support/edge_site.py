@@ -139,6 +139,7 @@ class EdgeSite:
         """Open a node's link and sync without a daemon."""
         state = StateDir(config.state_dir)
         state.create()
+        link_arguments = {"place": state.place(), **link_arguments}
         link = Link(connection_of(config, certificates, **link_arguments))
         root_json = root_json or (state.identity / "root.json").read_bytes()
         try:
@@ -266,12 +267,17 @@ class EdgeSite:
             ),
         )
 
-    def sign_manifest(self, manifest: Manifest) -> None:
-        """Sign a manifest as it is, whatever the files of its release are."""
+    def sign_manifest(self, manifest: Manifest, path: str = "") -> None:
+        """Sign a manifest as it is, whatever the files of its release are.
+
+        Args:
+            manifest: to sign.
+            path: of the target; "": where a manifest of its version belongs.
+        """
         folder = self.storage.repository / "metadata"
         metadata = SignedMetadata(folder, RoleKeys(self.storage.keys), clock=utc_now)
         state = metadata.load()
-        path = f"{manifest.channel}/{manifest.version}/manifest.json"
+        path = path or f"{manifest.channel}/{manifest.version}/manifest.json"
         data = encode_manifest(manifest)
         target = TargetFile.from_data(path, data, ["sha256"])
         state.targets.signed.targets[path] = target
@@ -318,6 +324,7 @@ def connection_of(
         "profile": config.profile,
         "deadline_s": config.deadline_s,
         "stall_s": config.stall_s,
+        "place": "",
     }
     options.update({name: changes.pop(name) for name in options if name in changes})
     return Connection(
