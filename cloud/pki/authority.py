@@ -1,10 +1,11 @@
 """The project's own certificate authority, and the certificates that it signs.
 
 A folder with ca.key and ca.crt (EC P-256), server.key and server.crt for the gateway,
-and allow.json. Nodes make their own keys; the authority only sees signing requests. Not
-here: the rules of the allow-list (`cloud.pki.allowlist`), the keys that sign releases
-(`cloud.publishing.signing_keys`), revocation lists: a certificate counts only while the
-allow-list names it.
+and allow.json. While the authority is rotated, next.key is there too, and ca.crt holds
+both certificates: nodes and gateway trust both. Nodes make their own keys; the
+authority only sees signing requests. Not here: the rules of the allow-list
+(`cloud.pki.allowlist`), the keys that sign releases (`cloud.publishing.signing_keys`),
+revocation lists: a certificate counts only while the allow-list names it.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ from cloud.pki.certificates import (
 )
 from cloud.trail import Trail
 from common.clock import Clock, utc_now
-from common.durable import locked, make_folder, write_atomic
+from common.durable import fsync_folder, locked, make_folder, storing, write_atomic
 from common.errors import ConfigError, IdentityError, StorageError
 
 ALWAYS = ("localhost", "127.0.0.1")  # names of every gateway
@@ -102,8 +103,70 @@ class Authority:
             write_atomic(self.folder / "ca.key", key_pem(issuer.key), mode=0o600)
             write_atomic(self.folder / "ca.crt", pem(issuer.certificate))
 
+    def begin_rotation(self) -> None:
+        """Make the next authority, unless there is one: trusted, and signing for nodes.
+
+        The present one signs the gateway's certificate on, for nodes that do not know
+        the next one; they learn it with the answer to their renewal.
+
+        Raises:
+            StorageError: the folder has no authority or cannot be written.
+        """
+        with locked(self.folder / ".lock"):
+            if len(self._authorities()) > 1:
+                return
+            issuer = make_issuer(now=self._clock(), lifetime=self._lifetimes.authority)
+            self.trail.record(
+                "rotate", "authority", digest=fingerprint_of(issuer.certificate)
+            )
+            write_atomic(
+                self.folder / "next.key",
+                key_pem(issuer.key),
+                point="authority.next",
+                mode=0o600,
+            )
+            both = self.ca_pem() + pem(issuer.certificate)
+            write_atomic(self.folder / "ca.crt", both, point="authority.both")
+
+    def end_rotation(self) -> None:
+        """Drop the old authority, once every node has a certificate of the next one.
+
+        Raises:
+            ConfigError: no rotation has begun, or nodes still have certificates of the
+                old authority; they are named.
+            StorageError: the folder has no authority or cannot be written.
+        """
+        with locked(self.folder / ".lock"):
+            *old, following = self._authorities()
+            if not old:
+                raise ConfigError(
+                    "no rotation of the authority has begun; begin one with `takt pki "
+                    "rotate authority`"
+                )
+            fingerprint = fingerprint_of(following)
+            behind = [
+                node
+                for node, entry in self.allow_list.entries().items()
+                if entry.state == "allowed" and entry.issuer_sha256 != fingerprint
+            ]
+            if behind:
+                raise ConfigError(
+                    "nodes with a certificate of the old authority: "
+                    f"{', '.join(behind)[:200]}; each renews in the last third of its "
+                    "certificate's life: wait, or `takt pki revoke` those that are gone"
+                )
+            self.trail.record("rotated", "authority", digest=fingerprint)
+            with storing(self.folder):
+                if (self.folder / "next.key").exists():
+                    (self.folder / "next.key").replace(self.folder / "ca.key")
+                    fsync_folder(self.folder)
+            write_atomic(self.folder / "ca.crt", pem(following), point="authority.one")
+
     def ca_pem(self) -> bytes:
-        """Return the authority's certificate, for nodes to check the gateway by."""
+        """Return the authority's certificate, for nodes to check the gateway by.
+
+        Two, the old one first, while the authority is rotated.
+        """
         return self._read("ca.crt")
 
     def server_credentials(self, hosts: Sequence[str] = ()) -> ServerCredentials:
@@ -215,7 +278,7 @@ class Authority:
 
     def _signed(self, csr_pem: bytes, node: str) -> Signed:
         key = requested_key(csr_pem, node)
-        issuer = self._issuer()
+        issuer = self._issuer_of_nodes()
         certificate = make_leaf(
             issuer,
             key,
@@ -255,17 +318,37 @@ class Authority:
         )
 
     def _issuer(self) -> Issuer:
+        """Return who signs the gateway's certificate."""
+        return self._issuer_of("ca.key")
+
+    def _issuer_of_nodes(self) -> Issuer:
+        rotating = len(self._authorities()) > 1 and (self.folder / "next.key").exists()
+        return self._issuer_of("next.key" if rotating else "ca.key")
+
+    def _issuer_of(self, name: str) -> Issuer:
         try:
-            key = serialization.load_pem_private_key(self._read("ca.key"), None)
-            certificate = x509.load_pem_x509_certificate(self._read("ca.crt"))
+            key = serialization.load_pem_private_key(self._read(name), None)
         except ValueError as e:
-            raise StorageError(
-                f"ca.key or ca.crt in {self.folder} is damaged: {e}; restore them from "
-                "a backup (a new authority means enrolling every node again)"
-            ) from e
+            raise self._damaged(name, e) from e
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise StorageError(f"{self.folder / 'ca.key'} is not an EC private key")
-        return Issuer(certificate, key)
+            raise StorageError(f"{self.folder / name} is not an EC private key")
+        for certificate in self._authorities():
+            if certificate.public_key() == key.public_key():
+                return Issuer(certificate, key)
+        raise self._damaged(name, "no certificate in ca.crt is for that key")
+
+    def _authorities(self) -> list[x509.Certificate]:
+        """Read ca.crt: the authority, or the old and the next one."""
+        try:
+            return x509.load_pem_x509_certificates(self._read("ca.crt"))
+        except ValueError as e:
+            raise self._damaged("ca.crt", e) from e
+
+    def _damaged(self, name: str, why: object) -> StorageError:
+        return StorageError(
+            f"{name} in {self.folder} is damaged: {why}; restore ca.key and ca.crt "
+            "from a backup (a new authority means enrolling every node again)"
+        )
 
     def _read(self, name: str) -> bytes:
         try:

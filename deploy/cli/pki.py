@@ -165,10 +165,18 @@ def list_nodes(storage: Storage = DEFAULT_STORAGE) -> None:
 
 @app.command()
 def rotate(
-    role: Annotated[str, typer.Argument(help="root, targets, snapshot or timestamp.")],
+    role: Annotated[
+        str, typer.Argument(help="root, targets, snapshot, timestamp, or authority.")
+    ],
     storage: Storage = DEFAULT_STORAGE,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Drop the old authority.")
+    ] = False,
 ) -> None:
-    """Give a role that signs releases a new key; nodes follow by themselves."""
+    """Give a role that signs releases, or the authority, a new key; nodes follow."""
+    if role == "authority":
+        _rotate_authority(storage, finish=finish)
+        return
     from cloud.publishing.repository import ReleaseRepository
     from cloud.storage import StorageDir
 
@@ -177,6 +185,19 @@ def rotate(
     ReleaseRepository(folder.repository, folder.keys).rotate(role)
     typer.echo(
         f"role {role} signs with a new key, and the old one is no longer accepted"
+    )
+
+
+def _rotate_authority(storage: Path, *, finish: bool) -> None:
+    authority = _authority(storage)
+    if finish:
+        authority.end_rotation()
+        typer.echo("the old authority is no longer accepted")
+        return
+    authority.begin_rotation()
+    typer.echo(
+        "nodes get certificates of a new authority as they renew; when all have, drop "
+        "the old one: takt pki rotate authority --finish"
     )
 
 
