@@ -7,6 +7,7 @@
     |   +-- MemoryCapError             the child went over its memory cap twice
     +-- LinkError                  5   the gateway cannot be reached or broke off
     +-- IdentityError              6   a certificate, key or allow-list says no
+    |   +-- ClockError            12   a certificate is not valid at this clock's time
     +-- TrustError                 7   a release was refused (signature, digest, age)
     +-- StorageError               8   disk full, permission denied, damaged state
     +-- AddressError               9   a port is taken or an address is not ours
@@ -62,6 +63,12 @@ class IdentityError(TaktError):
     """A certificate, a key or the allow-list says no."""
 
     exit_code = 6
+
+
+class ClockError(IdentityError):
+    """A certificate is not valid at this clock's time, which may mend by itself."""
+
+    exit_code = 12
 
 
 class TrustError(TaktError):

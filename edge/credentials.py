@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 
 from common.clock import Clock, utc_now
 from common.durable import make_folder, write_atomic
-from common.errors import IdentityError
+from common.errors import ClockError, IdentityError
 
 KEY, CERTIFICATE, CA, ROOT = "node.key", "node.crt", "ca.crt", "root.json"
 REQUEST, CHANNEL = "node.csr", "channel"
@@ -245,10 +245,16 @@ def _issued(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
 def _check_dates(
     path: Path, certificate: x509.Certificate, now: datetime, hint: str
 ) -> None:
-    """Refuse a certificate that is not valid at `now`."""
+    """Refuse a certificate that is not valid at `now`.
+
+    Raises:
+        ClockError: it is not valid yet: a device without a clock of its own has not
+            set it.
+        IdentityError: it has ended.
+    """
     first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now < first:
-        raise IdentityError(
+        raise ClockError(
             f"{path} is not valid before {first:%Y-%m-%d %H:%M} UTC and this machine's "
             f"clock says {now:%Y-%m-%d %H:%M}; set the clock, or {hint}"
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 import grpc
 
 from common.address import parse_address
-from common.errors import IdentityError, LinkError, TaktError
+from common.errors import ClockError, IdentityError, LinkError, TaktError
 from common.text import printable, shortened
 from edge.credentials import ENROLL_HINT, Certificates
 from edge.link.proxy import Proxy
@@ -149,7 +149,9 @@ def identity_problem(
             context.load_cert_chain(certificates.certificate, certificates.key)
         is_closed = _closes_after_handshake(context, address, timeout_s)
     except ssl.SSLCertVerificationError as e:
-        return IdentityError(_explain_verification(e, address, certificates.ca))
+        by_clock = e.verify_code in (_EXPIRED, _NOT_YET_VALID)
+        kind = ClockError if by_clock else IdentityError
+        return kind(_explain_verification(e, address, certificates.ca))
     except ssl.SSLError as e:
         return _explain_alert(e, address, certificates.certificate)
     except (OSError, UnicodeError):  # the latter: no name that DNS could have

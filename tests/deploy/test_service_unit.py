@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 from waiting import WAIT_S
 
-from common.errors import CapError, ConfigError, IdentityError, TaktError
+from common.errors import (
+    CapError,
+    ClockError,
+    ConfigError,
+    IdentityError,
+    LinkError,
+    StorageError,
+    TaktError,
+)
 from edge.config import load_edge_config
 from edge.daemon.sd_notify import Notifier
 
@@ -74,6 +82,13 @@ def test_it_is_not_restarted_for_what_only_a_person_can_mend() -> None:
     lasting: list[type[TaktError]] = [ConfigError, CapError, IdentityError]
     codes = service_section()["RestartPreventExitStatus"][0].split()
     assert codes == [str(error.exit_code) for error in lasting]
+
+
+def test_it_is_restarted_for_what_may_mend() -> None:
+    passing: list[type[TaktError]] = [LinkError, StorageError, ClockError]
+    codes = service_section()["RestartPreventExitStatus"][0].split()
+    assert service_section()["Restart"] == ["always"]
+    assert not {str(error.exit_code) for error in passing} & set(codes)
 
 
 def test_the_config_beside_the_unit_suits_its_folders_and_its_watchdog(

@@ -16,7 +16,7 @@ from edge_site import EdgeSite, edge_site
 from waiting import until
 
 from cloud.pki.authority import Authority
-from common.errors import IdentityError, LinkError, TaktError
+from common.errors import ClockError, IdentityError, LinkError, TaktError
 from common.interpreter import python
 from common.pb import takt_pb2 as pb
 from edge.config import EdgeConfig, load_edge_config, save_edge_config
@@ -149,15 +149,17 @@ def test_a_damaged_file_is_named(node: EdgeConfig, tmp_path: Path, name: str) ->
 
 
 @pytest.mark.parametrize(
-    ("days", "words"), [(400, "expired on"), (-400, "is not valid before")]
+    ("days", "words", "code"),
+    [(400, "expired on", 6), (-400, "is not valid before", 12)],
 )
 def test_a_certificate_out_of_its_time_says_the_dates(
-    node: EdgeConfig, days: int, words: str
+    node: EdgeConfig, days: int, words: str, code: int
 ) -> None:
     then = datetime.now(UTC) + timedelta(days=days)
     with pytest.raises(IdentityError, match=words) as raised:
         load_identity(node.state_dir / "identity", node="sensor", now=lambda: then)
     assert f"{then:%Y-%m-%d}" in str(raised.value)
+    assert raised.value.exit_code == code  # a clock may be set; an end is one
 
 
 def test_a_clock_that_is_a_few_minutes_behind_is_no_obstacle(node: EdgeConfig) -> None:
@@ -211,6 +213,19 @@ def test_a_gateway_of_another_project_gets_no_token(
     )
     with pytest.raises(IdentityError, match="not issued by the project CA"):
         enroll(config, "token")
+
+
+def test_a_gateway_whose_certificate_is_not_valid_yet_may_be_the_clocks_fault(
+    tmp_path: Path,
+) -> None:
+    site = EdgeSite(tmp_path)
+    site.clock = lambda: datetime.now(UTC) + timedelta(days=2)
+    site.start()
+    try:
+        with pytest.raises(ClockError, match="not valid yet; check the clocks"):
+            enroll(site.node_config("early"), site.allow("early"))
+    finally:
+        site.stop()
 
 
 def test_an_absent_enrolment_port_is_a_link_error(
