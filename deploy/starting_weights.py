@@ -38,7 +38,7 @@ class StartingStudent(Record):
     """The record beside a student's weights."""
 
     decided_by: str  # digest of all that decides them
-    info: WeightsInfo | None  # None: it collapsed, and is not shipped
+    info: WeightsInfo | None  # None: collapsed or beyond fp16, and not shipped
 
 
 def make_starting_weights(
@@ -215,7 +215,7 @@ def _measured_and_saved(
     path: Path,
     card: ModelCard,
 ) -> WeightsInfo | None:
-    """Write the student in fp16, measured as it is then; None: it has collapsed."""
+    """Write the student in fp16, measured as it is then; None: not shipped."""
     import torch
 
     from cloud.publishing.transfer_set import released_validation
@@ -323,8 +323,8 @@ def _line(student: str, made: StartingStudent) -> str:
 
     if made.info is None:
         return (
-            f"starting weights of {student}: none, it predicts one class for all; "
-            "nodes begin without"
+            f"starting weights of {student}: none, it predicts one class for all, or "
+            "its weights are beyond half precision; nodes begin without"
         )
     return (
         f"starting weights of {student}: clean {percent(made.info.clean_accuracy)} %, "

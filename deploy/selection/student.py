@@ -24,6 +24,7 @@ from common.config import (
     StudentConfig,
 )
 from common.errors import CapError, ConfigError, TrustError
+from common.model_names import is_packaged
 from common.release import decode_manifest
 from edge.jobs.sizing import Trial, try_out
 from edge.limits import MINIMUM_MIB
@@ -108,8 +109,14 @@ def subject_of_release(folder: Path, data_dir: Path | None) -> Subject:
 
 
 def students_to_try(recipes: Mapping[str, StudentConfig]) -> dict[str, StudentConfig]:
-    """Add the architectures that no recipe has, with the largest one's recipe."""
-    largest = max(recipes.values(), key=lambda recipe: cost_rank(recipe.model))
+    """Add the architectures that no recipe has, with the largest one's recipe.
+
+    What a package's model costs is not known beforehand: its recipe is taken where
+    there is no other, and it is tried last.
+    """
+    own = [each for each in recipes.values() if not is_packaged(each.model)]
+    by_cost = own or list(recipes.values())
+    largest = max(by_cost, key=lambda recipe: cost_rank(recipe.model))
     taken = {recipe.model for recipe in recipes.values()}
     others = [name for name in STUDENT_ARCHITECTURES if name not in taken]
     found = dict(recipes)

@@ -67,6 +67,16 @@ def test_architectures_that_no_recipe_has_are_tried_with_the_largest_ones() -> N
     assert len(models) == len(set(models))
 
 
+def test_a_packages_model_is_tried_last_and_lends_its_recipe_to_no_other() -> None:
+    own = CONFIG.students["tiny"].model_copy(
+        update={"model": "acme-nets/wide", "batch_size": 7}
+    )
+    found = students_to_try({"own": own, **CONFIG.students})
+    assert list(found)[-1] == "own"
+    assert {recipe.batch_size for recipe in found.values()} > {7}
+    assert [name for name, recipe in found.items() if recipe.batch_size == 7] == ["own"]
+
+
 @pytest.mark.parametrize("size", [28, 32])
 def test_every_architecture_but_the_largest_teacher_is_a_candidate_by_cost(
     size: int,
