@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.effective_limits import usable_cores
 from common.model_names import KnownModel, check_model, installed_version, known_models
 from common.records import Record
 
@@ -99,7 +98,6 @@ def measure_model(
     from common.models.contract import check_contract
     from common.models.zoo import num_macs, num_parameters, shipped_bytes
 
-    torch.set_num_threads(usable_cores())
     shape = (in_channels, image_size, image_size)
     x, y = torch.rand(batch_size, *shape), torch.arange(batch_size) % num_classes
     _train("cnn_tiny", x, y, num_classes)  # what torch takes for its first steps
