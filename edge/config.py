@@ -22,6 +22,7 @@ from common.config import (
 )
 from common.config.toml_file import load_config, to_toml
 from common.durable import write_atomic
+from common.export.card import Format
 from common.logs import LogFormat
 
 Seconds = Annotated[float, Field(gt=0, le=1_000_000)]
@@ -52,6 +53,8 @@ class EdgeConfig(Section):
     """images of its own; None: it has none, or the cloud's (data_dir)"""
     max_forgetting: float = Field(default=0.02, ge=0, le=1)
     """robust accuracy on the release's images that a new student may lose"""
+    export: tuple[Format, ...] = ()
+    """ONNX files to make of a promoted student: onnx, onnx-int8"""
     profile: ProfileConfig
     cap_method: str | None = None
     """None: the first that works here"""

@@ -25,6 +25,7 @@ from pydantic import Field, ValidationError
 from common.clock import utc_now
 from common.durable import locked, make_folder, storing, write_atomic
 from common.errors import StorageError
+from common.export.card import Format
 from common.ownership import require_own_folder
 from common.records import Cap, Evaluation, Record
 
@@ -43,6 +44,7 @@ _RENAMED = (  # replaced through temp file, fsync and rename
     "edge.seen",
     "edge.current",
     "edge.outbox",
+    "edge.export",
 )
 _MOVED = ("edge.cache", "edge.student", "edge.outbox")  # written before, elsewhere
 # Every moment of the daemon's durable steps at which a test may kill it; the job's
@@ -64,8 +66,8 @@ class Status(Record):
     """What the daemon does now (status.json)."""
 
     node: str
-    # Then idle, pulling, verifying, distilling, evaluating, promoting, backing-off or
-    # stopped.
+    # Then idle, pulling, verifying, distilling, evaluating, promoting, exporting,
+    # backing-off or stopped.
     state: str = "enrolled"
     version: int = 0  # of the release being worked on, or worked on last; 0: none
     progress: float = 0.0  # of that state's work, in [0, 1]
@@ -227,6 +229,10 @@ class StateDir:
     def student_file(self, promoted: Promoted) -> Path:
         """Name the safetensors file of a promoted student."""
         return self.students / promoted.folder / "student.safetensors"
+
+    def exported_file(self, promoted: Promoted, format: Format) -> Path:
+        """Name the ONNX file of a promoted student; it need not exist."""
+        return self.students / promoted.folder / f"{format}.onnx"
 
     def _is_intact(self, promoted: Promoted) -> bool:
         with contextlib.suppress(OSError):

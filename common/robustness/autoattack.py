@@ -75,6 +75,7 @@ class Attacked:
 
     evaluation: Evaluation
     robust: Tensor  # bool (N,), on the CPU
+    x_adv: Tensor  # (N, C, H, W), on the CPU; the image itself where nothing broke it
 
 
 def autoattack(
@@ -165,7 +166,40 @@ def autoattack_each(
         seed=seed,
         flags=tuple(sorted(flags | listener.flags)),
     )
-    return Attacked(evaluation, robust)
+    return Attacked(evaluation, robust, x_adv.cpu())
+
+
+def square_each(
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, seed: int
+) -> Tensor:
+    """Attack images with AutoAttack's Square alone; say of each whether it held.
+
+    Square (Andriushchenko et al., ECCV 2020) asks for logits only: it attacks a model
+    that has no gradients.
+
+    Args:
+        model: x in [0, 1] -> logits.
+        x: (N, C, H, W) in [0, 1], N >= 1, all of them classified correctly.
+        y: labels (N,).
+        eps: radius, pixel scale.
+        seed: of the attack.
+
+    Returns:
+        bool (N,), on the CPU.
+    """
+    from pyautoattack import AutoAttack
+
+    with evaluating(model) as device, _own_random_state(device):
+        runner = AutoAttack(
+            model, eps=eps, norm="Linf", seed=seed, version="custom", device=device
+        )
+        runner.attacks_to_run = ["square"]
+        with _listening(_Listener(["square"], None)), _restored_trace():
+            x_adv, y_adv = runner.run_standard_evaluation(x, y, batch_size=512)
+        check_ball(x, x_adv, eps)
+        held = predict(model, x_adv) == y.cpu()
+    same: Tensor = y_adv.cpu() == y.cpu()
+    return held & same
 
 
 def _limit_to_classes(

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from common.errors import ConfigError, TaktError
+from common.errors import ConfigError, DataError, StudentError, TaktError
 from deploy.cli.groups import VerbGroup
 from deploy.cli.options import AsJson, expand
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edge.config import EdgeConfig
+    from edge.predict import Prediction, Predictor
     from edge.state import Status
 
 app = typer.Typer(
@@ -117,6 +120,76 @@ def once(
 
 
 @app.command()
+def export(
+    config: Config = DEFAULT,
+    to: Annotated[str, typer.Option(help="onnx or onnx-int8.")] = "onnx-int8",
+) -> None:
+    """Write the promoted student as an ONNX file, for `takt edge predict`."""
+    import threading
+
+    from common.export.card import format_of
+    from edge.config import load_edge_config
+    from edge.jobs.exporting import run_export
+    from edge.state import StateDir
+
+    settings, format = load_edge_config(config), format_of(to)
+    state = StateDir(settings.state_dir)
+    promoted = state.read_current().promoted
+    if promoted is None:
+        raise StudentError("no student is promoted yet; see `takt edge status`")
+    for line in run_export(settings, promoted, (format,), stop=threading.Event()):
+        typer.echo(line)
+    typer.echo(state.exported_file(promoted, format))
+
+
+@app.command()
+def predict(
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="IMAGE...", help="Files or folders; - is stdin."),
+    ] = None,
+    config: Config = DEFAULT,
+    watch: Annotated[
+        Path | None,
+        typer.Option(callback=expand, help="Answer each new image in this folder."),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--format", help="onnx or onnx-int8; default: int8, if there."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer images with the promoted student, without torch."""
+    from common.export.card import format_of
+    from edge.config import load_edge_config
+    from edge.predict import Prediction, Predictor, images_of
+    from edge.state import StateDir
+
+    if not images and watch is None:
+        raise ConfigError(
+            "no image is given; give files, a folder, - or --watch FOLDER"
+        )
+    state = StateDir(load_edge_config(config).state_dir)
+    predictor = Predictor(state, None if to is None else format_of(to))
+
+    def answer(prediction: Prediction) -> None:
+        if as_json:
+            typer.echo(json.dumps(prediction.model_dump(mode="json")))
+        else:
+            typer.echo(
+                f"{prediction.image}: {prediction.class_name}, probability "
+                f"{prediction.probability:.3f}, margin {prediction.margin:.2f} "
+                f"({prediction.channel} v{prediction.version}, {prediction.format})"
+            )
+        sys.stdout.flush()
+
+    for path, name in images_of(images or ()):
+        answer(predictor.predict(path, name=name))
+    if watch is not None:
+        _answer_new(predictor, watch, answer)
+
+
+@app.command()
 def status(
     config: Config = DEFAULT,
     as_json: AsJson = False,
@@ -188,3 +261,16 @@ def _log_to_stderr(settings: "EdgeConfig") -> None:
     from common.logs import log_to
 
     log_to(sys.stderr, settings.log_format, node=settings.node)
+
+
+def _answer_new(
+    predictor: "Predictor", folder: Path, answer: "Callable[[Prediction], None]"
+) -> None:
+    """Answer each new image of a folder until stopped; one that is none is named."""
+    from edge.predict import new_images
+
+    for path in new_images(folder):
+        try:
+            answer(predictor.predict(path))
+        except DataError as e:
+            typer.echo(f"takt: {e}", err=True)

@@ -120,6 +120,50 @@ def evaluate(
 
 
 @app.command()
+def export(
+    student: Annotated[
+        Path, typer.Argument(callback=expand, help="A .safetensors file of takt.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", callback=expand, help="The file to write.")
+    ],
+    to: Annotated[str, typer.Option(help="onnx or onnx-int8.")] = "onnx",
+    images: Annotated[
+        int, typer.Option(min=1, help="Test images that it has to answer.")
+    ] = 1000,
+    attacked: Annotated[
+        int, typer.Option(min=1, help="Of these, so many are attacked.")
+    ] = 200,
+    max_clean_drop: Annotated[
+        float, typer.Option(min=0, help="Points of clean accuracy that may be lost.")
+    ] = 0.5,
+    max_robust_drop: Annotated[
+        float, typer.Option(min=0, help="Points of robust accuracy, likewise.")
+    ] = 1.0,
+    data_dir: DataDir = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Of the attacks.")
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write a student as an ONNX file, unless that answers worse."""
+    from deploy.export import export_student
+
+    export_student(
+        student,
+        out,
+        to=to,
+        num_images=images,
+        num_attacked=attacked,
+        max_clean_drop=max_clean_drop / 100,
+        max_robust_drop=max_robust_drop / 100,
+        data_dir=data_dir,
+        seed=seed,
+        as_json=as_json,
+    )
+
+
+@app.command()
 def fit(
     memory_mib: Annotated[int, typer.Option(min=1, help="The node's memory cap.")],
     cpu_s: Annotated[

@@ -7,13 +7,18 @@ the evaluation of a whole run (`deploy/evaluation/pool.py`), the attacks themsel
 import json
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.config import AttackConfig, DatasetConfig
 from common.errors import ConfigError, DataError
+from common.models.card import ModelCard
 from common.models.foreign import refuse_foreign
 from deploy.evaluation.images import stratified_positions
 from deploy.report.wording import describe, percent
 from deploy.runtime.surroundings import require_address_space
+
+if TYPE_CHECKING:
+    from common.data.datasets import Dataset
 
 ATTACKS = ("autoattack", "pgd")
 
@@ -66,7 +71,6 @@ def evaluate_model(
         raise ConfigError(f"--attack {attack}: expected one of {', '.join(ATTACKS)}")
     refuse_foreign(path)  # before torch is imported
     require_address_space()
-    from common.data.datasets import load_dataset
     from common.models.files import load_model
     from common.robustness.evaluate import (
         autoattack,
@@ -75,23 +79,7 @@ def evaluate_model(
     )
 
     model, card = load_model(path)
-    settings = DatasetConfig.model_validate(
-        {
-            "name": card.dataset,
-            "data_dir": data_dir,
-            "limit": card.limit,
-            "val_fraction": card.val_fraction,
-            "image_size": card.image_size if card.dataset == "folder" else None,
-        }
-    )
-    dataset = load_dataset(settings, seed=card.seed)
-    found = dataset.train.fingerprint()
-    # Of images that a release ships, the split here does not show which they are.
-    if card.images == "same" and found != card.fingerprint:
-        raise DataError(
-            f"{card.dataset} here has fingerprint {found[:12]}, the model was trained "
-            f"on {card.fingerprint[:12]}; give the same data with --data-dir"
-        )
+    dataset = dataset_of(card, data_dir)
     x, y = dataset.test.tensors()
     clean = clean_accuracy(model, x, y)
     positions = stratified_positions(dataset.test.labels, num_images)
@@ -115,3 +103,35 @@ def evaluate_model(
     print(f"clean accuracy  {percent(clean)} % (all {len(dataset.test)} test images)")
     flags = f"; flags: {', '.join(robust.flags)}" if robust.flags else ""
     print(f"robust accuracy {percent(robust.accuracy)} % ({describe(robust)}{flags})")
+
+
+def dataset_of(card: ModelCard, data_dir: Path | None) -> "Dataset":
+    """Load the data set that a model was trained on.
+
+    Args:
+        card: of the model.
+        data_dir: where the data set lies; None: embedded or takt's usual place.
+
+    Raises:
+        DataError: it is missing, or is not the model's.
+    """
+    from common.data.datasets import load_dataset
+
+    settings = DatasetConfig.model_validate(
+        {
+            "name": card.dataset,
+            "data_dir": data_dir,
+            "limit": card.limit,
+            "val_fraction": card.val_fraction,
+            "image_size": card.image_size if card.dataset == "folder" else None,
+        }
+    )
+    dataset = load_dataset(settings, seed=card.seed)
+    found = dataset.train.fingerprint()
+    # Of images that a release ships, the split here does not show which they are.
+    if card.images == "same" and found != card.fingerprint:
+        raise DataError(
+            f"{card.dataset} here has fingerprint {found[:12]}, the model was trained "
+            f"on {card.fingerprint[:12]}; give the same data with --data-dir"
+        )
+    return dataset

@@ -28,6 +28,7 @@ from edge.daemon.new_images import NewImages, Snapshot
 from edge.daemon.promotion import decide, prune_students, robust_accuracy, store_student
 from edge.daemon.reports import Outbox, make_report
 from edge.daemon.status import StatusReporter
+from edge.jobs.exporting import run_export
 from edge.jobs.job import DistilResult, EpochPoint
 from edge.jobs.runner import JOB, ChildUsage, Distillation
 from edge.link.client import Link
@@ -174,9 +175,31 @@ class ReleaseHandler:
         if outcome == "promoted":
             self._reporter.update("promoting")
             promoted = store_student(self._state, work, result, manifest)
+            message += self._export(promoted)
             return _Conclusion(outcome, message, result=result, promoted=promoted)
         failure = StudentError(message) if outcome == "refused" else None
         return _Conclusion(outcome, message, result=result, failure=failure)
+
+    def _export(self, promoted: Promoted) -> str:
+        """Write the ONNX files that edge.toml wants, before the student serves.
+
+        They lie in its folder, and so change with it. One that cannot be made does not
+        keep the student from being promoted.
+
+        Returns:
+            What to add to the outcome's message.
+        """
+        if not self._config.export:
+            return ""
+        self._reporter.update("exporting")
+        try:
+            formats = self._config.export
+            lines = run_export(self._config, promoted, formats, stop=self._stop)
+        except (Interrupted, StorageError):
+            raise
+        except TaktError as e:
+            return f"; not exported: {e}"
+        return "".join(f"; {line}" for line in lines)
 
     def _distil(
         self,

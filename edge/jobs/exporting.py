@@ -1,0 +1,127 @@
+"""Runs one export: a promoted student becomes ONNX files, in a capped child process.
+
+The daemon is free of torch, so a child does it (``python -m edge.distill.export``),
+under the caps of a distillation. Not here: when (edge.daemon), the child's work
+(edge.distill.export).
+"""
+
+import contextlib
+import os
+import subprocess
+import threading
+from pathlib import Path
+
+from pydantic import Field
+
+from common.config import DatasetConfig
+from common.durable import storing, write_atomic
+from common.errors import OUT_OF_MEMORY, CapError, Interrupted, TaktError
+from common.export.card import Format
+from common.interpreter import python
+from edge.config import EdgeConfig
+from edge.jobs.job import Message
+from edge.jobs.runner import ERRORS, last_line
+from edge.limits import child_environment, num_threads, open_executor
+from edge.state import Promoted, StateDir
+
+_JOB, _LOG = "export.json", "export.log"
+_TICK_S = 0.2
+_TERMINATE_S = 4.0  # of the ten seconds that a stop may take
+
+
+class ExportJob(Message):
+    """One promoted student to be written as ONNX."""
+
+    state_dir: Path
+    promoted: Promoted
+    dataset: DatasetConfig  # the node's own: only name and data_dir are used
+    formats: tuple[Format, ...] = Field(min_length=1)
+    seed: int = 0
+    threads: int = Field(default=1, ge=1)
+
+
+def run_export(
+    config: EdgeConfig,
+    promoted: Promoted,
+    formats: tuple[Format, ...],
+    *,
+    stop: threading.Event,
+) -> list[str]:
+    """Export a promoted student; files that are there already stay.
+
+    Args:
+        config: of the node; its caps hold.
+        promoted: the student.
+        formats: those wanted.
+        stop: set it to end the child; this then raises.
+
+    Returns:
+        What was measured, one line a format that was made.
+
+    Raises:
+        CapError: the caps cannot be held, or are too small.
+        Interrupted: `stop` was set; nothing is half written.
+        TaktError: the child's error.
+    """
+    state = StateDir(config.state_dir)
+    missing = tuple(f for f in formats if not state.exported_file(promoted, f).exists())
+    if not missing:
+        return []
+    dataset = {"name": promoted.dataset, "data_dir": config.data_dir}
+    job = ExportJob(
+        state_dir=state.root,
+        promoted=promoted,
+        dataset=DatasetConfig.model_validate(dataset),
+        formats=missing,
+        seed=config.seed,
+        threads=num_threads(config.profile),
+    )
+    write_atomic(state.work / _JOB, job.model_dump_json(indent=1).encode())
+    code, lines = _run_child(config, state.work, stop)
+    if code == 0:
+        return lines
+    error = lines[-1] if lines else f"ended with status {code}"
+    if code == OUT_OF_MEMORY or code < 0:
+        raise CapError(
+            f"the export needs more than {config.profile.memory_mib} MiB; raise "
+            f"memory_mib, or export in the cloud with `takt export` ({error})"
+        )
+    raise ERRORS.get(code, TaktError)(error)
+
+
+def _run_child(
+    config: EdgeConfig, work: Path, stop: threading.Event
+) -> tuple[int, list[str]]:
+    """Start the child and wait for its end: its exit status and its lines."""
+    log = work / _LOG
+    environment = {**os.environ, **child_environment(config.profile)}
+    argv = python("-m", "edge.distill.export", str(work / _JOB))
+    with (
+        open_executor(
+            config.profile, name=config.node, method=config.cap_method
+        ) as executor,
+        storing(log),
+        log.open("wb") as stream,
+    ):
+        process = executor.spawn(argv, env=environment, stdout=stream, stderr=stream)
+        try:
+            code = _wait(process, stop)
+        except BaseException:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=_TERMINATE_S)
+            executor.kill()
+            raise
+        if executor.usage().oom_killed:
+            code = OUT_OF_MEMORY
+    if code:
+        return code, [last_line(log, 0)]
+    return code, log.read_text(errors="replace").splitlines()
+
+
+def _wait(process: "subprocess.Popen[bytes]", stop: threading.Event) -> int:
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout=_TICK_S)
+        if stop.is_set():
+            raise Interrupted("stopped while exporting; the student stays")
