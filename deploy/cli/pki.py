@@ -18,6 +18,7 @@ from deploy.cli.options import (
     Assign,
     Config,
     DataDir,
+    Limit,
     Seed,
     Storage,
     expand,
@@ -80,11 +81,9 @@ def invite(
     enroll: Annotated[str, typer.Option(help="host:port of the enrolment port.")],
     storage: Storage = DEFAULT_STORAGE,
     data_dir: DataDir = None,
+    limit: Limit = None,
     seed: Seed = None,
     assign: Assign = None,
-    home: Annotated[Path, typer.Option(help="Where a node finds its folder.")] = Path(
-        "/etc/takt"
-    ),
     state: Annotated[Path, typer.Option(help="Where a node keeps its state.")] = Path(
         "/var/lib/takt"
     ),
@@ -92,7 +91,7 @@ def invite(
     """Write what each node of a config needs to join: config, CA, one-time token."""
     from deploy.cli.invite import CA, invite_nodes
 
-    settings, _ = settings_of(config, data_dir, seed=seed, assign=assign)
+    settings, _ = settings_of(config, data_dir, limit, seed, assign)
     authority = _authority(storage)
     invited = invite_nodes(
         settings,
@@ -100,7 +99,7 @@ def invite(
         out,
         gateway=gateway,
         enroll=enroll,
-        ca=home / CA,
+        ca=Path(CA),  # beside edge.toml, wherever that is put
         state_dir=state,
     )
     typer.echo(

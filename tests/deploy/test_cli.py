@@ -387,7 +387,7 @@ def test_serve_refuses_a_folder_without_a_project_before_it_makes_one(
 
 
 def test_every_path_option_expands_the_home_folder() -> None:
-    of_other_machines = {"home", "state"}  # of takt pki invite
+    of_other_machines = {"state"}  # of takt pki invite
     groups = [app, *(group.typer_instance for group in app.registered_groups)]
     verbs = [verb for group in groups if group for verb in group.registered_commands]
     found = 0

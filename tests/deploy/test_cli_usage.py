@@ -84,9 +84,7 @@ def test_every_verb_that_reads_a_runs_config_takes_the_same_options_for_it() -> 
             continue
         found += 1
         for name in ("data_dir", "limit", "seed", "assign"):
-            # An invitation says nothing of how many images the cloud uses.
-            if (verb.__name__, name) != ("invite", "limit"):
-                assert name in hints, f"{verb.__name__} lacks {name}"
+            assert name in hints, f"{verb.__name__} lacks {name}"
     assert found >= 10
 
 

@@ -139,7 +139,7 @@ def invited(storage: Path, folder: Path) -> list[str]:
         folder,
         gateway="gateway:7443",
         enroll="gateway:7444",
-        ca=Path("/etc/takt/ca.crt"),
+        ca=Path("ca.crt"),
         state_dir=Path("/var/lib/takt"),
     )
 
@@ -153,6 +153,7 @@ def test_an_invitation_holds_config_authority_and_token_and_no_key(
     config = load_edge_config(folder / "edge.toml")
     assert (config.node, config.profile) == ("camera", CONFIG.nodes[1].profile)
     assert config.state_dir == Path("/var/lib/takt")
+    assert config.ca == folder / "ca.crt"
     assert b"PRIVATE" not in b"".join(f.read_bytes() for f in folder.iterdir())
 
 
