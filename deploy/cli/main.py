@@ -5,6 +5,7 @@ once and `takt edge` never loads Ray or torch. How a process ends (exit codes,
 signals, bugs) is `deploy/runtime/exits.py`. Not here: any work.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -30,13 +31,14 @@ from deploy.cli.options import (
 )
 from deploy.cli.pki import app as pki_app
 
+COMPLETION_VARIABLE = "_TAKT_COMPLETE"  # of click, for a program called takt
+
 app = typer.Typer(
     cls=VerbGroup,
     name="takt",
     help="Robust students for edge nodes, distilled from a cloud teacher.",
     epilog="Exit codes: takt exit-codes. Start with: takt simulate",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -44,6 +46,27 @@ app.add_typer(cloud_app, name="cloud")
 app.add_typer(edge_app, name="edge")
 app.add_typer(models_app, name="models")
 app.add_typer(pki_app, name="pki")
+
+
+def _print_version(wanted: bool) -> None:
+    """Print what is installed and end, where that is asked for."""
+    if wanted:
+        from deploy.runtime.machine import versions
+
+        typer.echo(versions())
+        raise typer.Exit
+
+
+@app.callback()
+def options_of_all(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Say what runs."
+        ),
+    ] = False,
+) -> None:
+    """Robust students for edge nodes, distilled from a cloud teacher."""
 
 
 @app.command()
@@ -322,6 +345,8 @@ def invoke(arguments: list[str]) -> int:
     `deploy.runtime.exits` can see which signal it was.
     """
     command = typer.main.get_command(app)
+    if COMPLETION_VARIABLE in os.environ:  # a shell asks what may follow
+        command.main(arguments, "takt", standalone_mode=False)
     try:
         with command.make_context("takt", arguments) as context:
             code = command.invoke(context)

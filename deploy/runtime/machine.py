@@ -6,6 +6,7 @@ Not here: its cores and memory (common/effective_limits.py), whether takt works 
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from platform import python_version
 
 _GPUS = Path("/proc/driver/nvidia/gpus")
 
@@ -13,6 +14,15 @@ _GPUS = Path("/proc/driver/nvidia/gpus")
 def takt_version() -> str:
     """Name the version of takt that is installed."""
     return package_version("takt") or "unknown"
+
+
+def versions() -> str:
+    """Name takt's version and those of what its figures depend on, as one line."""
+    packages = [(name, package_version(name)) for name in ("torch", "ray")]
+    found = [f"{name} {number}" for name, number in packages if number]
+    return (
+        f"takt {takt_version()} ({', '.join([f'Python {python_version()}', *found])})"
+    )
 
 
 def package_version(package: str) -> str | None:
