@@ -1,8 +1,10 @@
 """A thread that listens for new releases, and wakes the daemon.
 
 Network errors are logged and never stop the work: the thread reconnects, with jitter,
-until it is stopped. A missed announcement is found by the daemon's own polling. Not
-here: what the daemon does with a release (edge/daemon/release_handler.py).
+until it is stopped. A missed announcement is found by the daemon's own polling. After
+each wake it reads no further announcement for a while, longer each time that no release
+came of it: a hostile gateway, whatever it sends, wakes the daemon about once a minute.
+Not here: what the daemon does with a release (edge/daemon/release_handler.py).
 """
 
 import logging
@@ -17,6 +19,7 @@ from edge.link.retry import full_jitter
 logger = logging.getLogger(__name__)
 
 _FIRST_S, _MAX_S = 1.0, 30.0
+WAKE_FIRST_S, WAKE_MAX_S = 1.0, 60.0  # between two wakes; releases are minutes apart
 
 
 class ReleaseWatcher:
@@ -48,6 +51,7 @@ class ReleaseWatcher:
         self._on_release = on_release
         self._stop = stop
         self._rng = rng
+        self._known_at_wake, self._pause_s = -1, WAKE_FIRST_S
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 
     def start(self) -> None:
@@ -66,7 +70,9 @@ class ReleaseWatcher:
                 for version in self._link.watch(self._channel, self._known_version()):
                     failures = 0
                     if version != self._known_version():
-                        self._on_release()
+                        self._wake()
+                    if self._stop.is_set():
+                        return
             except Interrupted:
                 return
             except TaktError as e:
@@ -74,3 +80,12 @@ class ReleaseWatcher:
             failures += 1
             pause_s = full_jitter(failures, self._rng, first_s=_FIRST_S, max_s=_MAX_S)
             self._stop.wait(pause_s)
+
+    def _wake(self) -> None:
+        """Wake the daemon, then pause; unread announcements wait in the stream."""
+        known = self._known_version()
+        if known != self._known_at_wake:
+            self._known_at_wake, self._pause_s = known, WAKE_FIRST_S
+        self._on_release()
+        self._stop.wait(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, WAKE_MAX_S)

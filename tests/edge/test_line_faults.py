@@ -3,6 +3,8 @@
 import contextlib
 import random
 import socket
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -13,11 +15,13 @@ import grpc
 import pytest
 from chaos_proxy import ChaosProxy, Faults
 from edge_site import CHANNEL, EdgeSite, connection_of, edge_site
+from waiting import WAIT_S
 
 from common.errors import LinkError, TaktError
 from common.pb import takt_pb2 as pb
 from common.pb import takt_pb2_grpc
 from edge.config import EdgeConfig
+from edge.daemon.release_watch import ReleaseWatcher
 from edge.link.client import Link
 from edge.link.retry import full_jitter
 
@@ -48,8 +52,28 @@ class Disorder(takt_pb2_grpc.ReleaseServiceServicer):
             yield pb.FetchResponse(offset=4 * at, data=CHUNKS[at], total_bytes=12)
 
     def Watch(self, request: pb.WatchRequest, context: Any) -> Any:  # noqa: N802
-        """Say nothing."""
-        return iter(())
+        """Announce versions that there are not, each another one."""
+        return (
+            pb.WatchResponse(channel=request.channel, version=version)
+            for version in range(1, 3000)
+        )
+
+
+class Pauses(threading.Event):
+    """Is set by the last of so many waits, none of which takes any time."""
+
+    def __init__(self, num: int) -> None:
+        """Expect `num` waits."""
+        super().__init__()
+        self.num = num
+        self.asked: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Note for how long."""
+        self.asked.append(timeout or 0.0)
+        if len(self.asked) == self.num:
+            self.set()
+        return self.is_set()
 
 
 @contextlib.contextmanager
@@ -92,6 +116,28 @@ def test_a_chunk_that_comes_twice_late_or_early_is_never_written(
     ):
         got.extend(link.fetch("x", max_bytes=12))
     assert b"".join(CHUNKS).startswith(b"".join(got))
+
+
+def test_a_gateway_that_announces_without_end_wakes_the_daemon_ever_less_often(
+    site: EdgeSite, node: EdgeConfig
+) -> None:
+    stop, wakes = Pauses(9), Counter[str]()
+    with (
+        sending(site) as address,
+        contextlib.closing(link_of(node, address=address)) as link,
+    ):
+        watcher = ReleaseWatcher(
+            link,
+            channel=CHANNEL,
+            known_version=lambda: 0,
+            on_release=lambda: wakes.update(["wake"]),
+            stop=stop,
+            rng=random.Random(0),
+        )
+        watcher.start()
+        watcher.close(WAIT_S)
+    assert wakes["wake"] == 9
+    assert stop.asked == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
 @pytest.mark.slow
