@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from deploy.cli.cloud import app as cloud_app
+from deploy.cli.config import app as config_app
 from deploy.cli.edge import app as edge_app
 from deploy.cli.groups import VerbGroup
 from deploy.cli.models import app as models_app
@@ -43,6 +44,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(cloud_app, name="cloud")
+app.add_typer(config_app, name="config")
 app.add_typer(edge_app, name="edge")
 app.add_typer(models_app, name="models")
 app.add_typer(pki_app, name="pki")

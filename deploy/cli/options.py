@@ -83,11 +83,24 @@ def settings_of(
     Raises:
         ConfigError: the config cannot be read, or a key or value is wrong.
     """
-    from deploy.runtime.settings import (
-        load_run_config,
-        parse_assignments,
-        require_utf_8,
-    )
+    from deploy.runtime.settings import load_run_config
+
+    overrides, typed = overrides_of(data_dir, limit, seed, assign)
+    return load_run_config(config, overrides, typed=typed)
+
+
+def overrides_of(
+    data_dir: Path | None,
+    limit: int | None,
+    seed: int | None,
+    assign: list[str] | None,
+) -> tuple[dict[str, object], dict[str, str]]:
+    """Return what a verb's options set, by key, and what messages call those options.
+
+    Raises:
+        ConfigError: an option cannot be read.
+    """
+    from deploy.runtime.settings import parse_assignments, require_utf_8
 
     overrides = parse_assignments(assign or [])
     if data_dir is not None:
@@ -101,4 +114,4 @@ def settings_of(
         if value is not None:
             overrides[key] = value
             typed[key] = f"{option} {value}"
-    return load_run_config(config, overrides, typed=typed)
+    return overrides, typed

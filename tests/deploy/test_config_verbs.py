@@ -1,0 +1,99 @@
+"""`takt config`: where each value comes from, and every key explained."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from waiting import WAIT_S
+
+from common.config import RunConfig
+from common.errors import ConfigError
+from deploy.runtime.config_keys import effective, explain_key
+from deploy.runtime.settings import load_run_config
+
+
+def shown(*arguments: str | Path) -> dict[str, tuple[object, str]]:
+    command = [sys.executable, "-m", "deploy.cli.main", "config", "show", "--json"]
+    done = subprocess.run(
+        [*command, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    return {row["key"]: (row["value"], row["from"]) for row in json.loads(done.stdout)}
+
+
+def test_each_value_is_shown_with_the_file_the_option_or_the_default_it_is_of() -> None:
+    found = shown(
+        *("--seed", "4", "--set", "nodes.hub.profile.cpus=0.3"),
+        *("--set", "num_nodes=4"),
+    )
+    assert found["seed"] == (4, "--seed 4")
+    assert found["nodes.hub.profile.cpus"] == (0.3, "--set")
+    assert found["dataset.limit"] == (800, "the file")
+    assert found["knowledge.num_val_images"] == (100, "the file")
+    assert found["teacher.momentum"] == (0.9, "default")
+    assert found["nodes.sensor-2.student"] == ("tiny", "the file")
+
+
+def test_an_option_that_says_what_the_file_says_is_still_shown_as_the_option() -> None:
+    settings, _ = load_run_config("digits", {"seed": 0})
+    found = {key: origin for key, _, origin in effective(settings, {}, {"seed": "-x"})}
+    assert found["seed"] == "-x"
+
+
+def _keys() -> Iterator[str]:
+    settings, _ = load_run_config("digits")
+    for key, _, _ in effective(settings, {}, {}):
+        yield key
+
+
+def test_every_key_that_is_shown_is_explained_with_value_and_default() -> None:
+    keys = list(_keys())
+    assert len(keys) > 100
+    for key in keys:
+        lines = explain_key(key)
+        assert lines[0].startswith(key) and lines[1].startswith("value: ")
+        assert lines[2].startswith("default: ") and "`" not in "".join(lines)
+
+
+def test_a_key_is_explained_by_its_note_bounds_and_default() -> None:
+    assert explain_key("gateway.node_days") == [
+        "gateway.node_days: life of a node's certificate; the node renews it in the "
+        "last third",
+        "value: number > 0",
+        "default: 30",
+    ]
+
+
+def test_the_name_of_a_node_may_be_left_out_of_its_key() -> None:
+    with_name, without = (
+        explain_key(f"nodes{name}.profile.cpus")[1:] for name in (".hub", "")
+    )
+    assert with_name == without == ["value: number > 0", "default: -, it is required"]
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("teacher.epoch", "unknown key 'teacher.epoch'; did you mean 'epochs'?"),
+        ("seed.x", "unknown key 'seed.x': no 'x'; nothing is below that key"),
+        ("", "no ''; known there: channel, seed"),
+        ("nodes.hub.zzz", "no 'zzz'; known there: name, student"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest_or_all(
+    key: str, said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        explain_key(key)
+    assert said in str(caught.value)
+
+
+def test_the_top_level_keys_are_all_explained() -> None:
+    for key in RunConfig.model_fields:
+        assert explain_key(key)
