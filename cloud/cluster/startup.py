@@ -10,6 +10,7 @@ processes live, and ends at once when one of them does. Not here: whole clusters
 
 import contextlib
 import inspect
+import secrets
 import signal
 import socket
 import subprocess
@@ -30,6 +31,8 @@ _AGENT_PORTS = (
     "dashboard_agent_listen_port",
     "runtime_env_agent_port",
 )
+# Above Ray's workers' (10002 to 19999), below what Linux gives away by default.
+_LOWEST, _HIGHEST, _TRIES = 20_000, 32_768, 50
 # Settings that Ray's processes read. A health check that nobody answers in time is that
 # of a busy process; one that has died refuses the connection at once.
 SETTINGS: dict[str, str | None] = {
@@ -149,12 +152,35 @@ def _retry(call: Callable[[], Any], failure: type[Exception], start: _Start) -> 
 
 
 def _free_ports(count: int) -> list[int]:
-    """Find ports of the loopback that are free now.
+    """Find ports of the loopback that are free now, and that nobody is given by chance.
 
-    One that is taken meanwhile makes the start fail, and `local_cluster` try again.
+    An agent binds its port only after seconds of importing, and where that fails its
+    raylet dies, perhaps after the start. So the ports lie below those that the kernel
+    gives to whoever asks for any, and above those of Ray's workers. One that is taken
+    meanwhile during the start makes it fail, and `local_cluster` try again.
     """
+    ports: list[int] = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for port in _candidates():
+            each = stack.enter_context(socket.socket())
+            try:
+                each.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            ports.append(each.getsockname()[1])
+            if len(ports) == count:
+                return ports
+    raise ClusterError(f"no {count} free ports are left on 127.0.0.1; end a program")
+
+
+def _candidates(
+    ranges: Path = Path("/proc/sys/net/ipv4/ip_local_port_range"),
+) -> Iterator[int]:
+    """Yield ports to try: those that are given to nobody, then any (0)."""
+    below = _HIGHEST
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        below = min(below, int(ranges.read_text().split()[0]))
+    for _ in range(_TRIES if below > _LOWEST else 0):
+        yield _LOWEST + secrets.randbelow(below - _LOWEST)
+    for _ in range(_TRIES):
+        yield 0

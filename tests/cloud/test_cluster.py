@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -279,6 +280,25 @@ def test_no_signal_to_the_group_of_a_program_reaches_its_ray(
     own = os.getpgrp()
     groups = {os.getpgid(process.pid) for process in processes_of(cluster.folder)}
     assert groups and own not in groups
+
+
+def test_no_agent_listens_where_the_kernel_gives_ports_to_anybody(
+    cluster: LocalCluster,
+) -> None:
+    """Between choosing a port and binding it lie seconds of importing modules."""
+    first_given = int(
+        Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]
+    )
+    chosen = [
+        int(port)
+        for process in processes_of(cluster.folder)
+        for port in re.findall(
+            r"--(?:metrics-agent|metrics_agent|runtime[-_]env[-_]agent|"
+            r"dashboard[-_]agent[-_]listen|metrics[-_]export)[-_]port=(\d+)",
+            " ".join(process.cmdline()),
+        )
+    ]
+    assert chosen and max(chosen) < first_given
 
 
 def test_what_workers_leave_in_the_temporary_folder_goes_with_the_cluster(
