@@ -17,11 +17,12 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from cloud.pki.allowlist import AllowList, Signed, check_node_name
 from cloud.pki.certificates import (
     Issuer,
+    claim_of,
     fingerprint_of,
     general_name,
     key_fingerprint_of,
@@ -251,26 +252,26 @@ class Authority:
     def check(self, certificate_pem: bytes) -> str:
         """Return the name of the node that presents this certificate.
 
-        The signature was checked by TLS; here: its dates and the allow-list.
+        The signature was checked by TLS; here: its dates and the allow-list, both at
+        every call. What the certificate says is parsed at its first call only.
 
         Raises:
             IdentityError: it names no node, is out of date, or is not allowed.
             StorageError: the allow-list cannot be read.
         """
-        certificate = x509.load_pem_x509_certificate(certificate_pem)
-        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        claim = claim_of(certificate_pem)
         try:
-            node = check_node_name(str(names[0].value) if len(names) == 1 else "")
+            node = check_node_name(claim.name)
         except ConfigError as e:
             raise IdentityError(f"the certificate names no node: {e}") from e
-        now, end = self._clock(), certificate.not_valid_after_utc
-        if not certificate.not_valid_before_utc <= now <= end:
+        now = self._clock()
+        if not claim.begins <= now <= claim.ends:
             raise IdentityError(
                 f"the certificate of node '{node}' is valid from "
-                f"{certificate.not_valid_before_utc:%F %R} to {end:%F %R} UTC, now is "
+                f"{claim.begins:%F %R} to {claim.ends:%F %R} UTC, now is "
                 f"{now:%F %R}; run `takt pki allow {node}` and enrol the node again"
             )
-        self.allow_list.check(node, fingerprint_of(certificate))
+        self.allow_list.check(node, claim.fingerprint)
         return node
 
     def _sign(self, csr_pem: bytes, node: str, *, token: str | None) -> bytes:

@@ -4,6 +4,7 @@ The authority's own certificate, those it signs (gateway and nodes), and the che
 signing request. Not here: files, the allow-list, TLS.
 """
 
+import functools
 import hashlib
 import ipaddress
 from collections.abc import Sequence
@@ -29,6 +30,32 @@ class Issuer:
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a peer's certificate says of its holder."""
+
+    name: str  # subject common name; empty: none, or several
+    begins: datetime
+    ends: datetime
+    fingerprint: str  # see `fingerprint_of`
+
+
+@functools.lru_cache(maxsize=4096)
+def claim_of(certificate_pem: bytes) -> Claim:
+    """Parse a peer's certificate, once however many calls it makes.
+
+    What it says is a function of its bytes: nothing of it can go out of date here.
+    """
+    certificate = x509.load_pem_x509_certificate(certificate_pem)
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return Claim(
+        str(names[0].value) if len(names) == 1 else "",
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
+        fingerprint_of(certificate),
+    )
 
 
 def make_issuer(*, now: datetime, lifetime: timedelta) -> Issuer:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cloud.pki.authority import Authority, Lifetimes
+from cloud.pki.certificates import claim_of
 from common.errors import ConfigError, IdentityError, StorageError
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -248,6 +249,32 @@ def test_a_certificate_past_its_end_is_refused_with_both_dates(
     with pytest.raises(
         IdentityError, match="to 2026-07-01 00:00 UTC, now is 2027-06-0"
     ):
+        authority.check(certificate)
+
+
+def test_a_certificate_is_parsed_at_its_first_call_only(authority: Authority) -> None:
+    certificate = join(authority, "sensor")
+    authority.check(certificate)
+    parsed = claim_of.cache_info().misses
+    authority.check(certificate)
+    assert claim_of.cache_info().misses == parsed
+
+
+def test_a_parsed_certificate_still_ends(authority: Authority, clock: Clock) -> None:
+    certificate = join(authority, "sensor")
+    authority.check(certificate)
+    clock.now += timedelta(days=366)
+    with pytest.raises(IdentityError, match="is valid from"):
+        authority.check(certificate)
+
+
+def test_a_parsed_certificate_is_still_revoked_by_another_process(
+    authority: Authority,
+) -> None:
+    certificate = join(authority, "sensor")
+    authority.check(certificate)
+    Authority(authority.folder).revoke("sensor")
+    with pytest.raises(IdentityError, match="revoked"):
         authority.check(certificate)
 
 

@@ -34,6 +34,7 @@ from common.pb import takt_pb2 as pb
 from common.pb import takt_pb2_grpc
 
 DENIED = grpc.StatusCode.PERMISSION_DENIED
+OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
 
 
 class Clock:
@@ -538,6 +539,28 @@ def test_a_revoked_node_is_refused_before_it_sends_a_message(
         with refused(DENIED, "'sensor' is revoked"):
             call(iter(never.wait, True), timeout=DEADLINE_S)
         never.set()
+
+
+def test_empty_calls_of_a_revoked_node_take_no_place_from_honest_ones(
+    gateway: GatewayThread,
+) -> None:
+    """Calls that send nothing, on many connections."""
+    honest, thief = member(gateway, "honest"), member(gateway, "thief")
+    gateway.running.authority.revoke("thief")
+    never = threading.Event()
+    with contextlib.ExitStack() as opened:
+        opened.callback(never.set)
+        calls: list[Any] = []
+        stubs = opened.enter_context(honest.open(gateway.address))
+        for _ in range(6):
+            connection = thief.channel(gateway.address, OWN_CONNECTION)
+            channel = opened.enter_context(connection)
+            call: Any = channel.stream_unary("/takt.v1.FleetService/Heartbeat")
+            calls += [call.future(iter(never.wait, True)) for _ in range(64)]
+            stubs.beat()
+        until("all are refused", lambda: all(each.done() for each in calls))
+        assert {each.code() for each in calls} == {DENIED}
+        stubs.beat()
 
 
 def test_a_call_that_never_sends_its_message_ends(tmp_path: Path) -> None:

@@ -53,12 +53,12 @@ class Identity:
     certificate_pem: bytes
     ca_pem: bytes
 
-    def channel(self, address: str) -> grpc.Channel:
+    def channel(self, address: str, *options: tuple[str, Any]) -> grpc.Channel:
         """Connect to a node port with this certificate, for calls of any form."""
         credentials = grpc.ssl_channel_credentials(
             self.ca_pem, self.key_pem, self.certificate_pem
         )
-        return grpc.secure_channel(address, credentials)
+        return grpc.secure_channel(address, credentials, options)
 
     @contextmanager
     def open(self, address: str) -> Iterator[Stubs]:
