@@ -4,7 +4,8 @@ It stays small and never imports torch: each distillation is a child process ins
 its caps. A kill at any point leaves the old state or the new one, and the last good
 student serves until a better one is promoted. The states:
 
-    enrolled -> pulling -> verifying -> distilling -> evaluating -> promoting -> idle
+    enrolled -> pulling -> verifying -> distilling -> evaluating -> promoting
+        -> exporting, where edge.toml asks for it -> idle
     backing-off: a problem outside (gateway, disk, trust); it tries again
     stopped: on request, or because it cannot go on
 
