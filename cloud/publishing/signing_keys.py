@@ -18,6 +18,7 @@ Not here: what gets signed (`cloud.publishing.repository`), and any network iden
 
 import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -49,6 +50,24 @@ class RoleKeys:
         path = self._path(role, signer.public_key.keyid)
         write_atomic(path, signer.private_bytes, mode=0o600)
         return signer
+
+    def note_succession(self, role: str, keyids: Sequence[str]) -> None:
+        """Keep which keys a root may name together: a lost one, and its successor.
+
+        Here and not beside the root, whose folder more people may write.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        data = "\n".join(keyids).encode()
+        write_atomic(self.folder / f"{role}.succession", data, mode=0o600)
+
+    def succession(self, role: str) -> list[str]:
+        """Return the key ids of the last `note_succession` of a role, else none."""
+        try:
+            return (self.folder / f"{role}.succession").read_text().split()
+        except (OSError, ValueError):
+            return []
 
     def load(self, role: str, key: Key) -> Signer:
         """Return the signer of the key that the trusted root names for a role.

@@ -141,8 +141,9 @@ class SignedMetadata:
             root = Metadata[Root].from_bytes(self.root_json())
             for role in (root, timestamp, snapshot, targets):
                 name = role.signed.type
-                # A second key in a forged root would let its owner's content through.
-                if len(root.signed.roles[name].keyids) != 1:
+                # Any other second key would let its owner's content through.
+                keyids = root.signed.roles[name].keyids
+                if len(keyids) != 1 and keyids != self._keys.succession(name):
                     raise ValueError(f"expected one key for {name}")
                 root.signed.verify_delegate(name, role.signed_bytes, role.signatures)
         except (RepositoryError, KeyError, ValueError) as e:
@@ -160,8 +161,7 @@ class SignedMetadata:
         Args:
             state: what to sign.
             point: prefix of the fault points.
-            new: keys of roles that the next root will name for them; they sign, too,
-                or alone where the present key is lost.
+            new: keys of roles that the next root will name for them; they sign, too.
 
         Raises:
             StorageError: a key is missing or the disk is full; what was committed
@@ -225,6 +225,9 @@ class SignedMetadata:
     def rotate(self, role: str) -> None:
         """Give a role a new key; clients follow through the chain of roots.
 
+        At each step the newest root accepts what is there. A rotation that was killed
+        is done by calling this again.
+
         Raises:
             ConfigError: there is no such role.
             StorageError: see `load` and `commit`.
@@ -233,17 +236,36 @@ class SignedMetadata:
         state = self.load()
         root = state.root.signed
         old_root = self._signer(state, "root")
-        old, new = root.roles[role].keyids[0], self._keys.make(role)
-        if role != "root":
-            # Under both keys, and before the root: a kill in between leaves metadata
-            # that the old root accepts, and what no root accepts is never signed.
+        old = list(root.roles[role].keyids)
+        lost = role != "root" and not self._signs(state, role)
+        new = self._keys.make(role)
+        if lost:
+            # Nothing can be signed by it any more: a root in between names both.
+            root.add_key(new.public_key, role)
+            self._keys.note_succession(role, root.roles[role].keyids)
+            self._write_root(state, "rotate.both", old_root)
+            self.commit(state, "rotate")
+        elif role != "root":
+            # Under both keys, and before the root that drops the old one.
             self.commit(state, "rotate", {role: new})
-        root.revoke_key(old, role)
+        for keyid in old:
+            root.revoke_key(keyid, role)
         root.add_key(new.public_key, role)
+        self._write_root(state, "rotate.root", old_root)
+
+    def _write_root(self, state: State, point: str, old_root: Signer) -> None:
+        """Write the next root; the root key before it signs, too."""
+        root = state.root.signed
         root.version += 1
         name = f"{root.version}.root.json"
-        # The old root key signs the new root, too.
-        self._write(state, state.root, name, "rotate.root", {"root": old_root})
+        self._write(state, state.root, name, point, {"root": old_root})
+
+    def _signs(self, state: State, role: str) -> bool:
+        try:
+            self._signer(state, role)
+        except StorageError:
+            return False
+        return True
 
     def _sign_again(self, state: State, role: str) -> None:
         if role == "timestamp":
@@ -293,9 +315,6 @@ class SignedMetadata:
         role.signatures.clear()
         try:
             role.sign(self._signer(state, kind))
-        except StorageError:
-            if kind not in also:
-                raise  # else it is lost, and this gives it a successor
         except UnsignedMetadataError as e:
             raise StorageError(f"the {kind} key does not sign: {one_line(e)}") from e
         if kind in also:
@@ -305,8 +324,8 @@ class SignedMetadata:
         return data
 
     def _signer(self, state: State, role: str) -> Signer:
-        root = state.root.signed
-        return self._keys.load(role, root.keys[root.roles[role].keyids[0]])
+        root = state.root.signed  # of two keys the last one is a lost one's successor
+        return self._keys.load(role, root.keys[root.roles[role].keyids[-1]])
 
     def _is_stale(self, role: Metadata[Any]) -> bool:
         left: timedelta = role.signed.expires - self._clock()

@@ -7,7 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from repository_site import SHARD, Node, draft, knowledge_in, repository_in
+from repository_site import (
+    SHARD,
+    Node,
+    draft,
+    knowledge_in,
+    newest,
+    only,
+    repository_in,
+)
+from tuf.api.metadata import Metadata, Root
 
 from cloud.publishing.repository import ReleaseRepository
 from common.errors import StorageError
@@ -122,6 +131,32 @@ def test_a_rotation_that_dies_is_mended_by_the_next_refresh(
     assert node.version() == 1
     repository.publish(draft(), knowledge, force=True)
     assert node.version() == 2
+
+
+@pytest.mark.parametrize("role", ["targets", "snapshot", "timestamp"])
+@pytest.mark.parametrize("step", ["both", "targets", "snapshot", "timestamp", "root"])
+def test_a_rotation_of_a_lost_key_that_dies_is_done_by_the_next_one(
+    repository: ReleaseRepository,
+    knowledge: Path,
+    node: Node,
+    monkeypatch: pytest.MonkeyPatch,
+    role: str,
+    step: str,
+) -> None:
+    repository.publish(draft(), knowledge)
+    only(repository.root.parent, f"{role}-*.pem").unlink()
+    with monkeypatch.context() as patch:
+        patch.setenv("TAKT_FAULT", f"rotate.{step}.before_rename:eio")
+        with pytest.raises(StorageError, match="cannot write"):
+            repository.rotate(role)
+    assert node.version() == 1
+    assert repository.versions() == {"digits": 1}
+    repository.rotate(role)
+    repository.publish(draft(), knowledge, force=True)
+    assert node.version() == 2
+    root = newest(repository.root / "metadata", "root")
+    named = Metadata[Root].from_file(str(root)).signed.roles[role].keyids
+    assert len(named) == 1
 
 
 def test_a_creation_that_dies_is_done_again(

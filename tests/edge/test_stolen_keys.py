@@ -158,13 +158,16 @@ def test_a_gateway_with_all_keys_does_not_sign_what_a_thief_put_there(
         version_at(site, node)
 
 
+@pytest.mark.parametrize("place", [0, 1], ids=["before ours", "after ours"])
 def test_a_gateway_signs_nothing_under_a_root_with_a_thiefs_key_in_it(
-    site: EdgeSite,
+    site: EdgeSite, place: int
 ) -> None:
     thief = Thief(site, *ONLINE)
     path = newest(site.repository.root / "metadata", "root")
     root = Metadata[Root].from_file(str(path))
     root.signed.add_key(thief.signers["targets"].public_key, "targets")
+    named = root.signed.roles["targets"].keyids
+    named.insert(place, named.pop())
     root.signed.version += 1
     own = CryptoSigner.generate_ed25519()
     root.signed.revoke_key(root.signed.roles["root"].keyids[0], "root")
