@@ -4,6 +4,7 @@ import hashlib
 import multiprocessing
 import signal
 from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,9 @@ def lines_of(trail: Trail) -> list[bytes]:
     return trail.path.read_bytes().splitlines(keepends=True)
 
 
-def record_many(path: Path, who: str) -> None:
-    for number in range(10):
+def record_many(path: Path, who: str, start: Barrier) -> None:
+    start.wait()
+    for number in range(30):
         Trail(path).record("allow", f"{who}-{number}", who=who)
 
 
@@ -149,15 +151,16 @@ def test_a_full_disk_leaves_the_chain_and_the_act_undone(
 
 def test_writers_of_several_processes_make_one_chain(tmp_path: Path) -> None:
     path = tmp_path / "trail.log"
+    start = OTHERS.Barrier(2)
     writers = [
-        OTHERS.Process(target=record_many, args=(path, name)) for name in ("a", "b")
+        OTHERS.Process(target=record_many, args=(path, name, start)) for name in "ab"
     ]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
     found = [entry.subject for entry in Trail(path).entries()]
-    assert sorted(found) == sorted(f"{w}-{n}" for w in "ab" for n in range(10))
+    assert sorted(found) == sorted(f"{w}-{n}" for w in "ab" for n in range(30))
 
 
 @pytest.mark.parametrize("moment", ["before_write", "written", "synced"])
