@@ -108,6 +108,17 @@ class Thief:
         timestamp.sign(self.signers["timestamp"])
         path.write_bytes(timestamp.to_bytes())
 
+    def name_own_keys(self) -> None:
+        """Write a next root, signed by the stolen root key, with own keys in it."""
+        path = newest(self._metadata, "root")
+        root = Metadata[Root].from_file(str(path))
+        for role in (*ONLINE, "targets"):
+            root.signed.revoke_key(root.signed.roles[role].keyids[0], role)
+            root.signed.add_key(self.signers[role].public_key, role)
+        root.signed.version += 1
+        root.sign(self.signers["root"])
+        path.with_name(f"{root.signed.version}.root.json").write_bytes(root.to_bytes())
+
     def _add(self, targets: Metadata[Targets], path: str, data: bytes) -> None:
         target = TargetFile.from_data(path, data, ["sha256"])
         targets.signed.targets[path] = target
@@ -155,6 +166,27 @@ def test_a_gateway_with_all_keys_does_not_sign_what_a_thief_put_there(
         with pytest.raises(StorageError, match=r"targets was signed by 0/1 keys"):
             sign()
     with pytest.raises(TrustError):
+        version_at(site, node)
+
+
+def test_a_thief_of_root_publishes_with_keys_of_his_own(
+    site: EdgeSite, node: EdgeConfig
+) -> None:
+    thief = Thief(site, "root")
+    thief.name_own_keys()
+    thief.publish("digits")
+    assert version_at(site, node) == 2
+
+
+def test_a_thief_of_root_does_not_reach_nodes_that_followed_its_rotation(
+    site: EdgeSite, node: EdgeConfig
+) -> None:
+    thief = Thief(site, "root")
+    site.repository.rotate("root")
+    assert version_at(site, node) == 1
+    thief.name_own_keys()
+    thief.publish("digits")
+    with pytest.raises(TrustError, match="root was signed by 0/1 keys"):
         version_at(site, node)
 
 
