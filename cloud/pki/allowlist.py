@@ -117,8 +117,10 @@ class AllowList:
         self.path = path
         self._trail = trail
         self._clock = clock
-        self._seen: tuple[int, int, int] | None = None
-        self._entries: dict[str, Entry] = {}
+        # Which state of the file was read, and what it held: one value, for calls of
+        # several threads may read it at once, and an old list beside a new state would
+        # keep a revoked node in.
+        self._read: tuple[tuple[int, int, int] | None, dict[str, Entry]] = (None, {})
 
     def entries(self) -> dict[str, Entry]:
         """Return all entries by node, re-read when the file has changed.
@@ -129,19 +131,21 @@ class AllowList:
         try:
             stat = self.path.stat()
             seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-            if seen != self._seen:
+            before, entries = self._read
+            if seen != before:
                 text = self.path.read_bytes()
-                self._entries = _Document.model_validate_json(text).nodes
-                self._seen = seen
+                entries = _Document.model_validate_json(text).nodes
+                self._read = seen, entries
         except FileNotFoundError:
-            self._entries, self._seen = {}, None
+            entries = {}
+            self._read = None, entries
         except (OSError, ValidationError) as e:
             raise StorageError(
                 f"cannot read the allow-list {self.path}: "
                 f"{one_line(e)}; restore it from a backup or remove "
                 "it and allow the nodes again"
             ) from e
-        return self._entries
+        return entries
 
     def issue_token(self, node: str, *, lifetime: timedelta = TOKEN_LIFETIME) -> str:
         """Let a node enrol once and return the token for it.
