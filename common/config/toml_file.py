@@ -117,6 +117,11 @@ def _tree(text: str, source: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
         raise ConfigError(f"{source} is not valid TOML: {e}") from e
+    except (ValueError, RecursionError) as e:  # Python's bounds, not TOML's
+        raise ConfigError(
+            f"{source} has a number of thousands of digits, or thousands of brackets "
+            "in each other; expected none such, correct that value"
+        ) from e
 
 
 def _plain(value: Any) -> Any:

@@ -145,7 +145,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, object]:
             )
         try:
             read = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):  # no TOML, or beyond Python's bounds
             read = value.strip()
         if isinstance(
             read, date | time

@@ -12,7 +12,7 @@ from waiting import WAIT_S
 from common.config import RunConfig
 from common.errors import ConfigError
 from deploy.runtime.config_keys import effective, explain_key
-from deploy.runtime.settings import load_run_config
+from deploy.runtime.settings import load_run_config, parse_assignments
 
 
 def shown(*arguments: str | Path) -> dict[str, tuple[object, str]]:
@@ -97,3 +97,15 @@ def test_an_unknown_key_is_answered_with_the_nearest_or_all(
 def test_the_top_level_keys_are_all_explained() -> None:
     for key in RunConfig.model_fields:
         assert explain_key(key)
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 3000])
+def test_a_value_beyond_what_python_reads_is_a_wrong_config_and_no_bug(
+    tmp_path: Path, value: str
+) -> None:
+    file = tmp_path / "big.toml"
+    file.write_text(f"seed = {value}")
+    with pytest.raises(ConfigError, match=r"thousands of digits"):
+        load_run_config(str(file))
+    with pytest.raises(ConfigError, match=r"^--set seed=.*expected a whole number"):
+        load_run_config("digits", parse_assignments([f"seed={value}"]))
