@@ -10,6 +10,7 @@ from pathlib import Path
 
 import ablation_table
 import adaad_table
+import export_table
 import few_images_table
 import margins_table
 import own_images_table
@@ -47,5 +48,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "own-images": partial(_of_bench, own_images_table.markdown, "own_images.json"),
     "adaad": partial(_of_compare, adaad_table.markdown, "compare-live.json"),
     "ablation": partial(_of_bench, ablation_table.markdown, "ablation.json"),
+    "export": partial(_of_bench, export_table.markdown, "export.json"),
     "precision": partial(_of_bench, precision_table.markdown, "precision.json"),
 }

@@ -124,6 +124,23 @@ def test_images_of_any_size_and_mode_are_answered(node: Node, tmp_path: Path) ->
         assert predictor.predict(path).class_name in CLASSES
 
 
+def test_a_photo_that_its_camera_turned_is_answered_upright(
+    node: Node, tmp_path: Path
+) -> None:
+    predictor = Predictor(node.state, "onnx")
+    upright = Image.open(drawn(tmp_path / "upright.png", seed=3))
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: to be turned by a quarter, clockwise
+    turned.save(tmp_path / "turned.png", exif=exif)
+    turned.save(tmp_path / "plain.png")
+    margins = [
+        predictor.predict(tmp_path / f"{name}.png").margin
+        for name in ("upright", "turned", "plain")
+    ]
+    assert margins[0] == margins[1] != margins[2]
+
+
 def test_a_new_student_is_taken_up_between_two_answers_and_an_old_one_again(
     node: Node, image: Path
 ) -> None:
