@@ -22,12 +22,13 @@ from statistics import median
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rows import Row, read_rows, write_rows
 
 from common.config import RunConfig
 from common.data.datasets import Dataset, load_dataset
 from common.export.card import FORMATS
-from common.export.session import read_onnx
+from common.export.session import OnnxStudent, read_onnx
 from common.models.card import ModelCard
 from common.models.files import load_model, save_model
 from common.models.zoo import num_parameters
@@ -87,6 +88,13 @@ def latencies(answer: Callable[[int], object]) -> Row:
     return found
 
 
+def answers(
+    exported: OnnxStudent, pixels: NDArray[np.float32]
+) -> Callable[[int], object]:
+    """Answer the first so many of some images."""
+    return lambda size: exported.logits(pixels[:size])
+
+
 def measure(
     config: RunConfig, student: str, *, cpu_s: float, attacked: int
 ) -> list[Row]:
@@ -125,10 +133,8 @@ def measure(
                 )
             figures = json.loads(printed.getvalue())
             del figures["path"], figures["sha256"]
-            exported, pixels = read_onnx(out), np.ascontiguousarray(x[:64].numpy())
-            speed = latencies(
-                lambda size, file=exported, images=pixels: file.logits(images[:size])
-            )
+            pixels = np.ascontiguousarray(x[:64].numpy())
+            speed = latencies(answers(read_onnx(out), pixels))
             rows.append({**place, **figures, **speed})
     return [float_row, *rows]
 
