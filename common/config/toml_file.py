@@ -8,7 +8,7 @@ here: the keys and their bounds (run.py), what is wrong with a value, in words
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from common.errors import ConfigError
 from common.explain import Complaint, explain
+
+_MOST_INTEGER = 2**63 - 1
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -64,6 +66,12 @@ def parse_config(
         ConfigError: the text is not TOML.
     """
     tree = _tree(text, source)
+    if huge := _beyond_64_bits(tree):
+        key, value = huge
+        why = f"expected a number of at most {_MOST_INTEGER:,}, TOML's largest"
+        digits = f"a number of {len(str(abs(value)))} digits"
+        complaint = Complaint(key, f"'{key}' is {digits}: {why}", why)
+        raise WrongKeyError(source, complaint, _with_names(key, tree))
     try:
         # Through JSON: strict types, yet lists become tuples and strings paths.
         return model.model_validate_json(
@@ -122,6 +130,25 @@ def _tree(text: str, source: str) -> dict[str, Any]:
             f"{source} has a number of thousands of digits, or thousands of brackets "
             "in each other; expected none such, correct that value"
         ) from e
+
+
+def _beyond_64_bits(tree: Any, key: str = "") -> tuple[str, int] | None:
+    """Find an integer that TOML need not hold, and its dotted key.
+
+    Python reads any; what takt computes with it (seconds, bytes, steps) would overflow
+    somewhere, long after.
+    """
+    if isinstance(tree, int) and abs(tree) > _MOST_INTEGER:
+        return key, tree
+    inner: Iterable[tuple[object, Any]] = ()
+    if isinstance(tree, dict):
+        inner = tree.items()
+    elif isinstance(tree, list):
+        inner = enumerate(tree)
+    for name, value in inner:
+        if found := _beyond_64_bits(value, f"{key}.{name}".lstrip(".")):
+            return found
+    return None
 
 
 def _plain(value: Any) -> Any:

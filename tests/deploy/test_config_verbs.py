@@ -109,3 +109,15 @@ def test_a_value_beyond_what_python_reads_is_a_wrong_config_and_no_bug(
         load_run_config(str(file))
     with pytest.raises(ConfigError, match=r"^--set seed=.*expected a whole number"):
         load_run_config("digits", parse_assignments([f"seed={value}"]))
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 24, "-" + "9" * 400])
+def test_an_integer_beyond_64_bits_is_refused_in_every_key(
+    tmp_path: Path, value: str
+) -> None:
+    file = tmp_path / "big.toml"
+    file.write_text(f"[teacher]\nepochs = {value}")
+    with pytest.raises(ConfigError, match=r"'teacher.epochs' is a number of \d+ digi"):
+        load_run_config(str(file))
+    with pytest.raises(ConfigError, match=r"^--set teacher.epochs=.*expected a number"):
+        load_run_config("digits", parse_assignments([f"teacher.epochs={value}"]))
