@@ -31,6 +31,7 @@ from deploy.cli.options import (
     settings_of,
 )
 from deploy.cli.pki import app as pki_app
+from deploy.cli.runs import app as runs_app
 
 COMPLETION_VARIABLE = "_TAKT_COMPLETE"  # of click, for a program called takt
 
@@ -48,6 +49,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(edge_app, name="edge")
 app.add_typer(models_app, name="models")
 app.add_typer(pki_app, name="pki")
+app.add_typer(runs_app, name="runs")
 
 
 def _print_version(wanted: bool) -> None:
