@@ -44,7 +44,6 @@ _RENAMED = (  # replaced through temp file, fsync and rename
     "edge.seen",
     "edge.current",
     "edge.outbox",
-    "edge.export",
 )
 _MOVED = ("edge.cache", "edge.student", "edge.outbox")  # written before, elsewhere
 # Every moment of the daemon's durable steps at which a test may kill it; the job's

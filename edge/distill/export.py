@@ -71,7 +71,7 @@ def export_promoted(job: ExportJob, format: Format) -> str:
         seed=job.seed,
     )
     require_as_good(figures, format)
-    write_atomic(state.exported_file(promoted, format), data, point="edge.export")
+    write_atomic(state.exported_file(promoted, format), data)
     return describe(figures)
 
 

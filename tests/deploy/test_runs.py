@@ -121,5 +121,6 @@ def test_figures_of_another_eps_are_not_subtracted(tmp_path: Path) -> None:
         for name, result in (("one", SAMPLE), ("other", other))
     ]
     screen, text = console()
-    print_comparison(*pair, screen)
+    one, two = pair
+    print_comparison(one, two, screen)
     assert "another attack or eps" in text.getvalue()

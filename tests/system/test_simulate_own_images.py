@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+# A whole simulation with baselines: a quarter of what the default tests took.
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
 # The default config, small: a camera that overexposes, one that shares its images of
 # three classes with the teacher, and a node without any.
 SMALL = {
@@ -54,7 +57,6 @@ def nodes(finished: tuple[Path, str]) -> dict[str, Any]:
     return {node["name"]: node for node in tree["nodes"]}
 
 
-@pytest.mark.ray
 def test_the_record_says_what_each_node_has_of_its_own(nodes: dict[str, Any]) -> None:
     sensor, camera = nodes["sensor"]["data"], nodes["camera"]["data"]
     assert sensor["images"] == 200 and sensor["shift"] == "brightness"
@@ -65,7 +67,6 @@ def test_the_record_says_what_each_node_has_of_its_own(nodes: dict[str, Any]) ->
     assert "data" not in nodes["hub"]
 
 
-@pytest.mark.ray
 def test_each_student_is_seen_beside_the_shipped_one_and_own_images_alone(
     finished: tuple[Path, str], nodes: dict[str, Any]
 ) -> None:
@@ -84,7 +85,6 @@ def test_each_student_is_seen_beside_the_shipped_one_and_own_images_alone(
             assert (finished[0] / each["student"]["path"]).is_file()
 
 
-@pytest.mark.ray
 def test_own_images_alone_are_trained_on_for_the_nodes_own_cpu_seconds(
     nodes: dict[str, Any],
 ) -> None:
@@ -96,7 +96,6 @@ def test_own_images_alone_are_trained_on_for_the_nodes_own_cpu_seconds(
         assert alone["cpu_s"]["distil"] >= 0.9 * nodes[name]["cpu_s"]["distil"]
 
 
-@pytest.mark.ray
 def test_figures_of_a_shifted_camera_and_of_own_classes_are_marked(
     nodes: dict[str, Any],
 ) -> None:
@@ -108,7 +107,6 @@ def test_figures_of_a_shifted_camera_and_of_own_classes_are_marked(
         assert each["own_class_robust"][0]["num_images"] == 6
 
 
-@pytest.mark.ray
 def test_the_baselines_had_the_release_but_no_teacher(
     finished: tuple[Path, str], nodes: dict[str, Any]
 ) -> None:
@@ -118,7 +116,6 @@ def test_the_baselines_had_the_release_but_no_teacher(
     assert {each["method"] for each in tree["baselines"]} <= {"warm_at"}
 
 
-@pytest.mark.ray
 def test_the_table_shows_what_training_at_the_nodes_added(
     finished: tuple[Path, str],
 ) -> None:
