@@ -5,9 +5,7 @@ under the caps of a distillation. Not here: when (edge.daemon), the child's work
 (edge.distill.export).
 """
 
-import contextlib
 import os
-import subprocess
 import threading
 from pathlib import Path
 
@@ -15,18 +13,16 @@ from pydantic import Field
 
 from common.config import DatasetConfig
 from common.durable import storing, write_atomic
-from common.errors import OUT_OF_MEMORY, CapError, Interrupted, TaktError
+from common.errors import OUT_OF_MEMORY, CapError, Interrupted
 from common.export.card import Format
 from common.interpreter import python
 from edge.config import EdgeConfig
 from edge.jobs.job import Message
-from edge.jobs.runner import ERRORS, last_line
+from edge.jobs.runner import error_of_child, last_line, wait_for
 from edge.limits import child_environment, num_threads, open_executor
 from edge.state import Promoted, StateDir
 
 _JOB, _LOG = "export.json", "export.log"
-_TICK_S = 0.2
-_TERMINATE_S = 4.0  # of the ten seconds that a stop may take
 
 
 class ExportJob(Message):
@@ -86,7 +82,7 @@ def run_export(
             f"the export needs more than {config.profile.memory_mib} MiB; raise "
             f"memory_mib, or export in the cloud with `takt export` ({error})"
         )
-    raise ERRORS.get(code, TaktError)(error)
+    raise error_of_child(code, error)
 
 
 def _run_child(
@@ -96,6 +92,11 @@ def _run_child(
     log = work / _LOG
     environment = {**os.environ, **child_environment(config.profile)}
     argv = python("-m", "edge.distill.export", str(work / _JOB))
+
+    def look() -> None:
+        if stop.is_set():
+            raise Interrupted("stopped while exporting; the student stays")
+
     with (
         open_executor(
             config.profile, name=config.node, method=config.cap_method
@@ -104,24 +105,9 @@ def _run_child(
         log.open("wb") as stream,
     ):
         process = executor.spawn(argv, env=environment, stdout=stream, stderr=stream)
-        try:
-            code = _wait(process, stop)
-        except BaseException:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=_TERMINATE_S)
-            executor.kill()
-            raise
+        code = wait_for(process, executor, look)
         if executor.usage().oom_killed:
             code = OUT_OF_MEMORY
     if code:
         return code, [last_line(log, 0)]
     return code, log.read_text(errors="replace").splitlines()
-
-
-def _wait(process: "subprocess.Popen[bytes]", stop: threading.Event) -> int:
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(timeout=_TICK_S)
-        if stop.is_set():
-            raise Interrupted("stopped while exporting; the student stays")

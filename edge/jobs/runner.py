@@ -202,22 +202,16 @@ class Distillation:
         stream: IO[bytes],
     ) -> int:
         """Report the child's progress until it ends, or `stop` is set."""
-        process = executor.spawn(argv, env=environment, stdout=stream, stderr=stream)
         progress = job.work_dir / PROGRESS
-        try:
-            while True:
-                points = read_progress(progress)
-                self._on_progress(points[-1] if points else None, _usage(executor))
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    return process.wait(timeout=_TICK_S)
-                if self._stop.is_set():
-                    raise Interrupted("stopped while distilling; the checkpoint stays")
-        except BaseException:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=_TERMINATE_S)
-            executor.kill()
-            raise
+
+        def look() -> None:
+            points = read_progress(progress)
+            self._on_progress(points[-1] if points else None, _usage(executor))
+            if self._stop.is_set():
+                raise Interrupted("stopped while distilling; the checkpoint stays")
+
+        process = executor.spawn(argv, env=environment, stdout=stream, stderr=stream)
+        return wait_for(process, executor, look)
 
 
 def _usage(executor: Executor) -> ChildUsage:
@@ -236,6 +230,37 @@ def _continued(job: DistilJob) -> DistilJob:
         ):
             return earlier
     return job
+
+
+def wait_for(
+    process: "subprocess.Popen[bytes]", executor: Executor, look: Callable[[], None]
+) -> int:
+    """Wait for a child's end, and end it where that is broken off.
+
+    Args:
+        process: the child.
+        executor: that holds its caps.
+        look: called at once and every 0.2 s; what it raises ends the child.
+
+    Returns:
+        The child's exit status.
+    """
+    try:
+        while True:
+            look()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(timeout=_TICK_S)
+    except BaseException:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_TERMINATE_S)
+        executor.kill()
+        raise
+
+
+def error_of_child(code: int, error: str) -> TaktError:
+    """Make the error of a child's exit status; `error` is its last line."""
+    return ERRORS[code](error) if code in ERRORS else unexplained(error)
 
 
 def unexplained(error: str) -> TaktError:

@@ -19,7 +19,7 @@ from common.durable import write_atomic
 from common.errors import OUT_OF_MEMORY
 from common.interpreter import python
 from edge.jobs.job import Message, read_message
-from edge.jobs.runner import ERRORS, last_line, unexplained
+from edge.jobs.runner import error_of_child, last_line
 from edge.limits import child_environment, num_threads, open_executor
 
 JOB, COST, LOG = "trial.json", "cost.json", "trial.log"
@@ -107,6 +107,6 @@ def try_out(
             return Trial(None, peak, executor.method, executor.hard)
         if code != 0:
             error = last_line(work / LOG, 0) or f"the trial ended with status {code}"
-            raise ERRORS[code](error) if code in ERRORS else unexplained(error)
+            raise error_of_child(code, error)
         cost = read_message(work / COST, Cost)
     return Trial(cost, peak, executor.method, executor.hard)
