@@ -25,6 +25,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cloud.storage import StorageDir
 from common import faults
 from common.clock import Clock, utc_now
 from common.durable import fsync_folder, locked, make_folder, storing
@@ -208,6 +209,11 @@ class Trail:
         text = json.dumps(entry.model_dump(mode="json")).encode()  # ASCII
         found = hashlib.sha256(text).hexdigest()
         return f"{found} ".encode() + text + b"\n", Head(entry.number, found)
+
+
+def trail_beside(folder: Path, *, clock: Clock = utc_now) -> Trail:
+    """Open the trail of the storage folder that a folder lies in."""
+    return Trail(StorageDir(folder.absolute().parent).trail, clock=clock)
 
 
 def operator() -> str:

@@ -32,7 +32,7 @@ from cloud.pki.certificates import (
     pem,
     requested_key,
 )
-from cloud.trail import Trail
+from cloud.trail import Trail, trail_beside
 from common.clock import Clock, utc_now
 from common.durable import fsync_folder, locked, make_folder, storing, write_atomic
 from common.errors import ConfigError, IdentityError, StorageError
@@ -80,11 +80,10 @@ class Authority:
             folder: of the authority.
             clock: the wall clock, UTC.
             lifetimes: of what is signed from now on.
-            trail: takes what is done; None: trail.log beside the folder, as in a
-                storage folder.
+            trail: takes what is done; None: that of the storage folder around.
         """
         self.folder = folder
-        self.trail = trail or Trail(folder.absolute().parent / "trail.log", clock=clock)
+        self.trail = trail or trail_beside(folder, clock=clock)
         self.allow_list = AllowList(folder / "allow.json", self.trail, clock=clock)
         self._clock = clock
         self._lifetimes = lifetimes

@@ -19,7 +19,7 @@ from tuf.api.metadata import TargetFile, Targets
 
 from cloud.publishing.signing_keys import RoleKeys
 from cloud.publishing.tuf_metadata import Refreshed, SignedMetadata, check_role
-from cloud.trail import Trail
+from cloud.trail import Trail, trail_beside
 from common.clock import Clock, utc_now
 from common.durable import locked, make_folder, write_atomic
 from common.errors import ConfigError, StorageError
@@ -55,11 +55,10 @@ class ReleaseRepository:
             root: of the repository.
             keys: the folder of the keys.
             clock: the wall clock, UTC.
-            trail: takes what is done; None: trail.log beside the repository, as in a
-                storage folder.
+            trail: takes what is done; None: that of the storage folder around.
         """
         self.root = root
-        self._trail = trail or Trail(root.absolute().parent / "trail.log", clock=clock)
+        self._trail = trail or trail_beside(root, clock=clock)
         self.targets = root / "targets"
         self._metadata = SignedMetadata(root / "metadata", RoleKeys(keys), clock=clock)
 
