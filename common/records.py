@@ -16,6 +16,10 @@ if TYPE_CHECKING:  # the codec needs a message only, not protobuf
     from google.protobuf.message import Message
 
 
+# Metadata of a node's unary calls: its machine and state folder, to tell two apart.
+PLACE_METADATA = "takt-place"
+
+
 class Record(BaseModel):
     """One JSON object: frozen; fields of later takts are ignored."""
 

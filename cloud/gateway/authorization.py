@@ -32,6 +32,18 @@ def node_of(context: Context) -> str:
     return next((bytes(name).decode() for name in names), "")
 
 
+def certificate_of(context: Context) -> bytes:
+    """Return the certificate (PEM) that the caller presents; TLS has checked it.
+
+    Raises:
+        IdentityError: it presents none.
+    """
+    pem = next(iter(context.auth_context().get("x509_pem_cert", ())), None)
+    if pem is None:
+        raise IdentityError("the call came without a client certificate")
+    return bytes(pem)
+
+
 @dataclass(eq=False)
 class _Call:
     """One authorized call that is still open."""
@@ -62,10 +74,8 @@ class Authorization:
         if method == CHECK:  # a probe needs no name on the allow-list
             yield
             return
-        pem = next(iter(context.auth_context().get("x509_pem_cert", ())), None)
-        if pem is None:
-            raise IdentityError("the call came without a client certificate")
-        node = self._authority.check(bytes(pem))
+        pem = certificate_of(context)
+        node = self._authority.check(pem)
         if self._open[node] >= self._max_calls:
             raise QuotaError(
                 f"node '{node}' has {self._open[node]} calls open, the most that the "
@@ -73,7 +83,7 @@ class Authorization:
             )
         task = asyncio.current_task()
         assert task is not None
-        call = _Call(bytes(pem), task)
+        call = _Call(pem, task)
         self._calls.add(call)
         self._open[node] += 1
         try:

@@ -12,6 +12,7 @@ import grpc
 
 from cloud.errors import NotServedError
 from cloud.fleet.database import Fleet
+from cloud.gateway.authorization import certificate_of
 from cloud.gateway.interceptor import Context
 from cloud.gateway.quarantine import Quarantine
 from cloud.pki.authority import Authority
@@ -55,9 +56,8 @@ class FleetServicer(takt_pb2_grpc.FleetServiceServicer):
         self, request: pb.RenewRequest, context: Context
     ) -> pb.RenewResponse:
         """Sign for another key of the calling node."""
-        presented = next(iter(context.auth_context()["x509_pem_cert"]))
         certificate = await asyncio.to_thread(
-            self._authority.renew, bytes(presented), request.csr_pem
+            self._authority.renew, certificate_of(context), request.csr_pem
         )
         return pb.RenewResponse(
             certificate_pem=certificate, ca_pem=self._authority.ca_pem()

@@ -17,6 +17,7 @@ from cloud.errors import BadRequestError, ThrottledError
 from cloud.gateway.authorization import node_of
 from cloud.gateway.interceptor import Context
 from common.errors import IdentityError
+from common.records import PLACE_METADATA
 from common.text import shortened
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 MAX_LIES = 30  # refused messages of a node within the window
 WINDOW_S = QUARANTINE_S = 600.0
 QUIET_S = 30.0  # six heartbeats: whoever was silent for so long has gone
-PLACE = "takt-place"  # metadata: identifies the machine and state folder of a daemon
 _MAX_PLACE = 64
 
 
@@ -104,6 +104,6 @@ class Quarantine:
 def place_of(context: Context) -> str:
     """Return what a daemon says of its place; "" of an older takt."""
     for key, value in context.invocation_metadata() or ():
-        if key == PLACE and isinstance(value, str):
+        if key == PLACE_METADATA and isinstance(value, str):
             return shortened(value, _MAX_PLACE)
     return ""

@@ -19,6 +19,7 @@ import grpc
 
 from common.config import ProfileConfig
 from common.errors import Interrupted, LinkError, TaktError
+from common.records import PLACE_METADATA
 from edge.credentials import Certificates
 from edge.link.channel import open_channel
 from edge.link.failures import REFUSED, identity_problem, translate
@@ -28,7 +29,6 @@ from edge.link.throttle import CutError, Outages, TokenBucket
 
 _BURST_S = 0.05  # of the cap's rate
 _FLOOR_BYTES_S = 1024.0  # a transfer slower than this for long has failed
-_PLACE = "takt-place"  # metadata of each unary call; tells two daemons apart
 _DIAGNOSIS_S, _DIAGNOSES = 5.0, 4  # longest wait, and after how many failures
 _RETRIED = {
     grpc.StatusCode.UNAVAILABLE,
@@ -100,7 +100,7 @@ class Connection:
         self.stall_s = options.stall_s
         self._certificates = certificates
         self._deadline_s = options.deadline_s
-        self._metadata = ((_PLACE, options.place),) if options.place else None
+        self._metadata = ((PLACE_METADATA, options.place),) if options.place else None
         self._stop = stop or threading.Event()
         self._sleep = sleep or self._stop.wait
         self._clock = clock

@@ -14,7 +14,6 @@ from gateway_site import DEADLINE_S, Identity, Stubs, member, status_of
 from cloud.errors import BadRequestError, ThrottledError
 from cloud.gateway.quarantine import (
     MAX_LIES,
-    PLACE,
     QUARANTINE_S,
     QUIET_S,
     WINDOW_S,
@@ -23,6 +22,7 @@ from cloud.gateway.quarantine import (
 from cloud.gateway.server import GatewayThread
 from common.errors import IdentityError
 from common.pb import takt_pb2 as pb
+from common.records import PLACE_METADATA
 
 HONEST, LIE = pb.ReportRequest(seed=1), pb.ReportRequest(peak_memory_mib=-1)
 
@@ -41,14 +41,16 @@ def call_of(node: str, place: str = "", peer: str = "ipv4:192.0.2.7:5") -> Any:
     """Make what a servicer sees of a call."""
     return SimpleNamespace(
         auth_context=lambda: {"x509_common_name": (node.encode(),)},
-        invocation_metadata=lambda: ((PLACE, place),) if place else (),
+        invocation_metadata=lambda: ((PLACE_METADATA, place),) if place else (),
         peer=lambda: peer,
     )
 
 
 def report(stubs: Stubs, message: pb.ReportRequest, place: str = "") -> None:
     stubs.fleet.Report(
-        message, timeout=DEADLINE_S, metadata=((PLACE, place),) if place else None
+        message,
+        timeout=DEADLINE_S,
+        metadata=((PLACE_METADATA, place),) if place else None,
     )
 
 
