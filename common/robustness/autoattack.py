@@ -144,11 +144,7 @@ def autoattack_each(
         )
         flags, version = _limit_to_classes(runner, num_classes, version)
         listener = _Listener(list(runner.attacks_to_run), progress)
-        with _listening(listener), _restored_trace():
-            x_adv, y_adv = runner.run_standard_evaluation(x, y, batch_size=batch_size)
-        check_ball(x, x_adv, eps)
-        predictions = predict(model, x_adv, batch_size)
-        robust = (predictions == y.cpu()) & (y_adv.cpu() == y.cpu())
+        x_adv, predictions, robust = _attack(runner, listener, model, x, y, batch_size)
         accuracy = float(robust.double().mean())
         if bool((predictions < 0).any()):
             flags.add("non_finite_logits")
@@ -194,12 +190,29 @@ def square_each(
             model, eps=eps, norm="Linf", seed=seed, version="custom", device=device
         )
         runner.attacks_to_run = ["square"]
-        with _listening(_Listener(["square"], None)), _restored_trace():
-            x_adv, y_adv = runner.run_standard_evaluation(x, y, batch_size=512)
-        check_ball(x, x_adv, eps)
-        held = predict(model, x_adv) == y.cpu()
-    same: Tensor = y_adv.cpu() == y.cpu()
-    return held & same
+        listener = _Listener(runner.attacks_to_run, None)
+        return _attack(runner, listener, model, x, y)[2]
+
+
+def _attack(
+    runner: Any,
+    listener: _Listener,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    batch_size: int = 512,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the package's attacks on images.
+
+    Returns:
+        x_adv (N, C, H, W), the classes predicted for it (N,), and of which images no
+        attack changed the class: bool (N,). The latter two are on the CPU.
+    """
+    with _listening(listener), _restored_trace():
+        x_adv, y_adv = runner.run_standard_evaluation(x, y, batch_size=batch_size)
+    check_ball(x, x_adv, runner.epsilon)
+    predictions = predict(model, x_adv, batch_size)
+    return x_adv, predictions, (predictions == y.cpu()) & (y_adv.cpu() == y.cpu())
 
 
 def _limit_to_classes(
