@@ -19,7 +19,7 @@ from deploy.report.arms import (
     describe_own,
     run_arms,
 )
-from deploy.report.result import NodeResult, RunResult, find_autoattack
+from deploy.report.result import NodeResult, RunResult
 from deploy.report.svg import hue
 from deploy.report.wording import human_bytes, percent
 
@@ -60,7 +60,7 @@ def accuracy_rows(result: RunResult) -> list[BarRow]:
     """Show robust and clean accuracy of the teacher and of each student."""
     rows = []
     teacher = result.teacher
-    found = find_autoattack(teacher.robust) if teacher else None
+    found = result.teacher_autoattack
     if teacher is not None and found is not None:
         bar = Bar(
             found.accuracy,

@@ -26,7 +26,6 @@ from deploy.report.result import (
     VALIDATION,
     NodeResult,
     RunResult,
-    find_autoattack,
     read_result,
 )
 from deploy.report.table import arms_caption
@@ -106,7 +105,7 @@ def _evaluations(result: RunResult) -> Iterator[tuple[str, Evaluation]]:
 
 def _robust_note(result: RunResult) -> str:
     """Say of which attack and how many images the robust accuracies are."""
-    teacher = find_autoattack(result.teacher.robust) if result.teacher else None
+    teacher = result.teacher_autoattack
     first = next((n.autoattack for n in result.nodes if n.autoattack), teacher)
     note = f"{describe(first)} a student." if first else ""
     if teacher is not None:

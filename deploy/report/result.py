@@ -60,6 +60,11 @@ class TeacherResult(Record):
     robust: tuple[Evaluation, ...] = ()
     trial: bool | None = None  # true: two epochs on CPUs, asked for by teacher.trial
 
+    @property
+    def autoattack(self) -> Evaluation | None:
+        """Give AutoAttack's figure, or None where it was not measured."""
+        return find_autoattack(self.robust)
+
 
 class ReleaseFacts(Record):
     """The published release; `bytes` counts its shards, and its starting weights."""
@@ -202,6 +207,11 @@ class RunResult(Record):
     model_config = ConfigDict(
         frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True
     )
+
+    @property
+    def teacher_autoattack(self) -> Evaluation | None:
+        """Give AutoAttack's figure of the teacher, or None: it has none."""
+        return None if self.teacher is None else self.teacher.autoattack
 
 
 def find_autoattack(robust: tuple[Evaluation, ...]) -> Evaluation | None:

@@ -7,7 +7,7 @@ such and keeps nobody from seeing the others. Not here: one run's tables (table.
 import json
 import math
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +18,9 @@ from rich.text import Text
 
 from common.errors import StorageError
 from common.records import Evaluation
-from deploy.report.result import RESULT_NAME, RunResult, find_autoattack, read_result
+from deploy.report.result import RESULT_NAME, RunResult, read_result
 from deploy.report.wording import percent
+from deploy.runtime.config_keys import leaves
 
 _CONFIG = "config.toml"
 _Z = 1.96  # of a 95 % interval
@@ -99,7 +100,7 @@ def _cells(line: RunLine) -> tuple[str, ...]:
     result = line.result
     if result is None:
         return name, ended, "-", "-", "-", "-", line.fault
-    teacher = find_autoattack(result.teacher.robust) if result.teacher else None
+    teacher = result.teacher_autoattack
     found = [n.autoattack.accuracy for n in result.nodes if n.autoattack is not None]
     students = "-"
     if found:
@@ -162,37 +163,25 @@ def config_differences(one: Path, other: Path) -> Iterator[tuple[str, str, str]]
 
     A run without a readable config has no keys.
     """
-    trees = [_flat(_config_of(run)) for run in (one, other)]
+    trees = [_keys_of(run) for run in (one, other)]
     for key in dict.fromkeys([*trees[0], *trees[1]]):
         values = [tree.get(key, "(not set)") for tree in trees]
         if values[0] != values[1]:
             yield key, values[0], values[1]
 
 
-def _config_of(run: Path) -> Mapping[str, object]:
+def _keys_of(run: Path) -> dict[str, str]:
+    """Read a run's config: each key with its value."""
     folder = run if run.is_dir() else run.parent
     try:
-        return tomllib.loads((folder / _CONFIG).read_text(encoding="utf-8-sig"))
+        tree = tomllib.loads((folder / _CONFIG).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return {}
-
-
-def _flat(tree: object, key: str = "") -> dict[str, str]:
-    """Write a tree of tables as dotted keys; tables of a list by their name."""
-    if isinstance(tree, Mapping):
-        inner = list(tree.items())
-    elif isinstance(tree, list) and all(isinstance(each, Mapping) for each in tree):
-        inner = [(each.get("name", n), each) for n, each in enumerate(tree)]
-    else:
-        return {key: str(tree)}
-    found: dict[str, str] = {}
-    for name, value in inner:
-        found |= _flat(value, f"{key}.{name}".lstrip("."))
-    return found
+    return {key: str(value) for key, value in leaves(tree) if key}
 
 
 def _figures(result: RunResult) -> dict[str, Evaluation | None]:
-    teacher = find_autoattack(result.teacher.robust) if result.teacher else None
+    teacher = result.teacher_autoattack
     figures = {"teacher": teacher}
     figures |= {node.name: node.autoattack for node in result.nodes}
     return figures

@@ -21,7 +21,7 @@ from deploy.report.arms import (
     describe_own,
     run_arms,
 )
-from deploy.report.result import NodeResult, RunResult, find_autoattack
+from deploy.report.result import NodeResult, RunResult
 from deploy.report.wording import TRIAL, describe, human_bytes, percent
 
 COLUMNS = (
@@ -83,7 +83,7 @@ def print_result(result: RunResult, console: Console, run_dir: Path) -> None:
 def caption(result: RunResult) -> str:
     """Say what the figures of the table mean."""
     found = [node.autoattack for node in result.nodes if node.autoattack is not None]
-    teacher = find_autoattack(result.teacher.robust) if result.teacher else None
+    teacher = result.teacher_autoattack
     notes = []
     if found:
         notes.append(f"robust: {describe(found[0])} a student")
@@ -188,7 +188,7 @@ def _rows(result: RunResult) -> list[tuple[str, ...]]:
                 "teacher",
                 f"{teacher.architecture} ({teacher.num_parameters:,})",
                 percent(teacher.clean_accuracy),
-                _robust(find_autoattack(teacher.robust)),
+                _robust(teacher.autoattack),
                 *[MISSING] * 4,
                 "trial" if teacher.trial else "published",
             )

@@ -20,7 +20,6 @@ from deploy.report.result import (
     NodeResult,
     ReleaseFacts,
     TeacherResult,
-    find_autoattack,
 )
 
 DELIVERED = "promoted"
@@ -175,7 +174,7 @@ def _robustness(nodes: Sequence[NodeResult], teacher: TeacherResult | None) -> s
     if len(found) > 1:
         each += " each"
     text = f" of {span} % robust accuracy"
-    best = find_autoattack(teacher.robust) if teacher is not None else None
+    best = None if teacher is None else teacher.autoattack
     if best is not None:
         text += f", against {percent(best.accuracy)} % of the teacher"
     text += f" (AutoAttack, {found[0].norm}, eps {found[0].eps:.4g}, {images} {each}"

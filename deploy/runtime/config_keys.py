@@ -159,7 +159,7 @@ def effective(
         of_file: the tree of the file alone.
         typed: what messages call each option, by the key that it sets.
     """
-    for key, value in _leaves(_tree(config)):
+    for key, value in leaves(_tree(config)):
         options = [name for of, name in typed.items() if f"{key}.".startswith(f"{of}.")]
         in_file = _is_in(of_file, key.split("."))
         origin = "the file" if in_file else "default"
@@ -177,7 +177,7 @@ def _tree(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Walk to what is no table; tables of a list are named by their `name`."""
     inner = value
     if isinstance(value, list) and any(isinstance(v, dict) for v in value):
@@ -186,7 +186,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
         return
     for name, item in inner.items():
-        yield from _leaves(item, f"{key}.{name}" if key else name)
+        yield from leaves(item, f"{key}.{name}" if key else name)
 
 
 def _is_in(tree: Any, path: list[str]) -> bool:
