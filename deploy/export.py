@@ -53,6 +53,7 @@ def export_student(
     format = format_of(to)
     refuse_foreign(student)  # before torch is imported
     require_address_space()
+    from common.data.datasets import Split
     from common.export.encode import CALIBRATION_IMAGES, encode
     from common.export.gate import describe, measure, require_as_good
     from common.export.session import OnnxStudent
@@ -60,13 +61,15 @@ def export_student(
 
     model, card = load_model(student)
     dataset = dataset_of(card, data_dir)
-    calibration = stratified_positions(dataset.train.labels, CALIBRATION_IMAGES)
+    train = dataset.train
+    chosen = stratified_positions(train.labels, CALIBRATION_IMAGES)
+    calibration = Split(train.images[chosen], train.labels[chosen])
     data = encode(
         model,
         card,
         format,
         student_sha256=hashlib.sha256(student.read_bytes()).hexdigest(),
-        calibration=dataset.train.tensors()[0][calibration].numpy(),
+        calibration=calibration.tensors()[0].numpy(),
     )
     x, y = dataset.test.tensors()
     positions = stratified_positions(dataset.test.labels, num_images)

@@ -14,7 +14,7 @@ from statistics import median
 from typing import NamedTuple
 
 from common.config import DatasetConfig
-from common.data.image_folder import Tree, common_form, scan_tree, size_and_mode
+from common.data.image_folder import GREY, scan_tree, size_and_mode
 from common.data.sources import open_sources
 from common.durable import make_folder, write_atomic
 from common.errors import ConfigError
@@ -73,21 +73,18 @@ def look_at(data: Path) -> FolderSize:
     # Checks the layout, with its own advice; any size will do.
     open_sources(DatasetConfig(name="folder", data_dir=data, image_size=32), None)
     tree = scan_tree(data / "train")
-    sides = [size_and_mode(path)[0] for path in tree.paths]
+    headers = [size_and_mode(path) for path in tree.paths]
+    sides = [side for side, _ in headers]
     counts = [int((tree.labels == k).sum()) for k in range(len(tree.class_names))]
     return FolderSize(
         classes=tree.class_names,
         num_images=len(tree.paths),
         has_test=(data / "test").is_dir(),
         smallest=min(counts),
-        is_grey=_is_grey(tree),
+        is_grey=all(mode in GREY for _, mode in headers),
         side=int(median(min(side) for side in sides)),
         is_uniform=len({*sides}) == 1 and sides[0][0] == sides[0][1],
     )
-
-
-def _is_grey(tree: Tree) -> bool:
-    return common_form(tree.paths, 32).channels == 1
 
 
 def describe(size: FolderSize) -> str:
