@@ -9,12 +9,12 @@ Not here: the code behind the names (common.models.zoo, edge.distill.methods; te
 their tables to this one), and what a student's recipe may change (common.config).
 """
 
-import difflib
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 from common.errors import ConfigError
+from common.text import did_you_mean
 
 # What is extracted of a sample; a release that ships its images has these beside it.
 Content = Literal["soft_labels", "deltas", "boundary_points"]
@@ -34,19 +34,24 @@ class MethodNeeds:
 
 
 _SOFT_LABELS = MethodNeeds(frozenset({"soft_labels"}))
+_TAKT = MethodNeeds(frozenset({"soft_labels", "deltas"}), boundary_weighted=True)
 
 METHODS: dict[str, MethodNeeds] = {
     "natural": MethodNeeds(),
     "pgd_at": MethodNeeds(),
     "trades": MethodNeeds(),
     "warm_at": MethodNeeds(),
+    "n_fgsm": MethodNeeds(),
+    "fgsm_pgi": MethodNeeds(),
     "kd": _SOFT_LABELS,
     "ard": _SOFT_LABELS,
     "rslad": _SOFT_LABELS,
     "absld": _SOFT_LABELS,
     "bss": MethodNeeds(frozenset({"soft_labels", "boundary_points"})),
     "adaad": MethodNeeds(live_teacher=True),
-    "takt": MethodNeeds(frozenset({"soft_labels", "deltas"}), boundary_weighted=True),
+    "label_smoothing": _TAKT,
+    "class_means": _TAKT,
+    "takt": _TAKT,
 }
 
 # By what an image costs, the cheapest first.
@@ -99,8 +104,7 @@ def check_name(kind: str, name: str, known: Collection[str]) -> str:
     """
     if name in known:
         return name
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
     raise ConfigError(
-        f"no {kind} is called '{name}'; expected one of {', '.join(known)}{hint}"
+        f"no {kind} is called '{name}'; expected one of {', '.join(known)}"
+        f"{did_you_mean(name, known)}"
     )

@@ -8,15 +8,20 @@ appending to logs, and the layout of folders.
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import filelock
-
 from common import faults
 from common.errors import StorageError
 
+_ADVICE = {
+    errno.ENOENT: "make its folder, or choose another one",
+    errno.ENOTDIR: "a file stands where a folder is expected; choose another path",
+    errno.EEXIST: "a file stands where a folder is expected; choose another path",
+    errno.EISDIR: "a folder has that name; give the name of a file",
+}
 _POLL_S = 0.01  # between two attempts to take a lock that another process holds
 
 
@@ -86,8 +91,7 @@ def make_folder(path: Path, *, mode: int = 0o777) -> Path:
         path.mkdir(parents=True, exist_ok=True, mode=mode)
     except OSError as e:
         raise StorageError(
-            f"cannot make folder {path}: {e.strerror or e}; free space, fix the "
-            "permissions above it or choose another one"
+            f"cannot make folder {path}: {e.strerror or e}; {_advice(e)}"
         ) from e
     return path
 
@@ -104,8 +108,36 @@ def storing(path: Path) -> Iterator[None]:
 def storage_error(error: OSError, path: Path) -> StorageError:
     """Say what a full, broken or forbidden disk means for `path`."""
     return StorageError(
-        f"cannot write {path}: {error.strerror or error}; free space or fix the "
-        "permissions of that folder"
+        f"cannot write {path}: {error.strerror or error}; {_advice(error)}"
+    )
+
+
+def require_place(path: Path) -> None:
+    """Refuse a file that could not be written, before the work that ends in it.
+
+    Raises:
+        StorageError: its name is a folder's, or what is above it is no folder that may
+            be written to.
+    """
+    above = path.absolute().parent
+    while not os.path.lexists(above):
+        above = above.parent
+    found = 0
+    if path.is_dir():
+        found = errno.EISDIR
+    elif not above.is_dir():
+        found = errno.ENOTDIR
+    elif not os.access(above, os.W_OK | os.X_OK):
+        found = errno.EACCES
+    if found:
+        raise storage_error(OSError(found, os.strerror(found)), path)
+
+
+def _advice(error: OSError) -> str:
+    """Say what to do about an error of the disk."""
+    return _ADVICE.get(
+        error.errno or 0,
+        "free space, fix the permissions of that folder, or choose another one",
     )
 
 
@@ -125,6 +157,8 @@ def locked(path: Path, *, busy: Callable[[str], str] | None = None) -> Iterator[
         StorageError: the lock file cannot be made or opened, or another process
             holds it and `busy` is given.
     """
+    import filelock  # here: few of those who write files need it
+
     # A file system without flock is an error: the library's substitute, a marker file,
     # would stay behind when a process is killed.
     lock = filelock.FileLock(

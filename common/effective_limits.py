@@ -48,6 +48,24 @@ def address_space_mib() -> float | None:
     return None if soft == resource.RLIM_INFINITY else soft / _MIB
 
 
+def process_limit(*, proc: Path = Path("/proc/self")) -> tuple[int, str] | None:
+    """Read how many processes and threads there may be at once; None: any number.
+
+    Returns:
+        The least limit and what sets it: of this user (which does not bind root), or of
+        a control group above this process.
+    """
+    found = []
+    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if soft != resource.RLIM_INFINITY and os.getuid() != 0:
+        found.append((soft, "`ulimit -u`"))
+    for group in (*ancestors("", proc=proc), *ancestors("pids", proc=proc)):
+        most = read_number(group / "pids.max")
+        if most is not None:
+            found.append((most, "pids.max of its control group"))
+    return min(found, default=None)
+
+
 def effective_limits(*, proc: Path = Path("/proc")) -> EffectiveLimits:
     """Read the limits in force for this process, apart from any executor's."""
     affinity = len(os.sched_getaffinity(0))

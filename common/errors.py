@@ -9,10 +9,10 @@
     +-- IdentityError              6   a certificate, key or allow-list says no
     |   +-- ClockError            12   a certificate is not valid at this clock's time
     +-- TrustError                 7   a release was refused (signature, digest, age)
-    +-- StorageError               8   disk full, permission denied, damaged state
+    +-- StorageError               8   no such file, disk full, no permission, damage
     +-- AddressError               9   a port is taken or an address is not ours
     +-- ClusterError              10   Ray did not start, or a job failed for good
-    +-- StudentError              11   the student is not fit to be promoted
+    +-- StudentError              11   the student is not fit to be promoted, or missing
     Interrupted                  130   Ctrl-C (143 for SIGTERM and SIGHUP)
 
 Every message states what was expected, what was found and what to do, in one
@@ -32,13 +32,13 @@ class TaktError(Exception):
 
 
 class ConfigError(TaktError):
-    """A config key, a value or a command-line option is wrong."""
+    """A config key, value or option is wrong, or the file of one cannot be read."""
 
     exit_code = 2
 
 
 class DataError(TaktError):
-    """A data set is missing, damaged or unusable."""
+    """A data set, or a folder of images, is missing, damaged or unusable."""
 
     exit_code = 3
 
@@ -66,7 +66,7 @@ class IdentityError(TaktError):
 
 
 class ClockError(IdentityError):
-    """A certificate is not valid at this clock's time, which may mend by itself."""
+    """Certificates and this machine's clock do not agree, which may mend by itself."""
 
     exit_code = 12
 
@@ -78,7 +78,7 @@ class TrustError(TaktError):
 
 
 class StorageError(TaktError):
-    """The disk is full, a path is not writable, or saved state is damaged."""
+    """A file or folder is not there or not writable, a disk full, or state damaged."""
 
     exit_code = 8
 
@@ -96,7 +96,7 @@ class ClusterError(TaktError):
 
 
 class StudentError(TaktError):
-    """A student is not fit to be promoted (for instance: one constant class)."""
+    """A student is not fit to be promoted (constant, say), or there is none yet."""
 
     exit_code = 11
 
@@ -114,6 +114,9 @@ OUT_OF_MEMORY = MemoryCapError.exit_code  # of a child; its parent halves the ba
 
 # Of the allocators of C++ and of torch, and of CUDA's; a test provokes them.
 OUT_OF_MEMORY_TEXTS = ("bad_alloc", "can't allocate", "out of memory")
+# oneDNN gives no reason. Kernels that lie channels last are reordered within it, so it
+# is there that little memory shows first; models were checked to run before.
+ONEDNN_FAILED = "could not create a primitive"
 
 
 def public_errors(kind: type[TaktError] = TaktError) -> list[type[TaktError]]:
@@ -154,7 +157,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower()
-    return any(word in text for word in OUT_OF_MEMORY_TEXTS)
+    return any(word in text for word in (*OUT_OF_MEMORY_TEXTS, ONEDNN_FAILED))
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

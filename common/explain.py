@@ -5,16 +5,16 @@ the kinds are those of the present pydantic. Not here: which file or option the 
 came from (common.config.toml_file, deploy.runtime.settings).
 """
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from common.text import shortened
+from common import names
+from common.text import did_you_mean, shortened
 
-_NAME = '1 to 63 of a-z, 0-9, - and _, for instance "sensor-2"'
+_NAME = f'{names.EXPECTED}, for instance "sensor-2"'
 _WHOLE, _NUMBER = "a whole number, for instance 3", "a number, for instance 0.5"
 _TABLE = "a table of keys, for instance [teacher]"
 _LIST = "a list in brackets, for instance [1, 2]"
@@ -91,9 +91,7 @@ def expectation(error: Mapping[str, Any]) -> str:
         known = re.findall(r"'([^']*)'", words)
         if len(known) == 1:
             return f"expected {words}"
-        close = difflib.get_close_matches(str(error["input"]), known, n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        return f"expected one of {words}{hint}"
+        return f"expected one of {words}{did_you_mean(str(error['input']), known)}"
     if kind in EXPECTED:
         return f"expected {EXPECTED[kind].format(**context)}"
     return str(error["msg"])
@@ -111,8 +109,8 @@ def _shown(value: object) -> str:
 def _nearest(model: type[BaseModel], loc: tuple[Any, ...]) -> str:
     """Name the known key that is nearest to an unknown one, or all of them."""
     known = _known_keys(model, loc[:-1])
-    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+    hint = did_you_mean(str(loc[-1]), known).removeprefix("; ")
+    return hint or f"known: {', '.join(known)}"
 
 
 def _known_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:

@@ -15,17 +15,21 @@ from common.text import printable
 LogFormat = Literal["text", "logfmt", "json"]
 
 
-def log_to(stream: IO[str], log_format: LogFormat, *, node: str) -> None:
+def log_to(
+    stream: IO[str], log_format: LogFormat, *, node: str, quiet: bool = False
+) -> None:
     """Send this process's log records to a stream, from now on and there only.
 
     Args:
         stream: usually stderr.
         log_format: of each line.
         node: named in every record that a program reads.
+        quiet: errors alone.
     """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_FORMATS[log_format](node))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    level = logging.ERROR if quiet else logging.INFO
+    logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 class LineFormatter(logging.Formatter):

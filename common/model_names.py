@@ -10,7 +10,6 @@ imported, so that a config is checked in full before stage 1 begins. Not here: b
 a model (common.models.zoo), what is asked of one (common.models.contract).
 """
 
-import difflib
 import re
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 from common.catalog import ARCHITECTURES, STUDENT_ARCHITECTURES, check_name
 from common.errors import ConfigError
+from common.text import nearest
 
 GROUP = "takt.models"
 TORCHVISION = "torchvision"
@@ -82,6 +82,21 @@ def check_model(name: str) -> str:
     return name
 
 
+def check_student_model(name: str) -> str:
+    """Return the name of a model that can be built here and serves as a student.
+
+    Raises:
+        ConfigError: as `check_model`, or it is one of takt's that is a teacher only.
+    """
+    check_model(name)
+    if not is_packaged(name) and name not in STUDENT_ARCHITECTURES:
+        raise ConfigError(
+            f"model '{name}' is a teacher only; expected one of "
+            f"{', '.join(STUDENT_ARCHITECTURES)}, or a package's"
+        )
+    return name
+
+
 def entry_point(name: str) -> EntryPoint:
     """Look up the entry point of ``PACKAGE/NAME``; nothing is imported.
 
@@ -140,8 +155,8 @@ def _check_among(model: str, known: tuple[str, ...], package: str) -> None:
     """Check a name within a package; a long list is left to `takt models list`."""
     if model in known:
         return
-    close = difflib.get_close_matches(model, known, n=1)
-    hint = f"did you mean '{package}/{close[0]}'? " if close else ""
+    close = nearest(model, known)
+    hint = f"did you mean '{package}/{close}'? " if close else ""
     some = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
     raise ConfigError(
         f"no model of package {package} is called '{model}'; {hint}it has {some}; "

@@ -45,6 +45,15 @@ def require_own_folder(path: Path) -> None:
         )
 
 
+def keep_others_from_writing() -> None:
+    """Let nobody but owner and group write to what this process makes from now on.
+
+    Below a umask of 0, as some containers and cron daemons set it, takt would refuse
+    the folders that it has made itself. Children inherit it.
+    """
+    os.umask(os.umask(stat.S_IWOTH) | stat.S_IWOTH)
+
+
 def _name(uid: int) -> str:
     try:
         return f"user {pwd.getpwuid(uid).pw_name}"

@@ -66,4 +66,6 @@ def check_header(path: Path) -> None:
     if size < 8 or length > size - 8:
         raise ValueError("it is shorter than its header says")
     if length > MOST_HEADER:
-        raise ValueError(f"its header has {length} bytes, expected {MOST_HEADER}")
+        raise ValueError(
+            f"its header has {length} bytes, expected at most {MOST_HEADER}"
+        )

@@ -1,7 +1,10 @@
-"""Pieces of the lines that people read: counts with their nouns, and lines cut short.
+"""Pieces of the lines that people read: counts with nouns, hints, and lines cut short.
 
 Not here: the messages themselves, and errors of libraries (common.errors.one_line).
 """
+
+import difflib
+from collections.abc import Iterable
 
 _GAP = " ... "
 
@@ -35,3 +38,14 @@ def shortened(line: str, most: int) -> str:
     if room < most // 4:  # no fix, or one that leaves the cause no place
         return line[: most - 3] + "..."
     return line[:room].rstrip() + _GAP + fix
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that a mistyped one is nearest to; None: none is near."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Write "; did you mean 'epochs'?" for the end of a line; "" where none is near."""
+    close = nearest(name, known)
+    return "" if close is None else f"; did you mean '{close}'?"

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 from common.catalog import Content
 from common.config.node_images import check_node_images
 from common.config.own_images import OwnImagesConfig
+from common.config.profile import ProfileConfig
 from common.config.sections import (
     AnyArchitecture,
     Architecture,
@@ -23,7 +24,12 @@ from common.config.sections import (
     Pixels,
     Section,
     Seed,
-    check_architecture,
+    check_student_architecture,
+)
+
+DATA_DIR_MISSING = (
+    "data set 'folder' needs dataset.data_dir (--data-dir): a folder with "
+    "train/CLASS/IMAGE and, if there is one, test/CLASS/IMAGE"
 )
 
 
@@ -38,6 +44,11 @@ class DatasetConfig(Section):
     """of the training images"""
     image_size: int | None = Field(default=None, ge=8, le=256)
     """folder only"""
+
+    @property
+    def is_embedded(self) -> bool:
+        """Tell a data set that comes with takt: no folder is read for it."""
+        return self.name == "digits"
 
 
 class ThreatConfig(Section):
@@ -67,9 +78,11 @@ class TeacherConfig(Section):
     """weight of the robust term"""
     attack: AttackConfig
     epochs: int = Field(ge=1)
+    """passes over the training images"""
     batch_size: int = Field(default=128, ge=2)
     """over all workers"""
     learning_rate: float = Field(default=0.1, gt=0)
+    """of SGD at its highest"""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
     eps_warmup_epochs: int = Field(default=2, ge=0)
@@ -90,6 +103,7 @@ class TeacherConfig(Section):
     all_images: bool = False
     """train on all; nodes hold dataset.limit of them"""
     num_workers: int = Field(default=2, ge=1)
+    """processes that train it together, a core or a GPU each"""
     min_workers: int | None = Field(default=None, ge=1)
     """train with as few as this while others are missing"""
     use_gpu: bool = False
@@ -180,8 +194,10 @@ class StudentConfig(Section):
     method: Method = "takt"
     attack: AttackConfig
     epochs: int = Field(ge=1)
+    """passes over the images, where no budget of CPU-seconds decides"""
     batch_size: int = Field(default=64, ge=2)
     learning_rate: float = Field(default=0.1, gt=0)
+    """of SGD at its highest"""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
     eps_warmup_epochs: int = Field(default=2, ge=0)
@@ -209,8 +225,8 @@ class StudentConfig(Section):
 
 
 def _check_model(recipe: StudentConfig) -> StudentConfig:
-    """Check that a recipe's architecture can be built here."""
-    check_architecture(recipe.model)
+    """Check that a recipe's architecture can be built here, and serves as a student."""
+    check_student_architecture(recipe.model)
     return recipe
 
 
@@ -250,27 +266,6 @@ class EvaluationConfig(Section):
     """the node's own check before it promotes"""
 
 
-class CutConfig(Section):
-    """An outage of a node's network, simulated by the node's own link."""
-
-    after_s: float = Field(ge=0)
-    """from the node's first call to its gateway"""
-    for_s: float = Field(gt=0)
-
-
-class ProfileConfig(Section):
-    """The hard caps of one node, and its network."""
-
-    cpus: float = Field(gt=0)
-    """cores"""
-    memory_mib: int = Field(ge=1)
-    bandwidth_kib_s: int = Field(ge=1)
-    delay_ms: int = Field(default=0, ge=0)
-    """added to each call"""
-    cuts: tuple[CutConfig, ...] = ()
-    """outages of its network"""
-
-
 class NodeConfig(Section):
     """One simulated edge node."""
 
@@ -292,7 +287,14 @@ class GatewayConfig(Section):
     """host names by which nodes reach it; they are given the first"""
     port: int = Field(default=0, ge=0, le=65535)
     enroll_port: int = Field(default=0, ge=0, le=65535)
+    status_page: bool = True
+    """over HTTP, for people, programs (/status.json) and Prometheus (/metrics)"""
+    status_host: BoundHost = "localhost"
+    """who reaches it may read it: no login, no TLS"""
+    status_port: int = Field(default=0, ge=0, le=65535)
     max_streams_per_node: int = Field(default=8, ge=1)
+    max_connections_per_address: int = Field(default=256, ge=1)
+    """of each port's peers; raise it where a larger fleet shares an address"""
     node_days: float = Field(default=30, gt=0)
     """life of a node's certificate; the node renews it in the last third"""
     server_days: float = Field(default=365, gt=0)

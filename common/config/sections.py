@@ -21,7 +21,8 @@ from pydantic_core import PydanticCustomError
 from common.address import parse_address, parse_certificate_host, parse_host
 from common.catalog import METHODS, check_name
 from common.errors import ConfigError
-from common.model_names import check_model
+from common.model_names import check_model, check_student_model
+from common.names import PATTERN
 
 
 def _fraction(value: object) -> object:
@@ -59,6 +60,7 @@ def _written_as(parse: Callable[[str], object]) -> AfterValidator:
 
 
 check_architecture = _known(check_model)
+check_student_architecture = _known(check_student_model)
 
 # Not checked: a node reads the recipes of releases that a later takt has made.
 AnyArchitecture = Annotated[str, Field(json_schema_extra={"unit": "model"})]
@@ -102,7 +104,7 @@ def _from_its_file(path: Path, info: ValidationInfo) -> Path:
 # A path key of a config file; `toml_file` says in which folder the file lies.
 FilePath = Annotated[Path, AfterValidator(_from_its_file)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what every generator of ours takes
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+Name = Annotated[str, Field(pattern=f"^{PATTERN}$")]
 
 
 class Section(BaseModel):

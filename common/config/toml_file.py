@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from common.errors import ConfigError
 from common.explain import Complaint, explain
+from common.text_file import read_text, reason_of
 
 _MOST_INTEGER = 2**63 - 1
 
@@ -44,9 +45,11 @@ def load_config(path: Path, model: type[ModelT]) -> ModelT:
             value in it is wrong.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"cannot read config {path}: {e}; give a TOML file") from e
+        raise ConfigError(
+            f"cannot read config {path}: {reason_of(e)}; name the TOML file by --config"
+        ) from e
     return parse_config(text, model, source=str(path), folder=path.resolve().parent)
 
 
@@ -78,8 +81,22 @@ def parse_config(
             json.dumps(tree, default=str), context={"folder": folder}
         )
     except ValidationError as e:
+        if other := _of_another_kind(tree, model):
+            raise ConfigError(f"{source} looks like {other} {source}") from e
         found = explain(e, model)
         raise WrongKeyError(source, found, _with_names(found.key, tree)) from e
+
+
+def _of_another_kind(tree: Mapping[str, Any], model: type[BaseModel]) -> str | None:
+    """Tell the other kind of config file by its tables; None: it is not that."""
+    others = (
+        ({"gateway", "profile"}, "a node's file; run it by: takt edge run --config"),
+        ({"teacher", "knowledge"}, "a run's config; run it by: takt simulate --config"),
+    )
+    for keys, what in others:
+        if keys <= tree.keys() and not keys <= model.model_fields.keys():
+            return what
+    return None
 
 
 def set_options(text: str, options: Mapping[str, object], *, source: str) -> str:
@@ -165,7 +182,13 @@ def _put(tree: dict[str, Any], key: str, value: object) -> None:
     *path, last = key.split(".")
     place: Any = tree
     for part in path:
-        place = _inner(place, part)
+        inner = _inner(place, part)
+        if inner is None and isinstance(place, list) and (names := _names(place)):
+            raise ConfigError(
+                f"cannot set {key}: no table of that list is called '{part}'; there "
+                f"are {', '.join(names)}"
+            )
+        place = inner
     if not isinstance(place, dict):
         raise ConfigError(
             f"cannot set {key}: {'.'.join(path)} is not a table; expected a key such "
@@ -186,6 +209,11 @@ def _with_names(key: str, tree: Any) -> str:
             tree = tree.get(part) if isinstance(tree, dict) else None
             parts.append(part)
     return ".".join(parts)
+
+
+def _names(tables: list[Any]) -> list[str]:
+    """List the `name` of each table of a list."""
+    return [str(t["name"]) for t in tables if isinstance(t, dict) and "name" in t]
 
 
 def _inner(place: Any, part: str) -> Any:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from common.errors import DataError
 from common.regular_file import open_regular
 
+MAX_UNPACKED_BYTES = 1 << 30  # of a .gz, in memory; EMNIST's largest file has 0.55e9
+
 
 def read_idx(path: Path, *, ndim: int) -> NDArray[np.uint8]:
     """Read one IDX file of unsigned bytes, plain or with gzip (``.gz``).
@@ -32,17 +34,16 @@ def read_idx(path: Path, *, ndim: int) -> NDArray[np.uint8]:
         DataError: unreadable, not IDX, or shorter or longer than it declares.
     """
     data: NDArray[np.uint8]
+    start = 4 + 4 * ndim
     try:
         if path.suffix == ".gz":
-            with open_regular(path) as file:  # a pipe would keep the reader waiting
-                data = np.frombuffer(gzip.decompress(file.read()), np.uint8)
+            data = np.frombuffer(_unpacked(path, start), np.uint8)
         elif path.stat().st_size:
             data = np.memmap(path, np.uint8, "r")
         else:  # mmap refuses empty files
             data = np.zeros(0, np.uint8)
     except (OSError, EOFError, ValueError, zlib.error) as e:
         raise DataError(f"cannot read {path}: {e}; fetch it again") from e
-    start = 4 + 4 * ndim
     magic = bytes([0, 0, 8, ndim])
     header = data[:start].tobytes()
     if len(header) < start or header[:4] != magic:
@@ -50,7 +51,7 @@ def read_idx(path: Path, *, ndim: int) -> NDArray[np.uint8]:
             f"{path} is not an IDX file of {ndim} dimensions: begins with "
             f"{header[:4].hex() or 'nothing'}, expected {magic.hex()}; fetch it again"
         )
-    shape = tuple(int(n) for n in np.frombuffer(header[4:], ">u4"))
+    shape = _shape(header)
     expected = start + math.prod(shape)
     if len(data) != expected:
         word = "truncated" if len(data) < expected else "too long"
@@ -59,6 +60,37 @@ def read_idx(path: Path, *, ndim: int) -> NDArray[np.uint8]:
             "fetch it again"
         )
     return data[start:].reshape(shape)
+
+
+def _shape(header: bytes) -> tuple[int, ...]:
+    return tuple(int(n) for n in np.frombuffer(header[4:], ">u4"))
+
+
+def _unpacked(path: Path, start: int) -> bytes:
+    """Unpack a gzip file no further than a byte beyond what its header declares.
+
+    A thousandth of the bytes can unpack to anything.
+
+    Args:
+        path: the file.
+        start: bytes of the header.
+
+    Raises:
+        DataError: it declares more than is unpacked into memory.
+        OSError, EOFError, zlib.error: it is damaged.
+    """
+    # Opened by us: a pipe would keep the reader waiting.
+    with open_regular(path) as packed, gzip.GzipFile(fileobj=packed) as file:
+        header = file.read(start)
+        if len(header) < start or header[:3] != bytes([0, 0, 8]):
+            return header  # whoever called says what is wrong with it
+        declared = math.prod(_shape(header))
+        if declared > MAX_UNPACKED_BYTES:
+            raise DataError(
+                f"{path} declares {declared} bytes, of a .gz {MAX_UNPACKED_BYTES} at "
+                "most are unpacked; unpack it with gunzip, a plain file may be larger"
+            )
+        return header + file.read(declared + 1)
 
 
 def read_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

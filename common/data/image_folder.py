@@ -1,57 +1,34 @@
 """Read class-folder trees of image files: ``<root>/<class>/<image>``.
 
 Classes are the sorted folder names. Images are decoded with PIL one by one, to
-grey when all of them are grey, otherwise to RGB. They are turned as their EXIF tag
-says, what is transparent becomes white, and of an animation the first frame counts.
-Builds of PIL may decode a JPEG differently in the last bit: the split's fingerprint
-then differs too, and a node says so. Not here: augmentation, video, images of 16-bit
-grey (refused).
+grey when all of them are grey, otherwise to RGB; of an animation the first frame
+counts. Builds of PIL may decode a JPEG differently in the last bit: the split's
+fingerprint then differs too, and a node says so. Not here: one image's file
+(common/data/image_file.py), augmentation, video.
 """
 
-import struct
 import unicodedata
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from common.data.listing import (
-    check_links,
-    describe_link,
-    leads_nowhere,
-    visible,
-)
-from common.errors import DataError, one_line
-from common.regular_file import open_regular
+from common.data.image_file import converted, opened, unreadable
+from common.data.listing import check_links, leads_nowhere, visible
+from common.errors import DataError
 from common.text import counted
 
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
-# PIL's names of these. Given none, it tries all that it knows by their content, and for
-# PostScript starts a program.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-BACKGROUND = (255, 255, 255)  # behind transparent pixels
+_REDUCED_LEAST = 16  # of the wanted size, so that resizing averages many pixels
 _ANIMATED = frozenset({".gif", ".tif", ".tiff", ".webp"})
-_ORIENTATION = 0x0112  # the EXIF tag
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _MOST_KINDS = 4  # of passed-over files that a note lists
 GREY = frozenset({"1", "L", "LA"})
-_DEEP = ("I", "F")  # modes of 16 and 32 bits a pixel
 
 
 @dataclass(frozen=True)
@@ -215,17 +192,20 @@ def is_image(path: Path) -> bool:
 def _is_animation(path: Path) -> bool:
     if path.suffix.lower() not in _ANIMATED:
         return False
-    with _opened(path) as image:
+    with opened(path) as image:
         return bool(getattr(image, "is_animated", False))
 
 
 def files_below(paths: Iterable[Path]) -> list[Path]:
-    """List the visible files among `paths` and in folders of theirs."""
+    """List the visible files among `paths` and in folders of theirs.
+
+    A link to a folder, which may lead back up, is not followed; it counts as a file.
+    """
     files: list[Path] = []
     for path in paths:
         if path.is_dir() and not path.is_symlink():
             files += files_below(visible(path))
-        elif not path.is_dir():
+        else:
             files.append(path)
     return files
 
@@ -233,12 +213,17 @@ def files_below(paths: Iterable[Path]) -> list[Path]:
 def _count_by_kind(paths: Sequence[Path], root: Path) -> str:
     """Count files by folder and suffix, the most frequent first."""
     kinds = Counter(
-        f"{p.suffix or 'without suffix'} in {p.parent.relative_to(root)}/"
-        for p in paths
+        f"{_kind_of(p)} in {p.parent.relative_to(root)}/" for p in paths
     ).most_common()
     listed = [f"{count} {kind}" for kind, count in kinds[:_MOST_KINDS]]
     rest = sum(count for _, count in kinds[_MOST_KINDS:])
     return ", ".join(listed + ([f"{rest} others"] if rest else []))
+
+
+def _kind_of(path: Path) -> str:
+    if path.is_dir():
+        return "link to a folder"
+    return path.suffix or "without suffix"
 
 
 def size_and_mode(path: Path) -> tuple[tuple[int, int], str]:
@@ -247,7 +232,7 @@ def size_and_mode(path: Path) -> tuple[tuple[int, int], str]:
     Raises:
         DataError: it cannot be read, or has more than 8 bits a pixel.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         return image.size, image.mode
 
 
@@ -265,7 +250,7 @@ def common_form(paths: Sequence[Path], image_size: int | None) -> Form:
     grey = True
     size = image_size
     for path in paths:
-        with _opened(path) as image:
+        with opened(path) as image:
             grey = grey and image.mode in GREY
             width, height = image.size
         if image_size is None:
@@ -279,83 +264,32 @@ def common_form(paths: Sequence[Path], image_size: int | None) -> Form:
     return Form("L" if grey else "RGB", size)
 
 
-def read_images(paths: Sequence[Path], form: Form) -> NDArray[np.uint8]:
+def read_images(
+    paths: Sequence[Path], form: Form, *, reduced: bool = False
+) -> NDArray[np.uint8]:
     """Decode and resize images: uint8 (N, C, H, W).
+
+    Args:
+        paths: of the images.
+        form: what they are converted to.
+        reduced: decode JPEGs that are much larger than that at a half, a quarter or an
+            eighth of their size, as their coefficients allow. It takes a fraction of
+            time and memory, and pixels differ by rounding, so that it is not for images
+            that have a fingerprint.
 
     Raises:
         DataError: an image cannot be decoded; names the file.
     """
+    least = _REDUCED_LEAST * form.size if reduced else None
     out = np.empty((len(paths), form.channels, form.size, form.size), np.uint8)
     for index, path in enumerate(paths):
-        with _opened(path) as image:
+        with opened(path, least=least) as image:
             try:
-                image = _opaque(_upright(image)).convert(form.mode)
+                image = converted(image, form.mode)
                 if image.size != (form.size, form.size):
                     image = image.resize((form.size, form.size), Image.Resampling.BOX)
                 pixels = np.asarray(image, np.uint8)
             except (OSError, SyntaxError, ValueError) as e:
-                raise _unreadable(path, e) from e
+                raise unreadable(path, e) from e
         out[index] = pixels.reshape(form.size, form.size, -1).transpose(2, 0, 1)
     return out
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn and mirror an image as its EXIF orientation says."""
-    image.load()  # turns a TIFF and drops its tag
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except (OSError, SyntaxError, ValueError, struct.error):
-        return image  # damaged EXIF data beside whole pixels
-    return image if turn is None else image.transpose(turn)
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    """Put an image with transparent pixels onto `BACKGROUND`."""
-    if image.mode != "P" and not image.has_transparency_data:
-        return image
-    layered = image.convert("RGBA")
-    if layered.getchannel("A").getextrema() == (255, 255):
-        return image if image.mode != "P" else layered
-    below = Image.new("RGBA", layered.size, (*BACKGROUND, 255))
-    return Image.alpha_composite(below, layered)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image lazily: its header is read, its pixels are not."""
-    with ExitStack() as held:
-        try:
-            file = held.enter_context(open_regular(path))
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                image = held.enter_context(Image.open(file, formats=_FORMATS))
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-            Image.DecompressionBombWarning,
-        ) as e:
-            raise _unreadable(path, e) from e
-        if image.mode.startswith(_DEEP):
-            raise DataError(
-                f"{path} has more than 8 bits a pixel (mode {image.mode}); convert it "
-                "to 8-bit grey or RGB"
-            )
-        yield image
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    if leads_nowhere(path):
-        return DataError(describe_link(path))
-    if path.is_file() and path.stat().st_size == 0:
-        reason = "it is empty (0 bytes)"
-    elif isinstance(error, UnidentifiedImageError):
-        reason = "its content is no image of a known format"
-    elif isinstance(error, OSError) and error.strerror:
-        reason = error.strerror
-    else:
-        reason = one_line(error, 120)
-    return DataError(f"cannot read image {path}: {reason}; replace or remove it")

@@ -4,6 +4,7 @@ Hidden entries and those that systems put beside images by themselves do not cou
 here: which files are images, and which folders classes (image_folder.py).
 """
 
+import errno
 import tarfile
 import zipfile
 from collections.abc import Iterable
@@ -69,10 +70,10 @@ def _no_folder(folder: Path, error: OSError) -> DataError:
             return DataError(f"{path} is not there, but {packed[0]} is; unpack it")
     if leads_nowhere(folder):
         return DataError(describe_link(folder))
-    return DataError(
-        f"cannot read {folder}: {error.strerror}; expected images as CLASS/IMAGE below "
-        f"{folder.parent if folder.parent.is_dir() else folder}"
-    )
+    fix = "fix its permissions"
+    if error.errno == errno.ENOENT:
+        fix = f"expected images as {folder}/CLASS/IMAGE"
+    return DataError(f"cannot read {folder}: {error.strerror}; {fix}")
 
 
 def _describe_file(path: Path) -> str:

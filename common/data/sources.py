@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import DatasetConfig
+from common.config import DATA_DIR_MISSING, DatasetConfig
 from common.data.idx import read_digits, read_idx
 from common.data.image_folder import (
     Form,
@@ -98,21 +98,27 @@ def download_public(name: str, data_dir: Path) -> None:
         getattr(torchvision.datasets, _TORCHVISION[name])(str(data_dir), download=True)
 
 
-def open_sources(config: DatasetConfig, download: Download | None) -> Sources:
+def open_sources(
+    config: DatasetConfig, download: Download | None, *, option: str = "--data-dir"
+) -> Sources:
     """Find the files of a data set, fetching them where that is possible.
+
+    Args:
+        config: name and folder.
+        download: fetches a public data set that is missing; None never does.
+        option: by which the verb takes the folder, for the advice.
 
     Raises:
         DataError: missing and not fetched, or damaged.
     """
-    if config.name == "digits":
+    if config.is_embedded:
         return _digits()
     if config.name == "folder":
         if config.data_dir is None:
-            raise DataError(
-                "data set 'folder' needs dataset.data_dir (--data-dir): a folder with "
-                "train/CLASS/IMAGE and, if there is one, test/CLASS/IMAGE"
-            )
-        return _folder(config.data_dir.expanduser(), None, config.image_size)
+            raise DataError(DATA_DIR_MISSING)
+        root = config.data_dir.expanduser()
+        _check_layout(root, option)
+        return _folder(root, None, config.image_size)
     data_dir = (config.data_dir or default_data_dir()).expanduser()
     opened = _open_public(config.name, data_dir)
     if opened is not None:
@@ -226,7 +232,6 @@ def _cifar_batches(data_dir: Path) -> Sources:
 def _folder(
     root: Path, class_names: tuple[str, ...] | None, form: Form | int | None
 ) -> Sources:
-    _check_layout(root)
     tree = scan_tree(root / "train", class_names)
     missing = [
         name for k, name in enumerate(tree.class_names) if not (tree.labels == k).any()
@@ -248,14 +253,14 @@ def _folder(
     return Sources(tree.class_names, train, _files(test, form), notes=notes)
 
 
-def _check_layout(root: Path) -> None:
+def _check_layout(root: Path, option: str) -> None:
     """Refuse class folders that lie one level too high or too low, with the fix."""
     if not _is_dir(root) or _is_dir(root / "train"):
         return
     if root.name in ("train", "test") and holds_classes(root):
         raise DataError(
             f"{root} is the folder of a part; give the one that holds train/: "
-            f"--data-dir {root.parent}"
+            f"{option} {root.parent}"
         )
     if holds_classes(root):
         raise DataError(
@@ -265,7 +270,7 @@ def _check_layout(root: Path) -> None:
     inner = [p for p in visible(root) if _is_dir(p / "train")]
     if inner:
         raise DataError(
-            f"{root} has no train/, but {inner[0]} has; give --data-dir {inner[0]}"
+            f"{root} has no train/, but {inner[0]} has; give {option} {inner[0]}"
         )
 
 

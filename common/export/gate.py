@@ -4,24 +4,26 @@ Two attacks, the lower counts. AutoAttack's adversarial images, made on the floa
 student, whose gradients exist, are shown to both: an exported file answers almost as
 that one does, so they transfer. Square (Andriushchenko et al., ECCV 2020), which asks
 for logits alone, attacks the exported file itself, for what quantisation may have
-opened. Both on images that the float student holds, so that neither attack is spent on
-those that are lost already. Not here: making the file (encode.py).
+opened, on the images that the file still holds. Not here: making the file (encode.py).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.errors import StudentError
+from common.export.bounds import DEFAULT_BOUNDS, Bounds
 from common.export.session import OnnxStudent
 from common.robustness.autoattack import autoattack_each, square_each
 from common.robustness.evaluate import predict
 
+OnProgress = Callable[[str, float], None]
+
 _BATCH = 256
-MAX_CLEAN_DROP = 0.005
-MAX_ROBUST_DROP = 0.01
 _EXACT = 1e-9  # of differences of fractions
 _ROUNDING = 1e-3  # between two libraries in float32, of the largest logit
 
@@ -49,6 +51,7 @@ def measure(
     num_attacked: int,
     eps: float,
     seed: int,
+    on_progress: OnProgress = lambda stage, share: None,
 ) -> GateFigures:
     """Compare an exported file with its float student.
 
@@ -60,6 +63,7 @@ def measure(
         num_attacked: how many of the first images are attacked.
         eps: radius in pixel scale, norm Linf.
         seed: of the attacks.
+        on_progress: called with what is attacked, and the share of it that is done.
     """
     file = _Answers(exported)
     with torch.no_grad():
@@ -68,12 +72,26 @@ def measure(
     largest = float(before.abs().max())
     classes, others = before.argmax(1), after.argmax(1)
     x, labels = x[:num_attacked], y[:num_attacked]
-    attacked = autoattack_each(model, x, labels, eps=eps, seed=seed)
+    attacked = autoattack_each(
+        model,
+        x,
+        labels,
+        eps=eps,
+        seed=seed,
+        progress=partial(on_progress, "AutoAttack on the student"),
+    )
     holds = predict(file, attacked.x_adv) == labels
     holds &= predict(file, x) == labels
     kept = holds.nonzero().flatten()
     if len(kept):
-        holds[kept] = square_each(file, x[kept], labels[kept], eps=eps, seed=seed)
+        holds[kept] = square_each(
+            file,
+            x[kept],
+            labels[kept],
+            eps=eps,
+            seed=seed,
+            progress=partial(on_progress, "Square on the file"),
+        )
     return GateFigures(
         num_images=len(y),
         num_attacked=len(labels),
@@ -87,11 +105,7 @@ def measure(
 
 
 def require_as_good(
-    figures: GateFigures,
-    format: str,
-    *,
-    max_clean_drop: float = MAX_CLEAN_DROP,
-    max_robust_drop: float = MAX_ROBUST_DROP,
+    figures: GateFigures, format: str, *, bounds: Bounds = DEFAULT_BOUNDS
 ) -> None:
     """Refuse a file that answers worse than its float student.
 
@@ -107,13 +121,13 @@ def require_as_good(
             f"the exported file answers otherwise than its student: logits differ by "
             f"{figures.logits_difference:.2%} of the largest; nothing was written"
         )
-    worse = clean > max(max_clean_drop, 1 / figures.num_images) + _EXACT
-    worse |= robust > max(max_robust_drop, 1 / figures.num_attacked) + _EXACT
+    worse = clean > max(bounds.clean, 1 / figures.num_images) + _EXACT
+    worse |= robust > max(bounds.robust, 1 / figures.num_attacked) + _EXACT
     if worse:
         raise StudentError(
             f"the exported file is worse than its student: {describe(figures)}; "
-            f"allowed are {100 * max_clean_drop:g} points clean and "
-            f"{100 * max_robust_drop:g} robust (--max-clean-drop, "
+            f"allowed are {100 * bounds.clean:g} points clean and "
+            f"{100 * bounds.robust:g} robust (--max-clean-drop, "
             "--max-robust-drop); nothing was written"
         )
 

@@ -30,7 +30,7 @@ class OnnxStudent:
         """Open the bytes of a file.
 
         Args:
-            data: as `encode_onnx` or `quantize` made them.
+            data: as `common.export.encode` made them.
             source: how messages name them.
 
         Raises:

@@ -18,7 +18,12 @@ from torch.overrides import TorchFunctionMode
 
 from common.durable import make_folder, write_atomic
 from common.errors import ConfigError, StorageError, one_line
-from common.model_names import check_model, installed_version, is_packaged
+from common.model_names import (
+    TORCHVISION,
+    check_model,
+    installed_version,
+    is_packaged,
+)
 from common.models.card import ModelCard
 from common.models.foreign import CARD_KEY, refuse_foreign, unreadable
 from common.models.zoo import build_model
@@ -60,7 +65,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
         card = ModelCard.model_validate(note)
         if is_packaged(card.architecture):
             return _load_packaged(path, card, tensors, note[_DIGEST]), card
-        with torch.device("meta"), _ShapesAlone():
+        with _ShapesAlone():
             _check_tensors(tensors, _build(card))
         if _digest(tensors) != note[_DIGEST]:
             raise ValueError("weights differ from their digest")
@@ -81,7 +86,8 @@ def _load_packaged(
 ) -> nn.Module:
     """Rebuild a package's model, in eval mode.
 
-    Without values first, as takt's own; a package's code may need them.
+    Without memory first, as takt's own and torchvision's; the code of another package
+    may need values, and is built with them then.
 
     Raises:
         StorageError: the package is not installed, or its model is another here.
@@ -91,7 +97,13 @@ def _load_packaged(
         raise ValueError("weights differ from their digest")
     try:
         check_model(card.architecture)
-        with contextlib.suppress(ConfigError), torch.device("meta"), _ShapesAlone():
+        of_torchvision = card.architecture.startswith(f"{TORCHVISION}/")
+        without_values: contextlib.AbstractContextManager[None] = (
+            contextlib.nullcontext()
+            if of_torchvision
+            else contextlib.suppress(ConfigError)
+        )
+        with without_values, _ShapesAlone():
             _check_tensors(tensors, _build(card))
         model = _build(card)
         _check_tensors(tensors, model)
@@ -108,9 +120,12 @@ def _load_packaged(
 
 
 class _ShapesAlone(TorchFunctionMode):
-    """Leaves out initial values: a card's model then takes no memory and no time.
+    """Builds a card's model without its values: it takes no memory and no time.
 
-    For values on the device "meta" torch would import its compiler (120 MiB).
+    Layers make their parameters by `torch.empty`, which makes them on the device "meta"
+    here, and fill them, which is left out: for values there torch would import its
+    compiler (120 MiB). Everything else stays on the CPU, since torchvision computes the
+    widths of its regnets with tensors.
     """
 
     def __torch_function__(
@@ -121,9 +136,12 @@ class _ShapesAlone(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Call a function, unless it fills a tensor."""
+        options = kwargs or {}
         if getattr(func, "__name__", "") in _FILLING:
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
+            return args[0] if args else options["tensor"]
+        if func is torch.empty and options.get("device") is None:
+            options = {**options, "device": "meta"}
+        return func(*args, **options)
 
 
 def _build(card: ModelCard) -> nn.Module:

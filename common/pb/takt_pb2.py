@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x63ommon/pb/takt.proto\x12\x07takt.v1\",\n\x0c\x46\x65tchRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"B\n\rFetchResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\"6\n\x0cWatchRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x15\n\rknown_version\x18\x02 \x01(\x04\"1\n\rWatchResponse\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"=\n\rEnrollRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x0f\n\x07\x63sr_pem\x18\x03 \x01(\x0c\"]\n\x0e\x45nrollResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x02 \x01(\x0c\x12\x11\n\troot_json\x18\x03 \x01(\x0c\x12\x0f\n\x07\x63hannel\x18\x04 \x01(\t\"U\n\x10HeartbeatRequest\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08progress\x18\x03 \x01(\x01\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x13\n\x11HeartbeatResponse\"\x8b\x01\n\nEvaluation\x12\x0e\n\x06\x61ttack\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04norm\x18\x03 \x01(\t\x12\x0b\n\x03\x65ps\x18\x04 \x01(\x01\x12\x12\n\nnum_images\x18\x05 \x01(\r\x12\x10\n\x08\x61\x63\x63uracy\x18\x06 \x01(\x01\x12\x0c\n\x04seed\x18\x07 \x01(\x03\x12\r\n\x05\x66lags\x18\x08 \x03(\t\"\x8c\x01\n\nCurvePoint\x12\r\n\x05\x65poch\x18\x01 \x01(\r\x12\r\n\x05\x63pu_s\x18\x02 \x01(\x01\x12\x1b\n\x0e\x63lean_accuracy\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0frobust_accuracy\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\x11\n\x0f_clean_accuracyB\x12\n\x10_robust_accuracy\"D\n\x07Profile\x12\x0c\n\x04\x63pus\x18\x01 \x01(\x01\x12\x12\n\nmemory_mib\x18\x02 \x01(\r\x12\x17\n\x0f\x62\x61ndwidth_kib_s\x18\x03 \x01(\r\"#\n\x03\x43\x61p\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0c\n\x04hard\x18\x02 \x01(\x08\">\n\nCpuSeconds\x12\x0e\n\x06\x64istil\x18\x01 \x01(\x01\x12\x0e\n\x06\x61ttack\x18\x02 \x01(\x01\x12\x10\n\x08\x65valuate\x18\x03 \x01(\x01\"\x98\x06\n\rReportRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0f\n\x07student\x18\x03 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x04 \x01(\t\x12\x16\n\x0enum_parameters\x18\x05 \x01(\x04\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x0c\n\x04seed\x18\x07 \x01(\x03\x12!\n\x07profile\x18\x08 \x01(\x0b\x32\x10.takt.v1.Profile\x12\x19\n\x03\x63\x61p\x18\t \x01(\x0b\x32\x0c.takt.v1.Cap\x12\"\n\x05\x63pu_s\x18\n \x01(\x0b\x32\x13.takt.v1.CpuSeconds\x12\x17\n\x0fpeak_memory_mib\x18\x0b \x01(\x01\x12\x14\n\x0cpulled_bytes\x18\x0c \x01(\x04\x12\x1b\n\x0e\x63lean_accuracy\x18\r \x01(\x01H\x00\x88\x01\x01\x12#\n\x06robust\x18\x0e \x03(\x0b\x32\x13.takt.v1.Evaluation\x12\"\n\x05\x63urve\x18\x0f \x03(\x0b\x32\x13.takt.v1.CurvePoint\x12\x0f\n\x07outcome\x18\x10 \x01(\t\x12\x0f\n\x07message\x18\x11 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x12 \x01(\t\x12\x12\n\nlive_bytes\x18\x13 \x01(\x04\x12#\n\x16release_clean_accuracy\x18\x14 \x01(\x01H\x01\x88\x01\x01\x12+\n\x0erelease_robust\x18\x15 \x03(\x0b\x32\x13.takt.v1.Evaluation\x12\x12\n\nown_images\x18\x16 \x01(\x04\x12\x14\n\x0cown_labelled\x18\x17 \x01(\x04\x12\x1f\n\x12shipped_own_robust\x18\x18 \x01(\x01H\x02\x88\x01\x01\x12#\n\x16shipped_release_robust\x18\x19 \x01(\x01H\x03\x88\x01\x01\x12\r\n\x05notes\x18\x1a \x03(\t\x12\x12\n\nas_shipped\x18\x1b \x01(\x08\x42\x11\n\x0f_clean_accuracyB\x19\n\x17_release_clean_accuracyB\x15\n\x13_shipped_own_robustB\x19\n\x17_shipped_release_robust\"\x10\n\x0eReportResponse\"\x1f\n\x0cRenewRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\"8\n\rRenewResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x02 \x01(\x0c\"K\n\x0cQueryRequest\x12\t\n\x01x\x18\x01 \x01(\x0c\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x11\n\tcotangent\x18\x03 \x01(\x0c\x12\x0e\n\x06pixels\x18\x04 \x01(\x0c\"X\n\rQueryResponse\x12\x0e\n\x06logits\x18\x01 \x01(\x0c\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x10\n\x08gradient\x18\x03 \x01(\x0c\x12\x16\n\x0eteacher_sha256\x18\x04 \x01(\t2\x84\x01\n\x0eReleaseService\x12\x38\n\x05\x46\x65tch\x12\x15.takt.v1.FetchRequest\x1a\x16.takt.v1.FetchResponse0\x01\x12\x38\n\x05Watch\x12\x15.takt.v1.WatchRequest\x1a\x16.takt.v1.WatchResponse0\x01\x32\x80\x02\n\x0c\x46leetService\x12\x39\n\x06\x45nroll\x12\x16.takt.v1.EnrollRequest\x1a\x17.takt.v1.EnrollResponse\x12\x42\n\tHeartbeat\x12\x19.takt.v1.HeartbeatRequest\x1a\x1a.takt.v1.HeartbeatResponse\x12\x39\n\x06Report\x12\x16.takt.v1.ReportRequest\x1a\x17.takt.v1.ReportResponse\x12\x36\n\x05Renew\x12\x15.takt.v1.RenewRequest\x1a\x16.takt.v1.RenewResponse2L\n\x0eTeacherService\x12:\n\x05Query\x12\x15.takt.v1.QueryRequest\x1a\x16.takt.v1.QueryResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x63ommon/pb/takt.proto\x12\x07takt.v1\"C\n\x0c\x46\x65tchRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x15\n\rmessage_bytes\x18\x03 \x01(\r\"B\n\rFetchResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\"6\n\x0cWatchRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x15\n\rknown_version\x18\x02 \x01(\x04\"1\n\rWatchResponse\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"=\n\rEnrollRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x0f\n\x07\x63sr_pem\x18\x03 \x01(\x0c\"]\n\x0e\x45nrollResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x02 \x01(\x0c\x12\x11\n\troot_json\x18\x03 \x01(\x0c\x12\x0f\n\x07\x63hannel\x18\x04 \x01(\t\"U\n\x10HeartbeatRequest\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08progress\x18\x03 \x01(\x01\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x13\n\x11HeartbeatResponse\"\x8b\x01\n\nEvaluation\x12\x0e\n\x06\x61ttack\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04norm\x18\x03 \x01(\t\x12\x0b\n\x03\x65ps\x18\x04 \x01(\x01\x12\x12\n\nnum_images\x18\x05 \x01(\r\x12\x10\n\x08\x61\x63\x63uracy\x18\x06 \x01(\x01\x12\x0c\n\x04seed\x18\x07 \x01(\x03\x12\r\n\x05\x66lags\x18\x08 \x03(\t\"\x8c\x01\n\nCurvePoint\x12\r\n\x05\x65poch\x18\x01 \x01(\r\x12\r\n\x05\x63pu_s\x18\x02 \x01(\x01\x12\x1b\n\x0e\x63lean_accuracy\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0frobust_accuracy\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\x11\n\x0f_clean_accuracyB\x12\n\x10_robust_accuracy\"D\n\x07Profile\x12\x0c\n\x04\x63pus\x18\x01 \x01(\x01\x12\x12\n\nmemory_mib\x18\x02 \x01(\r\x12\x17\n\x0f\x62\x61ndwidth_kib_s\x18\x03 \x01(\r\"#\n\x03\x43\x61p\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0c\n\x04hard\x18\x02 \x01(\x08\">\n\nCpuSeconds\x12\x0e\n\x06\x64istil\x18\x01 \x01(\x01\x12\x0e\n\x06\x61ttack\x18\x02 \x01(\x01\x12\x10\n\x08\x65valuate\x18\x03 \x01(\x01\"\x98\x06\n\rReportRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0f\n\x07student\x18\x03 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x04 \x01(\t\x12\x16\n\x0enum_parameters\x18\x05 \x01(\x04\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x0c\n\x04seed\x18\x07 \x01(\x03\x12!\n\x07profile\x18\x08 \x01(\x0b\x32\x10.takt.v1.Profile\x12\x19\n\x03\x63\x61p\x18\t \x01(\x0b\x32\x0c.takt.v1.Cap\x12\"\n\x05\x63pu_s\x18\n \x01(\x0b\x32\x13.takt.v1.CpuSeconds\x12\x17\n\x0fpeak_memory_mib\x18\x0b \x01(\x01\x12\x14\n\x0cpulled_bytes\x18\x0c \x01(\x04\x12\x1b\n\x0e\x63lean_accuracy\x18\r \x01(\x01H\x00\x88\x01\x01\x12#\n\x06robust\x18\x0e \x03(\x0b\x32\x13.takt.v1.Evaluation\x12\"\n\x05\x63urve\x18\x0f \x03(\x0b\x32\x13.takt.v1.CurvePoint\x12\x0f\n\x07outcome\x18\x10 \x01(\t\x12\x0f\n\x07message\x18\x11 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x12 \x01(\t\x12\x12\n\nlive_bytes\x18\x13 \x01(\x04\x12#\n\x16release_clean_accuracy\x18\x14 \x01(\x01H\x01\x88\x01\x01\x12+\n\x0erelease_robust\x18\x15 \x03(\x0b\x32\x13.takt.v1.Evaluation\x12\x12\n\nown_images\x18\x16 \x01(\x04\x12\x14\n\x0cown_labelled\x18\x17 \x01(\x04\x12\x1f\n\x12shipped_own_robust\x18\x18 \x01(\x01H\x02\x88\x01\x01\x12#\n\x16shipped_release_robust\x18\x19 \x01(\x01H\x03\x88\x01\x01\x12\r\n\x05notes\x18\x1a \x03(\t\x12\x12\n\nas_shipped\x18\x1b \x01(\x08\x42\x11\n\x0f_clean_accuracyB\x19\n\x17_release_clean_accuracyB\x15\n\x13_shipped_own_robustB\x19\n\x17_shipped_release_robust\"\x10\n\x0eReportResponse\"\x1f\n\x0cRenewRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\"N\n\rRenewResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63\x61_signature\x18\x03 \x01(\x0c\"K\n\x0cQueryRequest\x12\t\n\x01x\x18\x01 \x01(\x0c\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x11\n\tcotangent\x18\x03 \x01(\x0c\x12\x0e\n\x06pixels\x18\x04 \x01(\x0c\"X\n\rQueryResponse\x12\x0e\n\x06logits\x18\x01 \x01(\x0c\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x10\n\x08gradient\x18\x03 \x01(\x0c\x12\x16\n\x0eteacher_sha256\x18\x04 \x01(\t2\x84\x01\n\x0eReleaseService\x12\x38\n\x05\x46\x65tch\x12\x15.takt.v1.FetchRequest\x1a\x16.takt.v1.FetchResponse0\x01\x12\x38\n\x05Watch\x12\x15.takt.v1.WatchRequest\x1a\x16.takt.v1.WatchResponse0\x01\x32\x80\x02\n\x0c\x46leetService\x12\x39\n\x06\x45nroll\x12\x16.takt.v1.EnrollRequest\x1a\x17.takt.v1.EnrollResponse\x12\x42\n\tHeartbeat\x12\x19.takt.v1.HeartbeatRequest\x1a\x1a.takt.v1.HeartbeatResponse\x12\x39\n\x06Report\x12\x16.takt.v1.ReportRequest\x1a\x17.takt.v1.ReportResponse\x12\x36\n\x05Renew\x12\x15.takt.v1.RenewRequest\x1a\x16.takt.v1.RenewResponse2L\n\x0eTeacherService\x12:\n\x05Query\x12\x15.takt.v1.QueryRequest\x1a\x16.takt.v1.QueryResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,47 +32,47 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'common.pb.takt_pb2', _globa
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FETCHREQUEST']._serialized_start=33
-  _globals['_FETCHREQUEST']._serialized_end=77
-  _globals['_FETCHRESPONSE']._serialized_start=79
-  _globals['_FETCHRESPONSE']._serialized_end=145
-  _globals['_WATCHREQUEST']._serialized_start=147
-  _globals['_WATCHREQUEST']._serialized_end=201
-  _globals['_WATCHRESPONSE']._serialized_start=203
-  _globals['_WATCHRESPONSE']._serialized_end=252
-  _globals['_ENROLLREQUEST']._serialized_start=254
-  _globals['_ENROLLREQUEST']._serialized_end=315
-  _globals['_ENROLLRESPONSE']._serialized_start=317
-  _globals['_ENROLLRESPONSE']._serialized_end=410
-  _globals['_HEARTBEATREQUEST']._serialized_start=412
-  _globals['_HEARTBEATREQUEST']._serialized_end=497
-  _globals['_HEARTBEATRESPONSE']._serialized_start=499
-  _globals['_HEARTBEATRESPONSE']._serialized_end=518
-  _globals['_EVALUATION']._serialized_start=521
-  _globals['_EVALUATION']._serialized_end=660
-  _globals['_CURVEPOINT']._serialized_start=663
-  _globals['_CURVEPOINT']._serialized_end=803
-  _globals['_PROFILE']._serialized_start=805
-  _globals['_PROFILE']._serialized_end=873
-  _globals['_CAP']._serialized_start=875
-  _globals['_CAP']._serialized_end=910
-  _globals['_CPUSECONDS']._serialized_start=912
-  _globals['_CPUSECONDS']._serialized_end=974
-  _globals['_REPORTREQUEST']._serialized_start=977
-  _globals['_REPORTREQUEST']._serialized_end=1769
-  _globals['_REPORTRESPONSE']._serialized_start=1771
-  _globals['_REPORTRESPONSE']._serialized_end=1787
-  _globals['_RENEWREQUEST']._serialized_start=1789
-  _globals['_RENEWREQUEST']._serialized_end=1820
-  _globals['_RENEWRESPONSE']._serialized_start=1822
-  _globals['_RENEWRESPONSE']._serialized_end=1878
-  _globals['_QUERYREQUEST']._serialized_start=1880
-  _globals['_QUERYREQUEST']._serialized_end=1955
-  _globals['_QUERYRESPONSE']._serialized_start=1957
-  _globals['_QUERYRESPONSE']._serialized_end=2045
-  _globals['_RELEASESERVICE']._serialized_start=2048
-  _globals['_RELEASESERVICE']._serialized_end=2180
-  _globals['_FLEETSERVICE']._serialized_start=2183
-  _globals['_FLEETSERVICE']._serialized_end=2439
-  _globals['_TEACHERSERVICE']._serialized_start=2441
-  _globals['_TEACHERSERVICE']._serialized_end=2517
+  _globals['_FETCHREQUEST']._serialized_end=100
+  _globals['_FETCHRESPONSE']._serialized_start=102
+  _globals['_FETCHRESPONSE']._serialized_end=168
+  _globals['_WATCHREQUEST']._serialized_start=170
+  _globals['_WATCHREQUEST']._serialized_end=224
+  _globals['_WATCHRESPONSE']._serialized_start=226
+  _globals['_WATCHRESPONSE']._serialized_end=275
+  _globals['_ENROLLREQUEST']._serialized_start=277
+  _globals['_ENROLLREQUEST']._serialized_end=338
+  _globals['_ENROLLRESPONSE']._serialized_start=340
+  _globals['_ENROLLRESPONSE']._serialized_end=433
+  _globals['_HEARTBEATREQUEST']._serialized_start=435
+  _globals['_HEARTBEATREQUEST']._serialized_end=520
+  _globals['_HEARTBEATRESPONSE']._serialized_start=522
+  _globals['_HEARTBEATRESPONSE']._serialized_end=541
+  _globals['_EVALUATION']._serialized_start=544
+  _globals['_EVALUATION']._serialized_end=683
+  _globals['_CURVEPOINT']._serialized_start=686
+  _globals['_CURVEPOINT']._serialized_end=826
+  _globals['_PROFILE']._serialized_start=828
+  _globals['_PROFILE']._serialized_end=896
+  _globals['_CAP']._serialized_start=898
+  _globals['_CAP']._serialized_end=933
+  _globals['_CPUSECONDS']._serialized_start=935
+  _globals['_CPUSECONDS']._serialized_end=997
+  _globals['_REPORTREQUEST']._serialized_start=1000
+  _globals['_REPORTREQUEST']._serialized_end=1792
+  _globals['_REPORTRESPONSE']._serialized_start=1794
+  _globals['_REPORTRESPONSE']._serialized_end=1810
+  _globals['_RENEWREQUEST']._serialized_start=1812
+  _globals['_RENEWREQUEST']._serialized_end=1843
+  _globals['_RENEWRESPONSE']._serialized_start=1845
+  _globals['_RENEWRESPONSE']._serialized_end=1923
+  _globals['_QUERYREQUEST']._serialized_start=1925
+  _globals['_QUERYREQUEST']._serialized_end=2000
+  _globals['_QUERYRESPONSE']._serialized_start=2002
+  _globals['_QUERYRESPONSE']._serialized_end=2090
+  _globals['_RELEASESERVICE']._serialized_start=2093
+  _globals['_RELEASESERVICE']._serialized_end=2225
+  _globals['_FLEETSERVICE']._serialized_start=2228
+  _globals['_FLEETSERVICE']._serialized_end=2484
+  _globals['_TEACHERSERVICE']._serialized_start=2486
+  _globals['_TEACHERSERVICE']._serialized_end=2562
 # @@protoc_insertion_point(module_scope)

@@ -29,19 +29,25 @@ class FetchRequest(_message.Message):
 
     PATH_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """relative, e.g. "metadata/timestamp.json" """
     offset: _builtins.int
     """bytes"""
+    message_bytes: _builtins.int
+    """The most data that the node wants in one message: half a second of its bandwidth.
+    A gateway sends 64 KiB at least and 1 MiB at most; 0, of an older node: 64 KiB.
+    """
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
         offset: _builtins.int = ...,
+        message_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_bytes", b"message_bytes", "offset", b"offset", "path", b"path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -55,7 +61,7 @@ class FetchResponse(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """at most 256 KiB"""
+    """at most 1 MiB, and 64 KiB unless the request asks for more"""
     offset: _builtins.int
     """of data[0] in the file"""
     total_bytes: _builtins.int
@@ -549,18 +555,24 @@ class RenewResponse(_message.Message):
 
     CERTIFICATE_PEM_FIELD_NUMBER: _builtins.int
     CA_PEM_FIELD_NUMBER: _builtins.int
+    CA_SIGNATURE_FIELD_NUMBER: _builtins.int
     certificate_pem: _builtins.bytes
     ca_pem: _builtins.bytes
     """The authorities to trust from now on: several while the authority is rotated."""
+    ca_signature: _builtins.bytes
+    """While it is: the old authority's signature (ECDSA, SHA-256) of the next one's
+    certificate (DER). A node trusts no authority that it does not know without it.
+    """
     def __init__(
         self,
         *,
         certificate_pem: _builtins.bytes = ...,
         ca_pem: _builtins.bytes = ...,
+        ca_signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_pem", b"ca_pem", "certificate_pem", b"certificate_pem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_pem", b"ca_pem", "ca_signature", b"ca_signature", "certificate_pem", b"certificate_pem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

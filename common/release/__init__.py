@@ -27,6 +27,7 @@ from common.release.manifest import (
     WeightsInfo,
     check_contents,
     check_views,
+    is_version,
     recipe_of,
     student_card,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "encode_manifest",
     "encode_shard",
     "image_arrays",
+    "is_version",
     "pack_signs",
     "quantize_rows",
     "recipe_of",

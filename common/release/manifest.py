@@ -190,6 +190,14 @@ def student_card(manifest: Manifest, recipe: StudentConfig, *, seed: int) -> Mod
     )
 
 
+def is_version(value: object) -> bool:
+    """Tell a version that a channel's pointer may name: 1 to 2**53 - 1.
+
+    Beyond that JSON's numbers are not exact everywhere.
+    """
+    return isinstance(value, int) and 0 < value < 2**53
+
+
 def check_contents(recipe: StudentConfig, knowledge: KnowledgeConfig) -> None:
     """Check that a release will hold what a recipe reads.
 

@@ -46,7 +46,8 @@ def decode_manifest(data: bytes) -> Manifest:
         found = tree.get("schema_version") if isinstance(tree, dict) else None
         if found not in _READ:
             raise TrustError(
-                f"release manifest has schema {found!r}, this takt reads {SCHEMA}; "
+                f"release manifest has schema {found!r}, this takt reads "
+                f"{' and '.join(map(str, _READ))}; "
                 "update takt on this node or publish with the same version"
             )
         manifest = Manifest.model_validate(tree)

@@ -20,7 +20,7 @@ Not thread-safe: the package's logger and check counters are global.
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -110,6 +110,7 @@ def autoattack_each(
     eps: float,
     seed: int,
     version: str = "standard",
+    attacks: Sequence[str] | None = None,
     batch_size: int = 512,
     progress: Progress | None = None,
 ) -> Attacked:
@@ -124,7 +125,8 @@ def autoattack_each(
         y: labels (N,).
         eps: radius, pixel scale.
         seed: of all attacks; torch's global generator is put back afterwards.
-        version: "standard", or another of the package's.
+        version: "standard", or another of the package's; "custom" with `attacks`.
+        attacks: of the ensemble, these alone; None: those of the version.
         batch_size: images per forward pass; larger is faster, in bounds.
         progress: called with the fraction done, increasing to 1.
 
@@ -142,6 +144,8 @@ def autoattack_each(
         runner = AutoAttack(
             model, eps=eps, norm="Linf", seed=seed, version=version, device=device
         )
+        if attacks is not None:
+            runner.attacks_to_run = [*attacks]
         flags, version = _limit_to_classes(runner, num_classes, version)
         listener = _Listener(list(runner.attacks_to_run), progress)
         x_adv, predictions, robust = _attack(runner, listener, model, x, y, batch_size)
@@ -166,7 +170,13 @@ def autoattack_each(
 
 
 def square_each(
-    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, seed: int
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    seed: int,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Attack images with AutoAttack's Square alone; say of each whether it held.
 
@@ -179,6 +189,7 @@ def square_each(
         y: labels (N,).
         eps: radius, pixel scale.
         seed: of the attack.
+        progress: called with the fraction done.
 
     Returns:
         bool (N,), on the CPU.
@@ -190,7 +201,7 @@ def square_each(
             model, eps=eps, norm="Linf", seed=seed, version="custom", device=device
         )
         runner.attacks_to_run = ["square"]
-        listener = _Listener(runner.attacks_to_run, None)
+        listener = _Listener(runner.attacks_to_run, progress)
         return _attack(runner, listener, model, x, y)[2]
 
 

@@ -13,7 +13,13 @@ from common.config import AttackConfig
 from common.records import Evaluation
 from common.robustness.attacks import pgd
 from common.robustness.autoattack import autoattack, autoattack_each
-from common.robustness.sanity import evaluating, gradient_flags, is_collapsed, predict
+from common.robustness.sanity import (
+    batches,
+    evaluating,
+    gradient_flags,
+    is_collapsed,
+    predict,
+)
 
 __all__ = [
     "autoattack",
@@ -73,8 +79,7 @@ def robust_accuracy_pgd(
     num_robust = 0
     with evaluating(model) as device:
         generator = torch.Generator(device).manual_seed(seed)
-        for positions in torch.split(correct, batch_size):
-            target = y[positions]
+        for positions, target in batches(correct, y[correct.to(y.device)], batch_size):
             x_adv = pgd(
                 model,
                 x[positions].to(device),

@@ -57,7 +57,7 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 512) -> Tensor:
     """
     parts = []
     with evaluating(model) as device:
-        for batch in torch.split(x, batch_size):
+        for batch, _ in batches(x, x, batch_size):
             logits = model(batch.to(device))
             finite = logits.isfinite().all(1)
             parts.append(torch.where(finite, logits.argmax(1), -1).cpu())
@@ -98,7 +98,7 @@ def is_collapsed(
 
 
 def batches(x: Tensor, y: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cut images and labels into batches, in order."""
+    """Cut images and labels into batches, in order; without any there is none."""
     for start in range(0, len(x), batch_size):
         yield x[start : start + batch_size], y[start : start + batch_size]
 

@@ -138,7 +138,7 @@ def test_a_run_without_students_is_refused() -> None:
 
 
 def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.toml.*give a TOML file"):
+    with pytest.raises(ConfigError, match=r"none\.toml.*name the TOML file"):
         load_config(tmp_path / "none.toml", RunConfig)
 
 

@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 from waiting import WAIT_S
 
-from common.durable import locked, make_folder, storing, write_atomic
+from common.durable import (
+    locked,
+    make_folder,
+    require_place,
+    storing,
+    write_atomic,
+)
 from common.errors import StorageError
 
 HOLD = """
@@ -100,7 +106,7 @@ def test_a_kill_inside_the_write_leaves_the_old_file_whole(
 
 
 def test_a_file_that_cannot_be_written_is_named_with_the_fix(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"cannot write .*/none/x: .*; free space"):
+    with pytest.raises(StorageError, match=r"cannot write .*/none/x: .*; make its f"):
         write_atomic(tmp_path / "none" / "x", b"")
 
 
@@ -117,7 +123,7 @@ def test_a_folder_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_named_with_the_fix(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"cannot make folder .*/file/x: .*; free"):
+    with pytest.raises(StorageError, match=r"cannot make folder .*/file/x: .*; a f"):
         make_folder(tmp_path / "file" / "x")
 
 
@@ -195,3 +201,24 @@ def test_a_lock_makes_no_folder(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"cannot lock .*/none/lock: .*; fix"):
         try_to_lock(tmp_path / "none" / "lock")
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("folder", "Is a directory; a folder has that name; give the name of a file"),
+        ("file/x", "Not a directory; a file stands where a folder is expected"),
+        ("file/x/y", "Not a directory; a file stands where a folder is expected"),
+    ],
+)
+def test_a_place_where_no_file_can_be_is_refused_before_and_at_the_writing(
+    tmp_path: Path, name: str, words: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for write in (require_place, lambda path: write_atomic(path, b"x")):
+        with pytest.raises(StorageError) as caught:
+            write(tmp_path / name)
+        assert str(caught.value).startswith(f"cannot write {tmp_path / name}: {words}")
+    require_place(tmp_path / "new" / "deep" / "x")
+    assert not (tmp_path / "new").exists()

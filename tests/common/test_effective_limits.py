@@ -9,6 +9,7 @@ from common.effective_limits import (
     GroupLimits,
     effective_limits,
     group_limits,
+    process_limit,
     usable_cores,
 )
 
@@ -116,3 +117,11 @@ def test_a_process_that_sees_nothing_of_the_machine_has_its_cores_and_memory(
     assert found.cpus == len(os.sched_getaffinity(0))
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert found.memory_mib == pytest.approx(pages / 2**20)
+
+
+def test_the_least_limit_on_processes_above_this_one_counts(tmp_path: Path) -> None:
+    host = Host(tmp_path, "pod/container")
+    host.limit("pod/container", pids_max="max")
+    host.limit("pod", pids_max="100")
+    found = process_limit(proc=host.proc / "self")
+    assert found == (100, "pids.max of its control group")

@@ -82,3 +82,12 @@ def test_a_record_that_does_not_fit_is_one_line_in_our_words() -> None:
         with pytest.raises(ValidationError) as caught:
             Small.model_validate_json(text)
         assert one_line(caught.value) == line
+
+
+@pytest.mark.parametrize(("code", "words"), [(8, "is not there"), (11, "none yet")])
+def test_the_table_says_which_code_stands_for_what_is_not_there(
+    code: int, words: str
+) -> None:
+    assert [words in meaning for own, _, meaning in exit_codes() if own == code] == [
+        True
+    ]

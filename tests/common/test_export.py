@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from common.data.datasets import Dataset
 from common.errors import ConfigError, StorageError, StudentError
+from common.export.bounds import Bounds
 from common.export.card import format_of
 from common.export.encode import encode
 from common.export.gate import GateFigures, measure, require_as_good
@@ -167,8 +168,7 @@ def test_a_drop_beyond_the_bounds_is_refused_with_the_figures(
     require_as_good(
         dataclasses.replace(GOOD, **change),  # type: ignore[arg-type]
         "onnx-int8",
-        max_clean_drop=0.02,
-        max_robust_drop=0.03,
+        bounds=Bounds(clean=0.02, robust=0.03),
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 from small_runs import small_card
+from waiting import WAIT_S
 
 from common.errors import StorageError
 from common.models.files import load_model, save_model
@@ -116,7 +117,7 @@ def test_evaluate_ends_with_that_line_and_its_code(tmp_path: Path, name: str) ->
         [sys.executable, "-m", "deploy.cli.main", "evaluate", str(tmp_path / name)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT_S,
     )
     assert done.returncode == 8
     (line,) = done.stderr.splitlines()

@@ -3,6 +3,7 @@
 import gzip
 import os
 import struct
+import tracemalloc
 import urllib.error
 from collections.abc import Callable
 from pathlib import Path
@@ -141,3 +142,31 @@ def test_a_pipe_in_the_place_of_an_idx_file_is_refused_without_waiting(
     os.mkfifo(tmp_path / name)
     with pytest.raises(DataError):
         read_idx(tmp_path / name, ndim=3)
+
+
+def test_a_small_gzip_file_that_unpacks_to_much_is_read_no_further_than_declared(
+    tmp_path: Path,
+) -> None:
+    bomb = tmp_path / "bomb.gz"
+    declared = _idx(np.zeros((2, 3, 4), np.uint8))
+    with gzip.open(bomb, "wb", compresslevel=1) as file:
+        file.write(declared)
+        for _ in range(64):
+            file.write(bytes(1 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="too long: 41 bytes, expected 40"):
+            read_idx(bomb, ndim=3)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_gzip_file_that_declares_more_than_is_unpacked_is_refused_with_the_fix(
+    tmp_path: Path,
+) -> None:
+    header = bytes([0, 0, 8, 3]) + struct.pack(">III", 2**31, 28, 28)
+    path = tmp_path / "huge.gz"
+    path.write_bytes(gzip.compress(header))
+    with pytest.raises(DataError, match="unpack it with gunzip"):
+        read_idx(path, ndim=3)

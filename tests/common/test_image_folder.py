@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from class_folders import read_folder, write_tree
+from class_folders import read_folder, save_image, write_tree
 from PIL import Image
 
 from common.config import DatasetConfig
 from common.data.datasets import dataset_notes, load_dataset
+from common.data.image_folder import Form, common_form, read_images, size_and_mode
 from common.data.sources import CLASS_NAMES
 from common.errors import DataError
 
@@ -141,6 +142,42 @@ def test_a_decompression_bomb_is_refused_from_its_header(tmp_path: Path) -> None
         read_folder(tmp_path)
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_an_image_of_more_pixels_than_a_photo_has_is_refused_from_its_header(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = save_image(tmp_path / f"a.{suffix}", Image.new("L", (5100, 5000)))
+    small = save_image(tmp_path / "b.png", Image.new("L", (8, 8)))
+    for read in (
+        lambda: size_and_mode(path),
+        lambda: common_form([small, path], 8),
+        lambda: read_images([path], Form("L", 8)),
+    ):
+        with pytest.raises(DataError, match=rf"a\.{suffix} has 5100x5000 pixels, exp"):
+            read()
+
+
+def test_a_photo_of_24_megapixels_is_read(tmp_path: Path) -> None:
+    path = save_image(tmp_path / "a.png", Image.new("1", (6048, 4032), 1))
+    assert size_and_mode(path) == ((6048, 4032), "1")
+    assert (read_images([path], Form("L", 8)) == 255).all()
+
+
+def test_a_larger_image_is_read_where_it_is_reduced_while_it_is_decoded(
+    tmp_path: Path,
+) -> None:
+    large = Image.new("L", (5100, 5000), 77)
+    jpeg = save_image(tmp_path / "a.jpg", large)
+    assert (read_images([jpeg], Form("L", 8), reduced=True) == 77).all()
+    whole = save_image(tmp_path / "b.png", large)
+    # All of its coefficients are in memory before the first pixel.
+    progressive = save_image(tmp_path / "c.jpg", large, progressive=True)
+    hardly = (jpeg, Form("L", 400))  # not below 16 times the wanted size
+    for path, form in ((whole, Form("L", 8)), (progressive, Form("L", 8)), hardly):
+        with pytest.raises(DataError, match="5100x5000 pixels"):
+            read_images([path], form, reduced=True)
+
+
 def test_too_few_images_to_cut_from_are_refused(tmp_path: Path) -> None:
     write_tree(tmp_path / "train", {"a": 1, "b": 1})
     with pytest.raises(DataError, match=r"leaves no .* image out of 2"):
@@ -209,6 +246,13 @@ def test_files_passed_over_are_counted_by_suffix_and_folder(tmp_path: Path) -> N
     assert len(notes) == 2
     assert "6 .HEIC in cat/, 2 .png in cat/more/" in notes[0]
     assert "test" in notes[1] and "1 without suffix in dog/" in notes[1]
+
+
+def test_a_link_to_a_folder_is_counted_and_not_followed(tmp_path: Path) -> None:
+    write_tree(tmp_path / "train", {"cat": 12, "dog": 12})
+    (tmp_path / "train" / "cat" / "loop").symlink_to("..")
+    notes = " ".join(read_folder(tmp_path).notes)
+    assert "1 link to a folder in cat/" in notes
 
 
 def test_a_class_of_unread_files_only_says_which_those_are(tmp_path: Path) -> None:
@@ -292,3 +336,26 @@ def test_one_class_name_in_two_unicode_forms_is_refused(tmp_path: Path) -> None:
     write_tree(tmp_path / "train", {"caf\u00e9": 30, "cafe\u0301": 30})
     with pytest.raises(DataError, match="one name in two Unicode forms"):
         read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_large_jpeg_read_at_reduced_size_differs_by_rounding_and_others_do_not(
+    mode: str, tmp_path: Path
+) -> None:
+    y, x = np.mgrid[:1200, :1600]
+    waves = 127 + 80 * np.sin(x / 97 + y / 53)[..., None] * [1.0, 0.5, -1.0]
+    photo = Image.fromarray(waves.astype(np.uint8)).convert(mode)
+    photo.save(tmp_path / "large.jpg", quality=90)
+    photo.save(tmp_path / "large.png")
+    photo.resize((60, 40)).save(tmp_path / "small.jpg")
+    form = Form(mode, 28)
+
+    def both(name: str) -> tuple[np.ndarray, np.ndarray]:
+        whole = read_images([tmp_path / name], form)
+        reduced = read_images([tmp_path / name], form, reduced=True)
+        return whole.astype(int), reduced.astype(int)
+
+    whole, reduced = both("large.jpg")
+    assert 0 < np.abs(whole - reduced).max() <= 4
+    for name in ("large.png", "small.jpg"):
+        assert np.array_equal(*both(name))

@@ -1,6 +1,7 @@
 """Images as people have them: turned, transparent, in colours of print, animated."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +69,31 @@ def test_an_opaque_alpha_channel_changes_no_pixel(tmp_path: Path) -> None:
     alpha = save_image(tmp_path / "b.png", Image.fromarray(colours).convert("RGBA"))
     both = read_images([plain, alpha], Form("RGB", 8))
     assert (both[0] == both[1]).all() and (both[0] == colours.transpose(2, 0, 1)).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
+@pytest.mark.parametrize("size", [(1600, 1500), (700_000, 2)])
+def test_transparent_photos_are_laid_on_white_pixel_by_pixel(
+    tmp_path: Path, mode: str, size: tuple[int, int]
+) -> None:
+    """In strips, which takes less memory than all of it at once."""
+    random = np.random.RandomState(0)
+    pixels = random.randint(0, 256, (*size[::-1], 4)).astype(np.uint8)
+    image, how = Image.fromarray(pixels), dict[str, Any]()
+    if mode == "P":
+        image, how = image.convert("RGB").quantize(16), {"transparency": 3}
+    elif mode in ("RGB", "L"):
+        image = image.convert(mode)
+        how = {"transparency": image.getpixel((0, 0))}
+    path = save_image(tmp_path / "a.png", image.convert(mode), **how)
+    with Image.open(path) as stored:
+        layered = stored.convert("RGBA")
+    white = Image.new("RGBA", size, (255, 255, 255, 255))
+    for form in (Form("RGB", 32), Form("L", 32)):
+        whole = Image.alpha_composite(white, layered).convert(form.mode)
+        expected = np.asarray(whole.resize((32, 32), Image.Resampling.BOX))
+        found = read_images([path], form)[0].transpose(1, 2, 0)
+        assert np.array_equal(found, expected.reshape(found.shape))
 
 
 def test_cmyk_photos_are_read_in_colour(tmp_path: Path) -> None:

@@ -9,7 +9,12 @@ from model_packages import EXAMPLE_MODEL, write_example, write_package
 from waiting import WAIT_S
 
 from common.errors import ConfigError
-from common.model_names import TORCHVISION_MODELS, check_model, known_models
+from common.model_names import (
+    TORCHVISION_MODELS,
+    check_model,
+    check_student_model,
+    known_models,
+)
 from deploy.runtime.settings import load_run_config
 
 _BREAKS = "raise RuntimeError('imported')\n"
@@ -86,6 +91,13 @@ def test_the_models_of_installed_packages_are_listed_with_their_version() -> Non
     assert found["acme-nets/wide"].package == "acme-nets 1.0"
     assert found["cnn_tiny"].package == "takt"
     assert not found["wrn_28_10"].is_student
+
+
+def test_a_teacher_only_is_refused_as_a_student() -> None:
+    check_model("wrn_28_10")
+    check_student_model("cnn_tiny")
+    with pytest.raises(ConfigError, match="'wrn_28_10' is a teacher only; expected"):
+        check_student_model("wrn_28_10")
 
 
 def test_the_names_of_torchvision_are_those_of_its_registry() -> None:

@@ -1,6 +1,7 @@
 """A node's own class folders: what is read, and what is said of the rest."""
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,14 @@ def test_unreadable_images_are_named_and_counted_and_the_rest_is_used(
     assert left_out.startswith(f"2 of 20 images in {tmp_path} are left out: ")
     assert "dog/3.png" in left_out
     assert "cat/0.png" in left_out
+
+
+def test_an_image_of_too_many_pixels_is_left_out_and_named(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"cat": 10})
+    Image.new("1", (5100, 5000)).save(tmp_path / "cat" / "0.png")
+    own = read_own_folder(tmp_path, replace(KIND, resized=True))
+    assert len(own.train) + len(own.val) == 9
+    assert "cat/0.png has 5100x5000 pixels" in own.notes[0]
 
 
 def test_a_folder_with_unreadable_images_alone_is_refused(tmp_path: Path) -> None:

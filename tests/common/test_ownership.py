@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from waiting import WAIT_S
 
 from common.errors import StorageError
 from common.ownership import require_own_folder
@@ -31,7 +32,7 @@ def takt(*arguments: str) -> "subprocess.CompletedProcess[str]":
         [sys.executable, "-m", "deploy.cli.main", *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT_S,
     )
 
 
@@ -71,7 +72,7 @@ def test_a_folder_of_another_user_is_refused_and_both_are_named() -> None:
             [sys.executable, "-c", AS_ANOTHER, str(planted), str(OTHER_UID)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=WAIT_S,
         )
     said = "belongs to uid 12345, expected user nobody or root"
     assert said in done.stdout, done.stderr
@@ -94,6 +95,24 @@ def test_a_verb_refuses_a_storage_folder_that_others_may_write_to(
     (line,) = done.stderr.splitlines()
     assert f"every user may write to {tmp_path}" in line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("umask", ["000", "077"])
+def test_no_verb_makes_a_folder_that_takt_then_refuses(
+    tmp_path: Path, umask: str
+) -> None:
+    storage = tmp_path / "storage"
+    script = f'umask {umask} && exec "$@"'
+    verb = ("-m", "deploy.cli.main", "pki", "init", "--storage", str(storage))
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", sys.executable, *verb],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    for folder in (storage, storage / "pki"):
+        require_own_folder(folder)
 
 
 def test_a_daemon_refuses_a_state_folder_that_others_may_write_to(

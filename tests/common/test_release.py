@@ -3,7 +3,9 @@
 import hashlib
 import itertools
 import json
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -169,6 +171,17 @@ def test_bytes_that_are_no_shard_are_refused_even_when_signed(data: bytes) -> No
     assert "\n" not in str(error.value)
 
 
+def test_a_pickle_in_the_place_of_a_shard_is_never_loaded(tmp_path: Path) -> None:
+    class Traitor:
+        def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+            return Path.touch, (tmp_path / "loaded",)
+
+    data = pickle.dumps(Traitor())
+    with pytest.raises(TrustError, match="malformed"):
+        decode_shard(data, _info("soft_labels", data), _manifest())
+    assert not (tmp_path / "loaded").exists()
+
+
 @given(st.binary(max_size=200), st.integers(0, 150))
 def test_no_signed_garbage_escapes_as_another_error(tail: bytes, keep: int) -> None:
     data = encode_shard(_arrays("soft_labels"))[:keep] + tail
@@ -263,8 +276,8 @@ def _edit(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (_edit("schema_version", 4), "has schema 4, this takt reads 3; update"),
-        (_edit("schema_version", 1), "has schema 1, this takt reads 3; update"),
+        (_edit("schema_version", 4), "has schema 4, this takt reads 2 and 3; update"),
+        (_edit("schema_version", 1), "has schema 1, this takt reads 2 and 3; update"),
         (_edit("schema_version", None), "has schema None"),
         (_edit("num_samples", 0), "num_samples"),
         (_edit("sample_shape", [1, -3, 5]), "sample_shape"),

@@ -1,8 +1,11 @@
 """Counts have the noun that fits them, and a line cut short keeps its fix."""
 
+from pathlib import Path
+
 import pytest
 
-from common.text import counted, shortened
+import common.text
+from common.text import counted, did_you_mean, nearest, shortened
 
 CAUSE = "cannot write /var/lib/takt/state/students/17/student.safetensors: " + 30 * "x"
 
@@ -34,3 +37,23 @@ def test_a_line_that_fits_stays_as_it_is() -> None:
 @pytest.mark.parametrize("line", [CAUSE, "no; " + CAUSE])
 def test_without_a_fix_that_fits_the_beginning_is_kept(line: str) -> None:
     assert shortened(line, 40) == line[:37] + "..."
+
+
+def test_a_mistyped_name_is_answered_with_the_nearest_one_known() -> None:
+    known = ("epochs", "model")
+    assert nearest("epoch", known) == "epochs"
+    assert did_you_mean("epoch", known) == "; did you mean 'epochs'?"
+    assert nearest("zzz", known) is None
+    assert did_you_mean("zzz", known) == ""
+
+
+def test_the_nearest_name_is_looked_for_by_one_function() -> None:
+    root = Path(common.text.__file__).parents[1]
+    folders = ("cloud", "common", "deploy", "edge")
+    found = [
+        path.relative_to(root).as_posix()
+        for folder in folders
+        for path in (root / folder).rglob("*.py")
+        if "import difflib" in path.read_text(encoding="utf-8")
+    ]
+    assert found == ["common/text.py"]

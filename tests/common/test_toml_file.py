@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from common.config.toml_file import load_config, set_options, to_toml
+from common.config import RunConfig
+from common.config.toml_file import load_config, parse_config, set_options, to_toml
 from common.errors import ConfigError
 from deploy.runtime.settings import read_shipped, shipped
+from edge.config import EdgeConfig
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 SCALARS = st.one_of(
@@ -142,10 +144,29 @@ def test_an_option_is_set_in_an_odd_layout_and_all_else_stays(
             assert comment in changed
 
 
-@pytest.mark.parametrize("key", ["c.d.e.x", "g.three.x", "c.f.x"])
+@pytest.mark.parametrize("key", ["c.d.e.x", "c.f.x"])
 def test_a_key_that_leads_through_no_table_is_refused(key: str) -> None:
     with pytest.raises(ConfigError, match=f"cannot set {key}: .* is not a table"):
         set_options(ODD, {key: 1}, source="odd.toml")
+
+
+def test_a_table_of_a_list_that_is_not_there_is_answered_with_those_that_are() -> None:
+    text = read_shipped("digits", "configs")[1]
+    with pytest.raises(ConfigError, match=r"'nope'; there are sensor, camera, hub$"):
+        set_options(text, {"nodes.nope.profile.cpus": 1}, source="digits.toml")
+
+
+def test_a_file_of_the_other_kind_is_told_from_one_with_wrong_keys() -> None:
+    run = read_shipped("digits", "configs")[1]
+    node = (
+        'node = "n"\nstudent = "tiny"\ngateway = "127.0.0.1:9"\n'
+        "[profile]\ncpus = 1.0\nmemory_mib = 500\nbandwidth_kib_s = 100\n"
+    )
+    parse_config(node, EdgeConfig, source="edge.toml")
+    with pytest.raises(ConfigError, match=r"a node's file; .* edge run --config e\.t"):
+        parse_config(node, RunConfig, source="e.t")
+    with pytest.raises(ConfigError, match=r"a run's config; .* simulate --config r\.t"):
+        parse_config(run, EdgeConfig, source="r.t")
 
 
 def test_options_on_what_is_no_toml_are_refused() -> None:
@@ -160,3 +181,15 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_bytes(b"\xef\xbb\xbfepochs = 3\n")
     assert load_config(path, Small).epochs == 3
+
+
+def test_a_file_that_is_not_there_is_said_without_numbers_of_errors(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "edge.toml"
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, EdgeConfig)
+    assert str(caught.value) == (
+        f"cannot read config {path}: No such file or directory; name the TOML file by "
+        "--config"
+    )
