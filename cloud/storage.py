@@ -4,8 +4,9 @@
     checkpoints/            of its training, unless they are in an object store
     candidates/<digest>/    a storage folder for each candidate of [choice]
     knowledge/              shards, index.json, recipe.json, progress.jsonl
-    starting/               weights-<student>.safetensors, <student>.json; where a
-                            release has fewer images, also knowledge/ of all of them
+    starting/               weights-<student>.safetensors, <student>.json,
+                            <student>.progress; where a release has fewer images, also
+                            knowledge/ of all of them
     keys/  repository/      release signing keys, the signed TUF repository
     pki/                    the authority, the gateway's certificate, allow.json
     trail.log               what was done with trust, hash-chained
@@ -21,12 +22,13 @@ run's folder (deploy.simulation.run_folder).
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event
 
-from common.durable import make_folder, write_atomic
-from common.errors import StorageError, TaktError, error_of
+from common.durable import make_folder, storing, write_atomic
+from common.errors import BUG, StorageError, TaktError, error_of, one_line
 
 # Also the names in a checkpoint and in an object store, which are no storage folders.
 WEIGHTS = "teacher.safetensors"
@@ -72,6 +74,10 @@ class StorageDir:
             digest: names its config, see `teacher_digest`.
         """
         return StorageDir(self.candidates / digest)
+
+    def starting_progress(self, student: str) -> Path:
+        """Name the file that says how far the starting weights of a recipe are."""
+        return self.starting / f"{student}.progress"
 
     def create(self, *folders: Path) -> None:
         """Make the folder itself, and some of those in it.
@@ -165,16 +171,36 @@ class StorageDir:
         return newest
 
     @contextmanager
-    def recorded_failure(self) -> Iterator[None]:
-        """Remove failure.json; write the error that ends the body to it."""
-        self.failure.unlink(missing_ok=True)
+    def recorded_failure(self) -> Iterator[Callable[[], None]]:
+        """Remove failure.json; write what ends the body to it.
+
+        Yields:
+            Is called when the job's work is done: to be stopped is no failure then.
+        """
+        with storing(self.failure):
+            self.failure.unlink(missing_ok=True)
+        done = Event()
         try:
-            yield
+            yield done.set
         except TaktError as e:
-            if self.root.is_dir():
-                tree = {"code": e.exit_code, "message": str(e)}
-                write_atomic(self.failure, json.dumps(tree, indent=1).encode())
+            self._record_failure(e.exit_code, str(e))
             raise
+        except Exception as e:
+            self._record_failure(BUG, f"{type(e).__name__}: {one_line(e)}")
+            raise
+        except BaseException:  # a signal
+            if not done.is_set():
+                self._record_failure(
+                    TaktError.exit_code,
+                    "it was stopped by a signal; the same command goes on from there",
+                )
+            raise
+
+    def _record_failure(self, code: int, message: str) -> None:
+        """Write failure.json; where that fails, the job's own error says more."""
+        tree = {"code": code, "message": message}
+        with suppress(StorageError):
+            write_atomic(self.failure, json.dumps(tree, indent=1).encode())
 
     def raise_failure(self) -> None:
         """Raise the error that failure.json holds, if there is one.

@@ -29,6 +29,7 @@ def publish_release(
     *,
     weights: Mapping[str, WeightsInfo] | None = None,
     force: bool = False,
+    unsigned: Path | None = None,
     clock: Clock = utc_now,
 ) -> Manifest:
     """Publish what lies in a run's storage to the config's channel.
@@ -40,6 +41,7 @@ def publish_release(
         dataset: the one that the knowledge was extracted on.
         weights: starting weights by student; the files lie in the storage's starting/.
         force: publish a new version also when nothing is new.
+        unsigned: see `ReleaseRepository.publish`.
         clock: the wall clock, UTC.
 
     Returns:
@@ -62,7 +64,11 @@ def publish_release(
     repository.create()
     draft = draft.model_copy(update={"weights": dict(weights or {})})
     return repository.publish(
-        draft, storage.knowledge, weights=storage.starting, force=force
+        draft,
+        storage.knowledge,
+        weights=storage.starting,
+        force=force,
+        unsigned=unsigned,
     )
 
 

@@ -12,27 +12,31 @@ whole. Not here: making a manifest (`cloud.publishing.publish`), sending files t
 import hashlib
 import json
 import re
-import shutil
+from datetime import datetime
 from pathlib import Path
 
-from tuf.api.metadata import TargetFile, Targets
+from tuf.api.metadata import Targets
 
+from cloud.publishing.ceremony import Ceremony
 from cloud.publishing.signing_keys import RoleKeys
-from cloud.publishing.tuf_metadata import Refreshed, SignedMetadata, check_role
+from cloud.publishing.target_files import TargetFiles
+from cloud.publishing.tuf_metadata import Refreshed, SignedMetadata
 from cloud.trail import Trail, trail_beside
 from common.clock import Clock, utc_now
 from common.durable import locked, make_folder, write_atomic
 from common.errors import ConfigError, StorageError
+from common.names import EXPECTED, is_name
 from common.release import (
     Manifest,
     ShardInfo,
     WeightsInfo,
     decode_manifest,
     encode_manifest,
+    is_version,
 )
 
 KEEP_RELEASES = 8  # of each channel: a node may still be pulling an older one
-_CHANNEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_POINTER = "/channel.json"
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
@@ -60,7 +64,9 @@ class ReleaseRepository:
         self.root = root
         self._trail = trail or trail_beside(root, clock=clock)
         self.targets = root / "targets"
+        self._files = TargetFiles(self.targets)
         self._metadata = SignedMetadata(root / "metadata", RoleKeys(keys), clock=clock)
+        self._ceremony = Ceremony(root, keys, clock=clock, trail=self._trail)
 
     def create(self) -> None:
         """Make keys and an empty repository, unless it is there.
@@ -89,6 +95,25 @@ class ReleaseRepository:
         """
         return self._versions(self._metadata.load().targets.signed)
 
+    def readable_versions(self) -> tuple[dict[str, int], dict[str, StorageError]]:
+        """Return `versions` of the channels whose pointer is as it was signed.
+
+        Returns:
+            The versions, and for each other channel why it has none.
+
+        Raises:
+            StorageError: there is no repository, or its metadata are damaged.
+        """
+        targets = self._metadata.load().targets.signed
+        versions: dict[str, int] = {}
+        damaged: dict[str, StorageError] = {}
+        for channel in _channels(targets):
+            try:
+                versions[channel] = self._version(targets, channel)
+            except StorageError as e:
+                damaged[channel] = e
+        return versions, damaged
+
     def manifest(self, channel: str, version: int | None = None) -> Manifest:
         """Return the manifest of a release; None takes the channel's newest.
 
@@ -99,7 +124,7 @@ class ReleaseRepository:
         """
         targets = self._metadata.load().targets.signed
         if version is None:
-            version = self._versions(targets).get(channel, 0)
+            version = self._version(targets, channel)
         target = targets.targets.get(f"{channel}/{version}/manifest.json")
         if target is None:
             known = self._versions(targets) or "none"
@@ -107,7 +132,8 @@ class ReleaseRepository:
                 f"channel '{channel}' has no release {version or 'yet'}; newest of "
                 f"each channel: {known}"
             )
-        return decode_manifest(self._read(target))
+        fix = "restore it from a backup, or publish again with --force"
+        return decode_manifest(self._files.read(target, fix))
 
     def check(self, draft: Manifest, folder: Path) -> None:
         """Check a draft and its shards as `publish` does; nothing is written.
@@ -127,6 +153,7 @@ class ReleaseRepository:
         *,
         weights: Path | None = None,
         force: bool = False,
+        unsigned: Path | None = None,
     ) -> Manifest:
         """Sign a release and make it its channel's newest.
 
@@ -137,12 +164,15 @@ class ReleaseRepository:
             folder: holds the shards.
             weights: holds the starting weights; None: `folder` does.
             force: publish again what is the channel's newest release already.
+            unsigned: a file that takes the targets metadata without signatures; the
+                release is in force once `Ceremony.accept` has taken them back.
 
         Returns:
             The published manifest; the present one where nothing is new.
 
         Raises:
-            ConfigError: the channel's name is not one.
+            ConfigError: the channel's name is not one, or `unsigned` is given and
+                nothing is new.
             StorageError: a file differs from the draft, the disk is full, or
                 a key is missing; the channel's newest release stays.
             TrustError: a node would refuse the manifest: its shards have holes.
@@ -151,35 +181,46 @@ class ReleaseRepository:
         with locked(self.root / ".lock"):
             state = self._metadata.load()
             targets = state.targets.signed
-            newest = self._versions(targets).get(draft.channel, 0)
+            newest = self._version(targets, draft.channel)
             if newest and not force:
                 present = self.manifest(draft.channel, newest)
                 if present == _placed(draft, newest):
+                    if unsigned is not None:
+                        raise ConfigError(
+                            f"channel '{draft.channel}' has that release already, as "
+                            f"version {newest}; --force makes another version of it"
+                        )
                     return present
             manifest = _placed(draft, newest + 1)
             prefix = f"{manifest.channel}/{manifest.version}"
             # Files of a publish that was killed; no signed metadata names them.
-            shutil.rmtree(self.targets / prefix, ignore_errors=True)
+            self._files.drop(prefix)
             for file in manifest.shards:
                 data = _read_file(folder, file, "extract the knowledge")
-                self._add(targets, file.path, data, "publish.shard")
+                self._files.add(targets, file.path, data, "publish.shard")
             for starting in manifest.weights.values():
                 step = "make the starting weights"
                 data = _read_file(weights or folder, starting, step)
-                self._add(targets, starting.path, data, "publish.weights")
+                self._files.add(targets, starting.path, data, "publish.weights")
             data = encode_manifest(manifest)
             decode_manifest(data)  # never sign what every node would refuse
-            self._add(targets, f"{prefix}/manifest.json", data, "publish.manifest")
+            self._files.add(
+                targets, f"{prefix}/manifest.json", data, "publish.manifest"
+            )
             pointer = json.dumps({"version": manifest.version}).encode()
-            path = f"{manifest.channel}/channel.json"
-            self._add(targets, path, pointer, "publish.pointer")
+            path = f"{manifest.channel}{_POINTER}"
+            self._files.add(targets, path, pointer, "publish.pointer")
             dropped = f"{manifest.channel}/{manifest.version - KEEP_RELEASES}/"
             for path in [p for p in targets.targets if p.startswith(dropped)]:
                 del targets.targets[path]
             release = f"{manifest.channel} {manifest.version}"
+            if unsigned is not None:
+                self._trail.record("export", release, digest=_sha256(data))
+                write_atomic(unsigned, self._metadata.unsigned(state.targets))
+                return manifest
             self._trail.record("publish", release, digest=_sha256(data))
             self._metadata.commit(state, "publish")
-            shutil.rmtree(self.targets / dropped, ignore_errors=True)
+            self._files.drop(dropped)
             return manifest
 
     def refresh(self, *, force: bool = False) -> Refreshed:
@@ -197,7 +238,17 @@ class ReleaseRepository:
             StorageError: there is no repository, or it is damaged.
         """
         with locked(self.root / ".lock"):
-            return self._metadata.refresh(force=force)
+            return self._metadata.refresh(
+                force=force, note=lambda what: self._trail.record("refresh", what)
+            )
+
+    def ends(self) -> dict[str, datetime]:
+        """Return when the metadata of each role ends, UTC.
+
+        Raises:
+            StorageError: there is no repository, or it is damaged.
+        """
+        return self._metadata.ends()
 
     def near_end(self) -> list[str]:
         """Name the roles whose metadata ends soon, each with what to do.
@@ -213,47 +264,45 @@ class ReleaseRepository:
         Nodes follow through the chain of roots, however long they were away.
 
         Raises:
-            ConfigError: there is no such role.
+            ConfigError: there is no such role, or it has several keys; those are
+                changed by `Ceremony.change`.
             StorageError: there is no repository, a key is missing, the disk is full.
         """
-        with locked(self.root / ".lock"):
-            check_role(role)
-            self._trail.record("rotate", role, digest=_sha256(self.root_json()))
-            self._metadata.rotate(role)
-            self._trail.record("rotated", role, digest=_sha256(self.root_json()))
+        self._ceremony.rotate(role)
 
     def _versions(self, targets: Targets) -> dict[str, int]:
-        pointers = {
-            path.removesuffix("/channel.json"): target
-            for path, target in targets.targets.items()
-            if path.endswith("/channel.json")
-        }
-        return {
-            channel: int(json.loads(self._read(target))["version"])
-            for channel, target in pointers.items()
-        }
+        return {name: self._version(targets, name) for name in _channels(targets)}
 
-    def _add(self, targets: Targets, path: str, data: bytes, point: str) -> None:
-        """Write a target file under its consistent-snapshot name and list it."""
-        target = TargetFile.from_data(path, data, ["sha256"])
-        place = self._place(target)
-        make_folder(place.parent)
-        write_atomic(place, data, point=point)
-        targets.targets[path] = target
+    def _version(self, targets: Targets, channel: str) -> int:
+        """Return the newest version of a channel, as nodes take it; 0: none yet.
 
-    def _place(self, target: TargetFile) -> Path:
-        folder, _, name = target.path.rpartition("/")
-        return self.targets / folder / f"{target.hashes['sha256']}.{name}"
-
-    def _read(self, target: TargetFile) -> bytes:
-        place = self._place(target)
+        Raises:
+            StorageError: its pointer is not the one that was signed, or names none.
+        """
+        path = f"{channel}{_POINTER}"
+        target = targets.targets.get(path)
+        if target is None:
+            return 0
+        data = self._files.read(target, "restore it from a backup")
         try:
-            return place.read_bytes()
-        except OSError as e:
-            raise StorageError(
-                f"cannot read {place}: {e.strerror}; restore the repository from a "
-                "backup or publish again"
-            ) from e
+            version = json.loads(data)["version"]
+        except (ValueError, KeyError, TypeError) as e:
+            raise _malformed(path, data) from e
+        if not is_version(version):
+            raise _malformed(path, data)
+        return int(version)
+
+
+def _channels(targets: Targets) -> list[str]:
+    ends = [path for path in targets.targets if path.endswith(_POINTER)]
+    return [path.removesuffix(_POINTER) for path in ends]
+
+
+def _malformed(path: str, data: bytes) -> StorageError:
+    return StorageError(
+        f"{path} is signed and says {data[:60]!r}, expected a version from 1 to "
+        "2**53 - 1; restore the repository from a backup"
+    )
 
 
 def _sha256(data: bytes) -> str:
@@ -261,10 +310,8 @@ def _sha256(data: bytes) -> str:
 
 
 def _check_channel(draft: Manifest) -> None:
-    if not _CHANNEL.fullmatch(draft.channel):
-        raise ConfigError(
-            f"channel {draft.channel[:80]!r}: expected 1 to 63 of a-z, 0-9, - and _"
-        )
+    if not is_name(draft.channel):
+        raise ConfigError(f"channel {draft.channel[:80]!r}: expected {EXPECTED}")
 
 
 def _placed(draft: Manifest, version: int) -> Manifest:

@@ -1,35 +1,40 @@
-"""The keys that sign releases: one a role, in a folder of their own or elsewhere.
+"""The keys that sign releases: some for each role, in a folder or elsewhere.
 
-A key's file is named after its role and key id, so that the trusted root, which
-lists key ids, determines which file is current and a rotation never overwrites one.
-A key that is not there is looked for where ``signers.toml`` in the folder says, a URI
-a role:
+A key's file is named after its role and key id, so that the trusted root, which lists
+key ids, determines which file is current and a rotation never overwrites one. A key
+that is not there is looked for where ``signers.toml`` in the folder says, by URI
+(`cloud.publishing.signers`), for a role or for each of its keys by key id:
 
     root = "encrypted:/media/stick/root.pem"    PKCS#8 with a passphrase
-    targets = "file2:/media/stick/targets.pem"  as it is; or another of securesystemslib
+    [targets]
+    0f1e2d3c4b5a6978 = "hsm:2"
 
 A passphrase or PIN is read from the file that ``TAKT_ROOT_SECRET`` (or another role's)
-names. Keys are made here, as files: a device that makes its own cannot take a role. See
-https://github.com/secure-systems-lab/securesystemslib, "Signer".
-
-Not here: what gets signed (`cloud.publishing.repository`), and any network identity
-(`cloud.pki.authority`).
+names; where the keys of a role have several, ``TAKT_ROOT_SECRET_0F1E2D3C``, with the
+first eight digits of the key id, comes first. Not here: what gets signed
+(`cloud.publishing.repository`), which root is trusted (`trusted_root`), and any network
+identity (`cloud.pki.authority`).
 """
 
 import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlparse
+from typing import Any
 
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+import tomlkit
+from securesystemslib.exceptions import UnsupportedLibraryError
 from securesystemslib.signer import CryptoSigner, Key, Signer
+from tuf.api.exceptions import UnsignedMetadataError
+from tuf.api.metadata import Metadata, Root
 
-from common.durable import make_folder, write_atomic
+from cloud.publishing.roles import ROLES, SHORT
+from cloud.publishing.signers import does_not_work, open_signer
+from common.durable import make_folder, storing, write_atomic
 from common.errors import ConfigError, StorageError, one_line
+from common.text_file import read_text, reason_of
 
 SIGNERS = "signers.toml"
-ROLES = ("root", "targets", "snapshot", "timestamp")
 
 
 class RoleKeys:
@@ -47,14 +52,25 @@ class RoleKeys:
         """
         make_folder(self.folder, mode=0o700)
         signer = CryptoSigner.generate_ed25519()
-        path = self._path(role, signer.public_key.keyid)
+        path = self.place(role, signer.public_key.keyid)
         write_atomic(path, signer.private_bytes, mode=0o600)
         return signer
 
-    def note_succession(self, role: str, keyids: Sequence[str]) -> None:
-        """Keep which keys a root may name together: a lost one, and its successor.
+    def place(self, role: str, keyid: str) -> Path:
+        """Return where the file of a key lies, if it is here."""
+        return self.folder / f"{role}-{keyid[:SHORT]}.pem"
 
-        Here and not beside the root, whose folder more people may write.
+    def forget(self, role: str, keyid: str) -> None:
+        """Remove the file of a key that lies elsewhere by now.
+
+        Raises:
+            StorageError: it cannot be removed.
+        """
+        with storing(self.folder):
+            self.place(role, keyid).unlink(missing_ok=True)
+
+    def note_succession(self, role: str, keyids: Sequence[str]) -> None:
+        """Keep which keys a root names together: lost ones, and their successors.
 
         Raises:
             StorageError: the folder cannot be written.
@@ -69,70 +85,162 @@ class RoleKeys:
         except (OSError, ValueError):
             return []
 
+    def uri(self, role: str, keyid: str) -> str | None:
+        """Return where a key lies: its file here, what signers.toml says, or None.
+
+        Raises:
+            ConfigError: ``signers.toml`` is not as it should be.
+        """
+        path = self.place(role, keyid)
+        if path.exists():
+            return f"file2:{path}"
+        found = self._recorded().get(role)
+        if not isinstance(found, dict):
+            return found
+        for prefix, uri in found.items():
+            if keyid.startswith(prefix):
+                return str(uri)
+        return None
+
+    def check_recorded(self) -> None:
+        """Check that a place can be noted in ``signers.toml``.
+
+        Raises:
+            ConfigError: it is there, and not as it should be.
+        """
+        self._recorded()
+
+    def record(self, role: str, keyid: str, uri: str, *, others: Sequence[str]) -> None:
+        """Note in signers.toml where a key lies; what else it says stays.
+
+        Args:
+            role: of the key.
+            keyid: the key.
+            uri: where it lies.
+            others: the role's other keys: what was noted for the role holds for those
+                of them that are not here.
+
+        Raises:
+            ConfigError: ``signers.toml`` is not as it should be.
+            StorageError: it cannot be written.
+        """
+        path = self.folder / SIGNERS
+        of_role = self._recorded().get(role)
+        document = tomlkit.parse(read_text(path) if path.exists() else "")
+        if isinstance(of_role, str):
+            del document[role]
+        table = document.setdefault(role, tomlkit.table())
+        for other in others:
+            if isinstance(of_role, str) and not self.place(role, other).exists():
+                table[other[:SHORT]] = of_role
+        table[keyid[:SHORT]] = uri
+        write_atomic(path, tomlkit.dumps(document).encode(), mode=0o600)
+
     def load(self, role: str, key: Key) -> Signer:
-        """Return the signer of the key that the trusted root names for a role.
+        """Return the signer of a key that the trusted root names for a role.
 
         Raises:
             ConfigError: ``signers.toml`` is not as it should be.
             StorageError: the key is not here, not readable or not that key.
         """
-        path = self._path(role, key.keyid)
-        uri = None if path.exists() else self._uris().get(role)
-        try:
-            if uri is None:
-                return _from_file(path, key, None)
-            if uri.startswith("encrypted:"):
-                place = Path(urlparse(uri).path)
-                return _from_file(place, key, _secret(role).encode())
-            return Signer.from_priv_key_uri(uri, key, lambda _: _secret(role))
-        except StorageError:
-            raise
-        except OSError as e:
+        uri = self.uri(role, key.keyid)
+        if uri is None:
             raise StorageError(
-                f"cannot read the {role} key {uri or path}: {e.strerror or e}; "
-                "releases can only be signed where the keys are"
-            ) from e
-        except Exception as e:  # each signer of the library has errors of its own
-            raise StorageError(
-                f"the {role} key {uri or path} does not work: {one_line(e)}; expected "
-                f"key {key.keyid[:16]}, restore it from a backup"
-            ) from e
+                f"cannot read the {role} key {key.keyid[:SHORT]}: it is not in "
+                f"{self.folder}, and {SIGNERS} there names no other place; releases "
+                "can only be signed where the keys are"
+            )
+        return open_signer(
+            uri, key, lambda _: _secret(role, key.keyid), name=f"the {role} key"
+        )
 
-    def _uris(self) -> dict[str, str]:
+    def sign(self, metadata: Metadata[Any], root: Root) -> None:
+        """Add signatures until a root's threshold for that role is reached.
+
+        Newest keys first: of a key that was lost its successor is the last one.
+
+        Raises:
+            ConfigError: ``signers.toml`` is not as it should be.
+            StorageError: too few of the role's keys can be used; each is named.
+        """
+        role = metadata.signed.type
+        named = root.roles[role]
+        failures: list[str] = []
+        num_signed = sum(keyid in metadata.signatures for keyid in named.keyids)
+        for keyid in reversed(named.keyids):
+            if num_signed >= named.threshold:
+                return
+            if keyid in metadata.signatures:
+                continue
+            try:
+                self._sign_with(metadata, role, root.keys[keyid])
+                num_signed += 1
+            except StorageError as e:
+                failures.append(str(e))
+        if num_signed < named.threshold:
+            why = "; ".join(failures)
+            if named.threshold > 1:
+                why = (
+                    f"{role} needs {named.threshold} signatures and has {num_signed}: "
+                    f"{why}"
+                )
+            raise StorageError(why)
+
+    def can_sign(self, role: str, root: Root) -> bool:
+        """Tell whether a role's threshold can be reached with the keys at hand.
+
+        Raises:
+            ConfigError: ``signers.toml`` is not as it should be.
+        """
+        usable = 0
+        for keyid in root.roles[role].keyids:
+            try:
+                self.load(role, root.keys[keyid])
+                usable += 1
+            except StorageError:
+                continue
+        return usable >= root.roles[role].threshold
+
+    def _sign_with(self, metadata: Metadata[Any], role: str, key: Key) -> None:
+        signer = self.load(role, key)
+        try:
+            metadata.sign(signer, append=True)
+        except UnsignedMetadataError as e:
+            cause = e.__cause__ or e
+            if isinstance(cause, ImportError | UnsupportedLibraryError):
+                uri, name = self.uri(role, key.keyid) or "", f"the {role} key"
+                raise does_not_work(uri, cause, name=name, wanted=key) from e
+            raise StorageError(f"the {role} key does not sign: {one_line(e)}") from e
+
+    def _recorded(self) -> dict[str, str | dict[str, str]]:
+        """Read signers.toml: a URI, or URIs by key id, for some of the roles."""
         path = self.folder / SIGNERS
         try:
-            uris = tomllib.loads(path.read_text())
+            found: dict[str, Any] = tomllib.loads(read_text(path))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as e:
-            raise ConfigError(f"cannot read {path}: {one_line(e)}") from e
-        for role, uri in uris.items():
-            if role not in ROLES or not isinstance(uri, str) or ":" not in uri:
+            raise ConfigError(f"cannot read {path}: {reason_of(e)}; correct it") from e
+        for role, where in found.items():
+            uris = where.values() if isinstance(where, dict) else (where,)
+            good = all(isinstance(uri, str) and ":" in uri for uri in uris)
+            if role not in ROLES or not good:
                 raise ConfigError(
-                    f"{path}: {role} = {uri!r}, expected one of {', '.join(ROLES)} and "
-                    'a URI, for instance root = "encrypted:/media/stick/root.pem"'
+                    f"{path}: {role} = {where!r}, expected one of {', '.join(ROLES)} "
+                    'and a URI, for instance root = "encrypted:/media/stick/root.pem"'
                 )
-        return uris
-
-    def _path(self, role: str, keyid: str) -> Path:
-        return self.folder / f"{role}-{keyid[:16]}.pem"
+        return found
 
 
-def _from_file(path: Path, key: Key, secret: bytes | None) -> CryptoSigner:
-    private_key = load_pem_private_key(path.read_bytes(), secret)
-    found = CryptoSigner(private_key)
-    if found.public_key.keyid != key.keyid:
-        raise ValueError(f"it holds key {found.public_key.keyid[:16]}")
-    return found
-
-
-def _secret(role: str) -> str:
+def _secret(role: str, keyid: str) -> str:
     """Read a passphrase or PIN; a final line break is none of it.
 
     Raises:
         StorageError: there is none.
     """
-    name = f"TAKT_{role.upper()}_SECRET"
+    of_role = f"TAKT_{role.upper()}_SECRET"
+    of_key = f"{of_role}_{keyid[:8].upper()}"
+    name = of_key if os.environ.get(of_key) else of_role
     path = os.environ.get(name)
     if not path:
         raise StorageError(
@@ -140,6 +248,9 @@ def _secret(role: str) -> str:
             f"{name}"
         )
     try:
-        return Path(path).read_text().rstrip("\r\n")
+        return read_text(Path(path)).rstrip("\r\n")
     except (OSError, ValueError) as e:
-        raise StorageError(f"cannot read {path}, named by {name}: {one_line(e)}") from e
+        raise StorageError(
+            f"cannot read {path}, named by {name}: {reason_of(e)}; name the file that "
+            "holds the passphrase or PIN"
+        ) from e

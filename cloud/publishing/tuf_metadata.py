@@ -3,32 +3,35 @@
 Holds N.root.json, N.targets.json, N.snapshot.json and timestamp.json. The timestamp is
 written last and by rename, and every change starts from what it refers to: a change
 that is killed is either invisible or complete. Not here: target files and releases
-(`cloud.publishing.repository`), locking (the caller's), and the client's checks, which
-are python-tuf's own. See https://theupdateframework.github.io/specification/latest/.
+(`cloud.publishing.repository`), locking (the caller's), which root is trusted
+(`trusted_root`), and the client's checks, which are python-tuf's own. See https://theupdateframework.github.io/specification/latest/.
 """
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from securesystemslib.signer import Signer
-from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
+from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (
     Metadata,
     MetaFile,
     Root,
+    Signed,
     Snapshot,
     Targets,
     Timestamp,
 )
 from tuf.api.serialization.json import JSONSerializer
 
-from cloud.publishing.signing_keys import ROLES, RoleKeys
+from cloud.publishing.roles import OFFLINE, ROLES
+from cloud.publishing.signing_keys import RoleKeys
+from cloud.publishing.trusted_root import TrustedRoot
 from common.clock import Clock
 from common.durable import write_atomic
-from common.errors import ConfigError, StorageError, one_line
+from common.errors import StorageError, one_line
 
 LIFETIMES = {
     "root": timedelta(days=365),
@@ -44,11 +47,11 @@ NOTICE = {
     "snapshot": timedelta(days=10),
     "timestamp": timedelta(hours=8),
 }
-_NONE: Mapping[str, Signer] = {}
+_FORM = JSONSerializer(compact=False)
 KEEP_VERSIONS = 32  # of targets and snapshot: a client may be between two requests
 
 
-@dataclass(frozen=True)
+@dataclass
 class State:
     """The roles that the present timestamp refers to; edit and commit them."""
 
@@ -78,6 +81,7 @@ class SignedMetadata:
         """Use `folder`; reading needs no keys."""
         self.folder = folder
         self._keys = keys
+        self._roots = TrustedRoot(folder, keys)
         self._clock = clock
 
     def create(self) -> None:
@@ -89,7 +93,8 @@ class SignedMetadata:
         # Without a timestamp no client has read the rest: it is made again.
         if (self.folder / "timestamp.json").exists():
             return
-        root = Root(version=1, expires=self._expiry("root"), consistent_snapshot=True)
+        expires = (self._clock() + LIFETIMES["root"]).replace(microsecond=0)
+        root = Root(version=1, expires=expires, consistent_snapshot=True)
         for role in ROLES:
             root.add_key(self._keys.make(role).public_key, role)
         expires = self._clock()  # replaced by the commit
@@ -102,21 +107,19 @@ class SignedMetadata:
         state = State(
             Metadata(root), Metadata(timestamp), Metadata(snapshot), Metadata(targets)
         )
-        self._write(state, state.root, "1.root.json", "create.root")
+        self._keep_root(state, root, "create.root")
         self.commit(state, "create")
 
     def root_json(self) -> bytes:
-        """Return the newest root, which names the keys of all roles.
+        """Return the newest trusted root, which names the keys of all roles.
 
         Raises:
-            StorageError: there is none.
+            StorageError: there is none, or it is damaged.
         """
-        versions = [
-            int(path.name.partition(".")[0])
-            for path in self.folder.glob("*.root.json")
-            if path.name.partition(".")[0].isdecimal()
-        ]
-        return self._read(f"{max(versions, default=1)}.root.json")
+        try:
+            return self._roots.newest()[1]
+        except (OSError, RepositoryError, ValueError) as e:
+            raise self._damaged(e) from e
 
     def load(self) -> State:
         """Read the roles that the timestamp refers to, and check them as a node does.
@@ -138,44 +141,39 @@ class SignedMetadata:
             data = self._read(f"{meta.version}.targets.json")
             meta.verify_length_and_hashes(data)
             targets = Metadata[Targets].from_bytes(data)
-            root = Metadata[Root].from_bytes(self.root_json())
-            for role in (root, timestamp, snapshot, targets):
-                name = role.signed.type
-                # Any other second key would let its owner's content through.
-                keyids = root.signed.roles[name].keyids
-                if len(keyids) != 1 and keyids != self._keys.succession(name):
-                    raise ValueError(f"expected one key for {name}")
-                root.signed.verify_delegate(name, role.signed_bytes, role.signatures)
-        except (RepositoryError, KeyError, ValueError) as e:
-            raise StorageError(
-                f"release metadata in {self.folder} is damaged: {e}; restore the "
-                "folder from a backup"
-            ) from e
+            root, _ = self._roots.newest()
+            for role in (timestamp, snapshot, targets):
+                root.signed.verify_delegate(
+                    role.signed.type, role.signed_bytes, role.signatures
+                )
+        except (OSError, RepositoryError, KeyError, ValueError) as e:
+            raise self._damaged(e) from e
         return State(root, timestamp, snapshot, targets)
 
-    def commit(
-        self, state: State, point: str, new: Mapping[str, Signer] = _NONE
-    ) -> None:
+    def commit(self, state: State, point: str, following: Root | None = None) -> None:
         """Sign and write targets, snapshot and, last, the timestamp.
 
         Args:
             state: what to sign.
             point: prefix of the fault points.
-            new: keys of roles that the next root will name for them; they sign, too.
+            following: the root that is written next; what is signed serves it, too.
 
         Raises:
-            StorageError: a key is missing or the disk is full; what was committed
+            StorageError: keys are missing or the disk is full; what was committed
                 before stays.
         """
-        targets = state.targets.signed
-        targets.version += 1
-        name = f"{targets.version}.targets.json"
-        data = self._write(state, state.targets, name, f"{point}.targets", new)
-        state.snapshot.signed.meta["targets.json"] = _describe(targets.version, data)
-        self._commit_snapshot(state, point, new)
-        self._drop_old(targets)
+        self._next(state.targets.signed)
+        self._sign(state, state.targets, following)
+        data = state.targets.to_bytes(_FORM)
+        self.commit_targets(state, data, point, following)
 
-    def refresh(self, *, force: bool) -> Refreshed:
+    def unsigned(self, metadata: Metadata[Any]) -> bytes:
+        """Return metadata as the file of its next version, without a signature."""
+        self._next(metadata.signed)
+        metadata.signatures.clear()
+        return metadata.to_bytes(_FORM)
+
+    def refresh(self, *, force: bool, note: Callable[[str], None]) -> Refreshed:
         """Sign again what is past half its life.
 
         Each role by itself, timestamp and snapshot first: where the key of root or
@@ -183,6 +181,8 @@ class SignedMetadata:
 
         Args:
             force: sign the timestamp again in any case.
+            note: is told what will be signed, by role and version, before it is; not
+                of a role whose keys are not at hand, which is tried again and again.
 
         Returns:
             What was signed, and what could not be.
@@ -197,13 +197,25 @@ class SignedMetadata:
             forced = force and role == "timestamp"
             if not forced and not self._is_stale(getattr(state, role)):
                 continue
+            version = getattr(state, role).signed.version + 1
             try:
-                self._sign_again(state, role)
+                if self._keys.can_sign(role, state.root.signed):
+                    note(f"{role} {version}")
+                self.sign_again(state, role, "refresh")
             except StorageError as e:
                 failures[role] = str(e)
             else:
                 signed.append(role)
         return Refreshed(tuple(signed), failures)
+
+    def ends(self) -> dict[str, datetime]:
+        """Return when the metadata of each role ends, UTC.
+
+        Raises:
+            StorageError: see `load`.
+        """
+        state = self.load()
+        return {role: getattr(state, role).signed.expires for role in NOTICE}
 
     def near_end(self) -> list[str]:
         """Name the roles with less than their `NOTICE` left, each with what to do.
@@ -211,82 +223,106 @@ class SignedMetadata:
         Raises:
             StorageError: see `load`.
         """
-        state = self.load()
-        now = self._clock()
+        now, ends = self._clock(), self.ends()
         return [
             f"{role} metadata ends on {expires:%Y-%m-%d %H:%M} UTC, expected more than "
             f"{notice / timedelta(days=1):.2g} days; nodes refuse every release from "
             f"then on: bring the {role} key to {self._keys.folder}, and a running "
             "gateway signs"
+            + (f", or sign what `takt keys export {role}` gives" * (role in OFFLINE))
             for role, notice in NOTICE.items()
-            if (expires := getattr(state, role).signed.expires) - now < notice
+            if (expires := ends[role]) - now < notice
         ]
 
-    def rotate(self, role: str) -> None:
-        """Give a role a new key; clients follow through the chain of roots.
+    def write_root(self, state: State, following: Root, point: str) -> None:
+        """Write the next root, signed by the keys of the present one, too.
 
-        At each step the newest root accepts what is there. A rotation that was killed
-        is done by calling this again.
+        Args:
+            state: has the present root, and the new one afterwards.
+            following: content of the new one; its version is replaced.
+            point: the fault point.
 
         Raises:
-            ConfigError: there is no such role.
-            StorageError: see `load` and `commit`.
+            StorageError: keys are missing or the disk is full.
         """
-        check_role(role)
-        state = self.load()
-        root = state.root.signed
-        old_root = self._signer(state, "root")
-        old = list(root.roles[role].keyids)
-        lost = role != "root" and not self._signs(state, role)
-        new = self._keys.make(role)
-        if lost:
-            # Nothing can be signed by it any more: a root in between names both.
-            root.add_key(new.public_key, role)
-            self._keys.note_succession(role, root.roles[role].keyids)
-            self._write_root(state, "rotate.both", old_root)
-            self.commit(state, "rotate")
-        elif role != "root":
-            # Under both keys, and before the root that drops the old one.
-            self.commit(state, "rotate", {role: new})
-        for keyid in old:
-            root.revoke_key(keyid, role)
-        root.add_key(new.public_key, role)
-        self._write_root(state, "rotate.root", old_root)
+        previous = state.root.signed
+        following = copy.deepcopy(following)
+        following.version = previous.version
+        self._next(following)
+        state.root = Metadata(following)
+        self._keep_root(state, previous, point)
 
-    def _write_root(self, state: State, point: str, old_root: Signer) -> None:
-        """Write the next root; the root key before it signs, too."""
-        root = state.root.signed
-        root.version += 1
-        name = f"{root.version}.root.json"
-        self._write(state, state.root, name, point, {"root": old_root})
+    def accept_root(self, root: Metadata[Root], data: bytes, point: str) -> None:
+        """Write a root that was signed elsewhere and follows from the present one.
 
-    def _signs(self, state: State, role: str) -> bool:
-        try:
-            self._signer(state, role)
-        except StorageError:
-            return False
-        return True
+        Raises:
+            StorageError: the disk is full.
+        """
+        name = f"{root.signed.version}.root.json"
+        write_atomic(self.folder / name, data, point=point)
+        self._roots.trust(data)
 
-    def _sign_again(self, state: State, role: str) -> None:
+    def _keep_root(self, state: State, previous: Root, point: str) -> None:
+        state.root.signatures.clear()
+        self._keys.sign(state.root, previous)
+        self._keys.sign(state.root, state.root.signed)
+        self.accept_root(state.root, state.root.to_bytes(_FORM), point)
+
+    def sign_again(
+        self, state: State, role: str, point: str, following: Root | None = None
+    ) -> None:
+        """Sign one role again, and the online roles that refer to it.
+
+        Args:
+            state: what to sign.
+            role: any of the four.
+            point: prefix of the fault points.
+            following: the root that is written next; what is signed serves it, too.
+
+        Raises:
+            StorageError: see `commit`.
+        """
         if role == "timestamp":
-            self._commit_timestamp(state, "refresh")
+            self._commit_timestamp(state, point, following)
         elif role == "snapshot":
-            self._commit_snapshot(state, "refresh")
+            self._commit_snapshot(state, point, following)
         elif role == "targets":
-            self.commit(state, "refresh")
+            self.commit(state, point, following)
         else:
-            state.root.signed.version += 1
-            name = f"{state.root.signed.version}.root.json"
-            self._write(state, state.root, name, "refresh.root")
+            self.write_root(state, state.root.signed, f"{point}.root")
+
+    def commit_targets(
+        self, state: State, data: bytes, point: str, following: Root | None = None
+    ) -> None:
+        """Write signed targets metadata, and the online roles that refer to it.
+
+        Args:
+            state: has its content.
+            data: the file.
+            point: prefix of the fault points.
+            following: the root that is written next, see `commit`.
+
+        Raises:
+            StorageError: see `commit`.
+        """
+        targets = state.targets.signed
+        self._trust_root(state)
+        name = f"{targets.version}.targets.json"
+        write_atomic(self.folder / name, data, point=f"{point}.targets")
+        state.snapshot.signed.meta["targets.json"] = _describe(targets.version, data)
+        self._commit_snapshot(state, point, following)
+        self._drop_old(targets)
 
     def _commit_snapshot(
-        self, state: State, point: str, new: Mapping[str, Signer] = _NONE
+        self, state: State, point: str, following: Root | None = None
     ) -> None:
         snapshot = state.snapshot.signed
-        snapshot.version += 1
+        self._next(snapshot)
+        self._sign(state, state.snapshot, following)
         name = f"{snapshot.version}.snapshot.json"
-        self._write(state, state.snapshot, name, f"{point}.snapshot", new)
-        self._commit_timestamp(state, point, new)
+        data = state.snapshot.to_bytes(_FORM)
+        write_atomic(self.folder / name, data, point=f"{point}.snapshot")
+        self._commit_timestamp(state, point, following)
         self._drop_old(snapshot)
 
     def _drop_old(self, signed: Targets | Snapshot) -> None:
@@ -294,45 +330,44 @@ class SignedMetadata:
         (self.folder / name).unlink(missing_ok=True)
 
     def _commit_timestamp(
-        self, state: State, point: str, new: Mapping[str, Signer] = _NONE
+        self, state: State, point: str, following: Root | None = None
     ) -> None:
+        self._trust_root(state)
         version = state.snapshot.signed.version
         data = self._read(f"{version}.snapshot.json")
         state.timestamp.signed.snapshot_meta = _describe(version, data)
-        state.timestamp.signed.version += 1
-        self._write(state, state.timestamp, "timestamp.json", f"{point}.timestamp", new)
+        self._next(state.timestamp.signed)
+        self._sign(state, state.timestamp, following)
+        data = state.timestamp.to_bytes(_FORM)
+        write_atomic(self.folder / "timestamp.json", data, point=f"{point}.timestamp")
 
-    def _write(
-        self,
-        state: State,
-        role: Metadata[Any],
-        name: str,
-        point: str,
-        also: Mapping[str, Signer] = _NONE,
-    ) -> bytes:
-        kind = role.signed.type
-        role.signed.expires = self._expiry(kind)
-        role.signatures.clear()
-        try:
-            role.sign(self._signer(state, kind))
-        except UnsignedMetadataError as e:
-            raise StorageError(f"the {kind} key does not sign: {one_line(e)}") from e
-        if kind in also:
-            role.sign(also[kind], append=True)
-        data = role.to_bytes(JSONSerializer(compact=False))
-        write_atomic(self.folder / name, data, point=point)
-        return data
+    def _sign(
+        self, state: State, metadata: Metadata[Any], following: Root | None
+    ) -> None:
+        metadata.signatures.clear()
+        self._keys.sign(metadata, state.root.signed)
+        if following is not None:
+            self._keys.sign(metadata, following)
 
-    def _signer(self, state: State, role: str) -> Signer:
-        root = state.root.signed  # of two keys the last one is a lost one's successor
-        return self._keys.load(role, root.keys[root.roles[role].keyids[-1]])
+    def _trust_root(self, state: State) -> None:
+        """Keep the root that signatures are made under: it was checked by `load`."""
+        self._roots.trust(self._read(f"{state.root.signed.version}.root.json"))
+
+    def _next(self, signed: Signed) -> None:
+        """Make content that of the next version, from now on valid."""
+        signed.version += 1
+        lifetime = LIFETIMES[signed.type]
+        signed.expires = (self._clock() + lifetime).replace(microsecond=0)
 
     def _is_stale(self, role: Metadata[Any]) -> bool:
         left: timedelta = role.signed.expires - self._clock()
         return left < LIFETIMES[role.signed.type] / 2
 
-    def _expiry(self, role: str) -> datetime:
-        return (self._clock() + LIFETIMES[role]).replace(microsecond=0)
+    def _damaged(self, why: Exception) -> StorageError:
+        return StorageError(
+            f"release metadata in {self.folder} is damaged: {one_line(why)}; restore "
+            "the folder from a backup"
+        )
 
     def _read(self, name: str) -> bytes:
         try:
@@ -342,16 +377,6 @@ class SignedMetadata:
                 f"cannot read {self.folder / name}: {e.strerror}; publish a release "
                 "first, or restore the repository from a backup"
             ) from e
-
-
-def check_role(role: str) -> None:
-    """Check the name of a role.
-
-    Raises:
-        ConfigError: there is no such role.
-    """
-    if role not in ROLES:
-        raise ConfigError(f"role {role!r}: expected one of {', '.join(ROLES)}")
 
 
 def _describe(version: int, data: bytes) -> MetaFile:

@@ -8,6 +8,7 @@ pull. Not here: where the signed lengths come from (edge/releases/sync.py).
 
 import contextlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from common import faults
 from common.durable import fsync_folder, storage_error, storing
 from common.errors import TrustError, one_line
 from edge.link.client import Link
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Cache:
@@ -41,26 +44,27 @@ class Cache:
             on_bytes: called with the size of each piece, cached ones included.
 
         Raises:
-            TrustError: what came is not what was signed, or longer.
+            TrustError: what came is not what was signed, or longer; or it is signed
+                without a sha256, or with one that is none.
             LinkError: the gateway could not be reached within the deadline.
             StorageError: the disk is full or broken; what was pulled is kept.
         """
-        digest = target.hashes.get("sha256")
-        if digest is None:
-            raise TrustError(f"{target.path} is signed without a sha256; refused")
+        digest = _digest_of(target)
         path = self._folder / digest
-        if path.exists():
-            if _mismatch(target, path) is None:
-                on_bytes(target.length)
-                return path
-            path.unlink()  # bit-rot
+        with storing(path):
+            if path.exists():
+                if _mismatch(target, path) is None:
+                    on_bytes(target.length)
+                    return path
+                path.unlink()  # bit-rot
         part = self._folder / f"{digest}.part"
         for last in (False, True):
             self._pull(target, digest, part, on_bytes)
             problem = _mismatch(target, part)
             if problem is None:
                 break
-            part.unlink()
+            with storing(part):
+                part.unlink()
             if last:
                 raise TrustError(
                     f"{target.path} is not what was signed ({problem}), also when "
@@ -108,6 +112,19 @@ class Cache:
                     rest = rest[file.write(rest) :]
                 faults.point("edge.part.written")
                 on_bytes(len(chunk))
+
+
+def _digest_of(target: TargetFile) -> str:
+    """Return the signed sha256, which names files: nothing but a digest may."""
+    digest = target.hashes.get("sha256")
+    if digest is None:
+        raise TrustError(f"{target.path} is signed without a sha256; refused")
+    if not _DIGEST.fullmatch(digest):
+        raise TrustError(
+            f"{target.path} is signed with the sha256 {digest[:80]!r}, expected 64 "
+            "digits of 0-9 and a-f; refused"
+        )
+    return digest
 
 
 def _mismatch(target: TargetFile, path: Path) -> str | None:

@@ -22,7 +22,7 @@ from tuf.api.metadata import TargetFile
 from common import faults
 from common.catalog import ImageContent, contents_for
 from common.durable import storing, write_atomic
-from common.errors import TaktError, TrustError
+from common.errors import StorageError, TaktError, TrustError
 from common.model_names import check_model
 from common.release import (
     Manifest,
@@ -31,6 +31,7 @@ from common.release import (
     decode_manifest,
     decode_shard,
     each_image_shard,
+    is_version,
     recipe_of,
 )
 from edge.link.client import Link
@@ -93,7 +94,7 @@ class ReleaseSync:
             version = json.loads(self._read(target, _MAX_POINTER_BYTES))["version"]
         except (ValueError, KeyError, TypeError) as e:
             raise TrustError(f"{path} is malformed, expected a version") from e
-        if not isinstance(version, int) or not 0 < version < 2**53:
+        if not is_version(version):
             raise TrustError(f"{path}: version is {version!r}, expected 1 or more")
         manifest = self._find(f"{self.channel}/{version}/{MANIFEST}")
         return Release(self.channel, version, manifest.hashes.get("sha256", ""))
@@ -195,7 +196,7 @@ class ReleaseSync:
                 f"{target.path} is declared with {target.length} bytes, expected at "
                 f"most {max_bytes}; refused"
             )
-        return self._cache.get(target).read_bytes()
+        return _read_pulled(self._cache.get(target))
 
     def _find(self, path: str) -> TargetFile:
         if self._metadata is None:
@@ -237,6 +238,7 @@ def _verify(
 
     Raises:
         TrustError: a shard, or all images together, are not what was declared.
+        StorageError: a file cannot be read.
     """
     done = 0
 
@@ -244,7 +246,7 @@ def _verify(
         nonlocal done
         progress("verifying", done / len(needed))
         done += 1
-        return places[info.path].read_bytes()
+        return _read_pulled(places[info.path])
 
     for content in get_args(ImageContent):
         if manifest.images == "transfer":
@@ -253,6 +255,21 @@ def _verify(
     for info in needed:
         if isinstance(info, ShardInfo) and info.content not in get_args(ImageContent):
             decode_shard(read(info), info, manifest)
+
+
+def _read_pulled(path: Path) -> bytes:
+    """Read a file that was verified.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise StorageError(
+            f"cannot read {path}: {e.strerror or e}; what is missing is pulled again "
+            "with the next try"
+        ) from e
 
 
 def _hard_link(source: Path, place: Path) -> None:

@@ -24,7 +24,7 @@ from tuf.ngclient import FetcherInterface, Updater
 
 from common import faults
 from common.clock import utc_now
-from common.durable import storage_error
+from common.durable import storage_error, storing
 from common.errors import TaktError, TrustError, one_line
 from edge.link.client import Link
 from edge.link.failures import MissingFileError
@@ -72,8 +72,9 @@ class TrustedMetadata:
             LinkError: the gateway could not be reached within the deadline.
             StorageError: the folder cannot be written.
         """
-        for leftover in folder.glob("tmp*"):  # of a killed write
-            leftover.unlink(missing_ok=True)
+        with storing(folder):
+            for leftover in folder.glob("tmp*"):  # of a killed write
+                leftover.unlink(missing_ok=True)
         fetcher = LinkFetcher(link)
         try:
             self._updater = Updater(
@@ -106,7 +107,7 @@ def _explain(error: Exception, fetcher: LinkFetcher) -> TaktError:
         return TrustError(
             f"{path} {_age(bytes(fetcher.last_data))}; the project has not signed "
             "anything since (or this machine's clock is wrong); the present student "
-            "stays: ask the operator to run `takt cloud publish`"
+            "stays: ask the operator to look at `takt cloud check`"
         )
     if isinstance(error, BadVersionNumberError):
         return TrustError(

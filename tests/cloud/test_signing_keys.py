@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -13,7 +12,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from repository_site import Node, draft
-from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, CryptoSigner, Signature
+from securesystemslib.exceptions import UnsupportedLibraryError
+from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, Key, Signature, Signer
 
 from cloud.publishing.repository import ReleaseRepository
 from common.errors import ConfigError, StorageError
@@ -97,12 +97,20 @@ def test_a_file_of_a_passphrase_that_is_missing_is_named(
         repository.publish(draft(), knowledge)
 
 
-class Unplugged(CryptoSigner):
+class Unplugged(Signer):
     """A device that is there when it is opened, and gone when it signs."""
 
+    def __init__(self, key: Key) -> None:
+        """Stand for a key."""
+        self._key = key
+
+    @property
+    def public_key(self) -> Key:
+        return self._key
+
     @classmethod
-    def from_priv_key_uri(cls, *_: Any) -> "Unplugged":
-        return cls(Ed25519PrivateKey.generate())
+    def from_priv_key_uri(cls, uri: str, key: Key, secret: Any = None) -> "Unplugged":
+        return cls(key)
 
     def sign(self, payload: bytes) -> Signature:
         raise RuntimeError("no token")
@@ -121,6 +129,28 @@ def test_a_signer_that_breaks_while_it_signs_is_one_line(
     with pytest.raises(StorageError, match=r"targets key does not sign.*no token"):
         repository.publish(draft(), knowledge)
     assert repository.versions() == {}
+
+
+class NotInstalled(Unplugged):
+    """A signer of the library whose own library is missing."""
+
+    @classmethod
+    def from_priv_key_uri(cls, uri: str, key: Key, secret: Any = None) -> "Unplugged":
+        raise UnsupportedLibraryError("hvac required")
+
+
+def test_a_library_that_is_not_installed_is_named_with_what_installs_it(
+    repository: ReleaseRepository,
+    keys: Path,
+    knowledge: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(SIGNER_FOR_URI_SCHEME, "hv", NotInstalled)
+    (path,) = keys.glob("targets-*")
+    path.unlink()
+    (keys / "signers.toml").write_text('targets = "hv:key/1"')
+    with pytest.raises(StorageError, match=r"pip install 'securesystemslib\[vault\]'"):
+        repository.publish(draft(), knowledge)
 
 
 def test_a_key_elsewhere_that_is_another_one_is_refused(

@@ -4,6 +4,7 @@ import hashlib
 import multiprocessing
 import signal
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -43,6 +44,32 @@ def record_many(path: Path, who: str, start: Barrier) -> None:
 
 def record_one(path: Path) -> None:
     Trail(path).record("revoke", "hub")
+
+
+def test_what_the_gateway_signs_again_by_itself_leaves_an_entry_and_no_more(
+    tmp_path: Path,
+) -> None:
+    now = datetime.now(UTC)
+    repository, keys = tmp_path / "repository", tmp_path / "keys"
+    ReleaseRepository(repository, keys, clock=lambda: now).create()
+    for pem in keys.glob("targets-*"):
+        pem.unlink()
+    later = now + timedelta(days=16)
+    then = ReleaseRepository(repository, keys, clock=lambda: later)
+    for _ in range(3):  # of targets, whose key has gone, nothing is signed
+        then.refresh()
+    said = [f"{e.action} {e.subject}" for e in Trail(tmp_path / "trail.log").entries()]
+    assert said == ["refresh timestamp 3", "refresh snapshot 3"]
+
+
+def test_the_gateways_own_certificates_leave_their_entries(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "pki")
+    authority.init()
+    for hosts in ((), (), ("gate.example",)):
+        authority.server_credentials(hosts)
+    entries = Trail(tmp_path / "trail.log").entries()
+    assert [f"{e.action} {e.subject}" for e in entries] == ["renew the gateway"] * 2
+    assert entries[0].digest != entries[1].digest
 
 
 def test_a_chain_that_nobody_touched_is_whole(trail: Trail) -> None:

@@ -23,6 +23,9 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
+from cloud.publishing.ceremony import Ceremony
+from cloud.publishing.role_changes import RoleChange
+from cloud.publishing.signing_keys import RoleKeys
 from common.errors import StorageError, TrustError
 from common.release import decode_manifest, encode_manifest
 from edge.config import EdgeConfig
@@ -190,6 +193,55 @@ def test_a_thief_of_root_does_not_reach_nodes_that_followed_its_rotation(
         version_at(site, node)
 
 
+def with_two_of_two(site: EdgeSite, role: str) -> tuple[CryptoSigner, CryptoSigner]:
+    """Let two keys sign for a role, both of them; return the old and the new one."""
+    keys = RoleKeys(site.storage.keys)
+    (pem,) = site.storage.keys.glob(f"{role}-*")
+    new = keys.make(role)
+    ceremony = Ceremony(site.repository.root, site.storage.keys)
+    ceremony.change(RoleChange(role, add=(new.public_key,), threshold=2))
+    return CryptoSigner(load_pem_private_key(pem.read_bytes(), None)), new
+
+
+@pytest.mark.parametrize("stolen", [0, 1], ids=["the old one", "the new one"])
+def test_a_thief_of_one_of_two_targets_keys_publishes_nothing(
+    site: EdgeSite, node: EdgeConfig, stolen: int
+) -> None:
+    thief = Thief(site, *ONLINE)
+    thief.signers["targets"] = with_two_of_two(site, "targets")[stolen]
+    assert version_at(site, node) == 1
+    thief.publish("digits")
+    with pytest.raises(TrustError, match="targets was signed by 1/2 keys"):
+        version_at(site, node)
+
+
+@pytest.mark.parametrize("stolen", [0, 1], ids=["the old one", "the new one"])
+def test_a_thief_of_one_of_two_root_keys_names_no_others(
+    site: EdgeSite, node: EdgeConfig, stolen: int
+) -> None:
+    thief = Thief(site)
+    thief.signers["root"] = with_two_of_two(site, "root")[stolen]
+    assert version_at(site, node) == 1
+    thief.name_own_keys()
+    thief.publish("digits")
+    with pytest.raises(TrustError, match="root was signed by 1/2 keys"):
+        version_at(site, node)
+
+
+def test_the_online_keys_are_rotated_while_targets_is_offline(
+    site: EdgeSite, node: EdgeConfig, tmp_path: Path
+) -> None:
+    thief = Thief(site, *ONLINE)
+    ceremony = Ceremony(site.repository.root, site.storage.keys)
+    ceremony.take_offline("targets", tmp_path / "stick" / "targets.pem", "secret")
+    for role in ONLINE:
+        site.repository.rotate(role)
+    assert version_at(site, node) == 1
+    thief.present()
+    with pytest.raises(TrustError, match="timestamp was signed by 0/1 keys"):
+        version_at(site, node)
+
+
 @pytest.mark.parametrize("place", [0, 1], ids=["before ours", "after ours"])
 def test_a_gateway_signs_nothing_under_a_root_with_a_thiefs_key_in_it(
     site: EdgeSite, place: int
@@ -207,7 +259,7 @@ def test_a_gateway_signs_nothing_under_a_root_with_a_thiefs_key_in_it(
     root.sign(own)
     path.with_name(f"{root.signed.version}.root.json").write_bytes(root.to_bytes())
     thief.publish("digits")
-    with pytest.raises(StorageError, match="expected one key for targets"):
+    with pytest.raises(StorageError, match="root was signed by 0/1 keys"):
         site.publish_noise(num_samples=20)
 
 

@@ -5,9 +5,11 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chaos_proxy import ChaosProxy
+from clocks import ClockOfWaits
 from edge_site import CHANNEL, EdgeSite, edge_site, recipe
 from waiting import until
 
@@ -168,11 +170,26 @@ def test_a_flipped_byte_in_metadata_is_refused_by_name(
 ) -> None:
     site.publish_noise(num_samples=20)
     for path in (site.repository.root / "metadata").glob(f"*{role}.json"):
-        at = path.read_bytes().index(b'"version"') - 20
-        flip(path, at)
+        # The last digit of its end, which is a digit then as well.
+        flip(path, path.read_bytes().index(b'Z"') - 1)
     with (
         site.syncing(node) as (_, sync),
         pytest.raises(TrustError, match=rf"{role}\.json"),
+    ):
+        sync.check()
+
+
+def test_a_strangers_repository_is_refused(
+    site: EdgeSite, node: EdgeConfig, tmp_path: Path
+) -> None:
+    """Its root, which names the keys of all that it holds, is there as well."""
+    stranger = ReleaseRepository(tmp_path / "other", tmp_path / "other-keys")
+    stranger.create()
+    metadata = site.repository.root / "metadata"
+    shutil.copytree(stranger.root / "metadata", metadata, dirs_exist_ok=True)
+    with (
+        site.syncing(node) as (_, sync),
+        pytest.raises(TrustError, match=r"timestamp\.json is not to be trusted"),
     ):
         sync.check()
 
@@ -307,6 +324,33 @@ def test_a_full_disk_loses_nothing(
         assert link.pulled_bytes - before < deltas.num_bytes + 40_000
 
 
+def test_a_verified_file_that_is_gone_again_is_one_line(
+    site: EdgeSite, node: EdgeConfig
+) -> None:
+    site.publish_noise(num_samples=20)
+
+    def lose(state: str, progress: float) -> None:
+        if state == "verifying":
+            shutil.rmtree(node.state_dir / "cache")
+
+    with site.syncing(node) as (_, sync):
+        release = sync.check()
+        assert release is not None
+        with pytest.raises(StorageError, match=r"cannot read .*cache"):
+            sync.pull(release, "tiny", lose)
+
+
+def test_what_cannot_be_removed_from_the_metadata_is_one_line(
+    site: EdgeSite, node: EdgeConfig
+) -> None:
+    (node.state_dir / "metadata" / "tmp-folder").mkdir(parents=True)
+    with (
+        site.syncing(node) as (_, sync),
+        pytest.raises(StorageError, match="metadata: Is a directory"),
+    ):
+        sync.check()
+
+
 def test_a_forged_pointer_is_refused(site: EdgeSite, node: EdgeConfig) -> None:
     site.publish_noise(num_samples=20)
     (pointer,) = (site.repository.targets / CHANNEL).glob("*.channel.json")
@@ -318,11 +362,45 @@ def test_a_forged_pointer_is_refused(site: EdgeSite, node: EdgeConfig) -> None:
         sync.check()
 
 
+@pytest.mark.parametrize("version", [0, -1, 2**53, 2**53 + 1, 1.0, "1", None, [1]])
+def test_a_signed_pointer_to_no_version_is_refused(
+    site: EdgeSite, node: EdgeConfig, version: object
+) -> None:
+    site.publish_noise(num_samples=20)
+    data = json.dumps({"version": version}).encode()
+    site.sign_target(f"{CHANNEL}/channel.json", data)
+    with (
+        site.syncing(node) as (_, sync),
+        pytest.raises(TrustError, match=r"channel\.json: version is .* or more"),
+    ):
+        sync.check()
+
+
+@pytest.mark.parametrize(
+    "sha256", ["../identity/node.key", "/node.key", "A" * 64, "a" * 63, "a" * 64 + "\n"]
+)
+def test_a_signed_hash_that_is_no_digest_is_refused_and_names_no_file(
+    site: EdgeSite, node: EdgeConfig, sha256: str
+) -> None:
+    site.publish_noise(num_samples=20)
+    key = node.state_dir / "identity" / "node.key"
+    before = key.read_bytes()
+    site.sign_target(f"{CHANNEL}/channel.json", b'{"version": 1}', sha256=sha256)
+    with (
+        site.syncing(node) as (_, sync),
+        pytest.raises(TrustError, match=r"channel\.json is signed with the sha256 "),
+    ):
+        sync.check()
+    assert key.read_bytes() == before
+
+
 def test_a_repository_with_holes_is_one_line(site: EdgeSite, node: EdgeConfig) -> None:
     deltas = the_deltas(site.publish_noise())
     stored(site, deltas).unlink()
+    clock = ClockOfWaits()
+    waits: dict[str, Any] = {"deadline_s": 2.0, "clock": clock, "sleep": clock.sleep}
     with (
-        site.syncing(node, deadline_s=2.0) as (_, sync),
+        site.syncing(node, **waits) as (_, sync),
         pytest.raises((LinkError, TrustError), match="deltas-0"),
     ):
         pull(sync)

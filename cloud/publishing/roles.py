@@ -1,0 +1,9 @@
+"""The roles that sign a repository (TUF), and how their keys are named to people.
+
+Not here: the keys (`cloud.publishing.signing_keys`), thresholds and ends
+(`cloud.publishing.tuf_metadata`).
+"""
+
+ROLES = ("root", "targets", "snapshot", "timestamp")
+OFFLINE = ("root", "targets")  # which may be signed on another machine
+SHORT = 16  # digits of a key id that takt prints and accepts
