@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 # Ray appends up to 63 bytes of session and socket name; AF_UNIX takes 107.
 _MAX_FOLDER_BYTES = 107 - 67
 _ANSWER_S = 5.0
+_LOOPBACK = "127.0.0.1"
 # Ray's shell gets the interpreter unquoted: below a path with a space, no worker.
 _PYTHON = shlex.quote(sys.executable)
 _RUNTIME_ENV = {"py_executable": _PYTHON} if sys.executable != _PYTHON else {}
@@ -69,8 +70,10 @@ def local_cluster(
         num_cpus: CPU slots that tasks and actors may take, not a hard cap.
 
     Raises:
-        ClusterError: Ray did not start, or this process is connected already.
+        ClusterError: Ray did not start, this machine has no loopback for it, or this
+            process is connected already.
     """
+    _require_loopback()
     _require_no_cluster()
     folder = _short_folder()
     token_path = folder / "token"
@@ -157,6 +160,19 @@ def _require_no_cluster() -> None:
         )
 
 
+def _require_loopback() -> None:
+    """Refuse a machine that cannot reach itself, where Ray's start would wait."""
+    try:
+        with socket.create_server((_LOOPBACK, 0)) as server:
+            socket.create_connection(server.getsockname(), _ANSWER_S).close()
+    except OSError as e:
+        raise ClusterError(
+            f"this machine does not reach itself at {_LOOPBACK}, where a local Ray "
+            f"listens: {one_line(e)}; run `ip link set lo up`, and where lo has no "
+            f"IPv4 address `ip address add {_LOOPBACK}/8 dev lo`"
+        ) from e
+
+
 def _target(address: str) -> Address:
     try:
         return parse_address(address)
@@ -187,7 +203,7 @@ def _start(folder: Path, num_cpus: int, logs_dir: Path | None) -> str:
                     logging_level=logging.ERROR,
                     job_config=_job_config(),
                     runtime_env=_RUNTIME_ENV,
-                    _node_ip_address="127.0.0.1",
+                    _node_ip_address=_LOOPBACK,
                     # One below: Ray opens its own folder to everybody.
                     _temp_dir=str(folder / "r"),
                 )

@@ -42,6 +42,10 @@ SETTINGS: dict[str, str | None] = {
     # One question whether the raylet is there, in C++; `_retry` asks again. By default
     # it takes 30 s, and a raylet that has died meanwhile is not seen before.
     "RAY_raylet_start_wait_time_s": "1",
+    # Otherwise a driver is let in only when the first workers have imported Python's
+    # modules. Until then it sits in C++, where no signal reaches it, and a raylet that
+    # ends meanwhile ends the driver too, with code 1 and no clean-up.
+    "RAY_prestart_worker_first_driver": "0",
 }
 
 

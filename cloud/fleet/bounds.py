@@ -9,13 +9,12 @@ from collections.abc import Sequence, Sized
 
 from cloud.errors import BadRequestError
 from common.pb.takt_pb2 import Evaluation, HeartbeatRequest, ReportRequest
+from common.report_bounds import MAX_CURVE, MAX_NOTES
 from common.text import shortened
 
 MAX_BIGINT = 2**63 - 1  # what the database can hold
-MAX_CURVE = 4096  # some 40 bytes each: within the bytes of one message
 MAX_EVALUATIONS = 32
 MAX_FLAGS = 16
-MAX_NOTES = 16
 MAX_CPU_S = 1e9  # some thirty years
 MAX_MEMORY_MIB = 1e8
 MAX_ROUNDING = 1e-3  # of a count of images: a node may measure in single precision

@@ -2,11 +2,14 @@
 
 The gateway uses a file of SQLite. Values from nodes are validated: `cloud.fleet.bounds`
 has cut or refused every number and string before it is kept, and each node has a
-bounded number of rows. Not here: who a node is (`cloud.gateway.authorization`), and
-what is made of its values (deploy.report).
+bounded number of rows. Reports are written at once; heartbeats are gathered, the newest
+of each node, and written together by `flush`. A process that is killed loses those
+since the last flush, and each node soon sends another. Not here: who a node is
+(`cloud.gateway.authorization`), and what is made of its values (deploy.report).
 """
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -107,6 +110,11 @@ class Fleet:
             StorageError: the database cannot be opened, or is of another takt.
         """
         self._clock = clock
+        # Heartbeats that are not written yet, and what kept the last flush from it.
+        self._gathered: dict[str, dict[str, Any]] = {}
+        self._failure = ""
+        self._gathering = threading.Lock()
+        self._flushing = threading.Lock()
         self._name = url.rpartition("@")[2]  # without a password
         try:
             self._engine = sa.create_engine(url)
@@ -128,8 +136,15 @@ class Fleet:
             )
 
     def close(self) -> None:
-        """Close the connections."""
-        self._engine.dispose()
+        """Write the heartbeats that were gathered, and close the connections.
+
+        Raises:
+            StorageError: the database fails; the connections are closed.
+        """
+        try:
+            self.flush()
+        finally:
+            self._engine.dispose()
 
     def check(self) -> None:
         """Take the right to write, as a heartbeat does, and write nothing.
@@ -138,30 +153,53 @@ class Fleet:
             StorageError: the database fails.
         """
         with self._storage("write") as connection:
-            nothing = sa.update(_NODES).where(sa.false())
-            connection.execute(nothing.values(state=""))
+            _put_nodes(connection, {})
 
     def heartbeat(self, node: str, beat: HeartbeatRequest) -> None:
-        """Keep a node's newest heartbeat.
+        """Take a node's newest heartbeat; `flush` writes it. Does not wait.
 
         Raises:
             BadRequestError: a number in it is impossible.
-            StorageError: the database fails.
+            StorageError: the database failed when heartbeats were last written.
         """
         row = checked_heartbeat(beat)
-        now = self._clock()
         values: dict[str, Any] = {
-            "last_seen": now,
+            "last_seen": self._clock(),
             "state": row.state,
             "version": row.version,
             "progress": row.progress,
             "message": row.message,
         }
-        with self._storage("write") as connection:
-            mine = sa.update(_NODES).where(_NODES.c.node == node)
-            if connection.execute(mine.values(**values)).rowcount == 0:
-                new = sa.insert(_NODES).values(node=node, first_seen=now, **values)
-                connection.execute(new)
+        with self._gathering:
+            if self._failure:
+                raise StorageError(self._failure)
+            first_seen = self._gathered.get(node, values).get("first_seen")
+            values["first_seen"] = first_seen or values["last_seen"]
+            self._gathered[node] = values
+
+    def flush(self) -> None:
+        """Write the heartbeats that were gathered, in one transaction.
+
+        Where the database fails they are kept for the next flush, and no further ones
+        are taken until one succeeds.
+
+        Raises:
+            StorageError: the database fails.
+        """
+        with self._flushing:
+            with self._gathering:
+                rows, self._gathered = self._gathered, {}
+            if not rows and not self._failure:
+                return
+            try:
+                with self._storage("write") as connection:
+                    _put_nodes(connection, rows)
+            except StorageError as e:
+                with self._gathering:
+                    self._gathered = {**rows, **self._gathered}
+                    self._failure = str(e)
+                raise
+            self._failure = ""
 
     def report(self, node: str, report: ReportRequest) -> None:
         """Keep a report; the node's oldest go when it has many.
@@ -207,11 +245,14 @@ class Fleet:
                 connection.execute(sa.delete(_REPORTS).where(_REPORTS.c.id.in_(excess)))
 
     def nodes(self) -> list[NodeRow]:
-        """List the nodes by name.
+        """List the nodes by name, with each heartbeat that was taken here.
+
+        Of a gateway in another process, those that it has written.
 
         Raises:
             StorageError: the database fails.
         """
+        self.flush()
         with self._storage("read") as connection:
             rows = connection.execute(sa.select(_NODES).order_by(_NODES.c.node)).all()
         return [NodeRow(**row._mapping) for row in rows]
@@ -251,6 +292,26 @@ class Fleet:
                 f"cannot {action} the fleet's database {self._name}: {cause}; check "
                 "its disk and permissions"
             ) from e
+
+
+def _put_nodes(
+    connection: sa.Connection, rows: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Insert or update nodes by name; of a known one `first_seen` stays as it is."""
+    known = set(connection.scalars(sa.select(_NODES.c.node)))
+    new = [{"node": node, **row} for node, row in rows.items() if node not in known]
+    old = [
+        {"of_node": node, **{k: v for k, v in row.items() if k != "first_seen"}}
+        for node, row in rows.items()
+        if node in known
+    ]
+    if new:
+        connection.execute(sa.insert(_NODES), new)
+    if old:
+        of_node = _NODES.c.node == sa.bindparam("of_node")
+        connection.execute(sa.update(_NODES).where(of_node), old)
+    if not rows:  # asks for the right to write
+        connection.execute(sa.update(_NODES).where(sa.false()).values(state=""))
 
 
 def _missing_columns(connection: sa.Connection) -> list[str]:

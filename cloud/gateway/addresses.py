@@ -10,7 +10,8 @@ import json
 import os
 import socket
 from dataclasses import asdict, dataclass
-from typing import Self
+from itertools import combinations
+from typing import NamedTuple, Self
 
 from cloud.storage import StorageDir
 from common.address import join
@@ -31,17 +32,13 @@ class Addresses:
     host: str  # that the sockets are bound to
     port: int
     enroll_port: int
+    status_host: str = ""  # of the status page, as this machine reaches it
+    status_port: int = 0  # 0: there is none
 
     @property
     def reachable_host(self) -> str:
-        """Return a host that this machine reaches the sockets by.
-
-        Of a wildcard the loopback address that there is: a container may have no IPv6
-        though it takes connections at "::", and a machine may have nothing else.
-        """
-        if self.host not in _WILDCARDS:
-            return self.host
-        return next(filter(_is_here, _LOOPBACKS), _LOOPBACKS[0])
+        """Return a host that this machine reaches the node and enrolment ports by."""
+        return reachable(self.host)
 
     @classmethod
     def load(cls, storage: StorageDir) -> Self | None:
@@ -54,6 +51,8 @@ class Addresses:
                 host=str(tree["host"]),
                 port=int(tree["port"]),
                 enroll_port=int(tree["enroll_port"]),
+                status_host=str(tree.get("status_host", "")),
+                status_port=int(tree.get("status_port", 0)),
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -66,6 +65,22 @@ class Addresses:
         """
         tree = {**asdict(self), "pid": os.getpid()}
         write_atomic(storage.addresses, json.dumps(tree, indent=1).encode() + b"\n")
+
+
+def reachable(host: str) -> str:
+    """Return a host that this machine reaches what is bound to `host` by.
+
+    Of a wildcard the loopback address that there is: a container may have no IPv6
+    though it takes connections at "::", and a machine may have nothing else.
+    """
+    if host not in _WILDCARDS:
+        return host
+    return loopback()
+
+
+def loopback() -> str:
+    """Return the loopback address that this machine has."""
+    return next(filter(_is_here, _LOOPBACKS), _LOOPBACKS[0])
 
 
 def advertised(config: GatewayConfig, port: int, enroll_port: int) -> Addresses:
@@ -85,8 +100,62 @@ def certificate_names(config: GatewayConfig) -> tuple[str, ...]:
     return (config.host,)
 
 
-def bind_error(host: str, port: int) -> AddressError | None:
-    """Try to bind an address; return the error if it cannot be bound."""
+class Wanted(NamedTuple):
+    """A port that a config asks for; one of 0 is not asked for."""
+
+    key: str  # below gateway
+    host: str
+    port: int
+
+
+def wanted(config: GatewayConfig) -> list[Wanted]:
+    """List the ports that a gateway is to have, whichever they are."""
+    found = [
+        Wanted("port", config.host, config.port),
+        Wanted("enroll_port", config.host, config.enroll_port),
+    ]
+    if config.status_page:
+        found.append(Wanted("status_port", page_host(config), config.status_port))
+    return [each for each in found if each.port]
+
+
+def page_host(config: GatewayConfig) -> str:
+    """Return the address that the status page is bound to."""
+    return loopback() if config.status_host == "localhost" else config.status_host
+
+
+def check_ports(config: GatewayConfig) -> None:
+    """Check the wanted ports, before a cluster is started or a teacher trained.
+
+    Raises:
+        AddressError: one is taken or asked for twice, or its host is not this
+            machine's.
+    """
+    found = wanted(config)
+    for one, other in combinations(found, 2):
+        if one.port == other.port and _overlap(one.host, other.host):
+            raise AddressError(
+                f"gateway.{one.key} and gateway.{other.key} are both {one.port}; set "
+                "one of them to another port or to 0"
+            )
+    for key, host, port in found:
+        error = bind_error(host, port, key=key)
+        if error is not None:
+            raise error
+
+
+def _overlap(one: str, other: str) -> bool:
+    return one == other or not {one, other}.isdisjoint(_WILDCARDS)
+
+
+def bind_error(host: str, port: int, *, key: str = "port") -> AddressError | None:
+    """Try to bind an address; return the error if it cannot be bound.
+
+    Args:
+        host: of this machine, or a wildcard.
+        port: to listen on.
+        key: of the config, below gateway, that asks for it.
+    """
     try:
         info = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -98,11 +167,12 @@ def bind_error(host: str, port: int) -> AddressError | None:
             probe.listen(1)
     except OSError as e:
         where = join(host, port)
+        of_host = "status_host" if key == "status_port" else "host"
         if e.errno == errno.EADDRINUSE:
             return AddressError(
                 f"port {port} on {host} is in use; stop the program that has it (ss "
-                f"-ltnp 'sport = :{port}' names it), or set gateway.port and "
-                "gateway.enroll_port to other ports or to 0 for free ones"
+                f"-ltnp 'sport = :{port}' names it), or set gateway.{key} to another "
+                "port or to 0 for a free one"
             )
         if e.errno in (errno.EACCES, errno.EPERM):
             return AddressError(
@@ -111,12 +181,12 @@ def bind_error(host: str, port: int) -> AddressError | None:
         if ":" in host and not _is_here("::1"):
             return AddressError(
                 f"cannot listen on {where}: this machine or container has no IPv6; set "
-                "gateway.host to an IPv4 address of it, for instance 127.0.0.1 or "
-                "0.0.0.0"
+                f"gateway.{of_host} to an IPv4 address of it, for instance 127.0.0.1 "
+                "or 0.0.0.0"
             )
         return AddressError(
-            f"cannot listen on {where}: {e.strerror}; gateway.host must be an address "
-            "of this machine, for instance 127.0.0.1, ::1, 0.0.0.0 or ::"
+            f"cannot listen on {where}: {e.strerror}; gateway.{of_host} must be an "
+            "address of this machine, for instance 127.0.0.1, ::1, 0.0.0.0 or ::"
         )
     return None
 

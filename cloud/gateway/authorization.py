@@ -1,38 +1,58 @@
 """Who may call: a check in front of every method of the node port.
 
 A call is authorized when its client certificate is the one that the allow-list holds
-for the node it names, and only while that stays so: a sweep ends the open calls of
-nodes that were revoked, that got a newer certificate or whose certificate expired. Each
-node may have a bounded number of calls open. TLS has checked the certificate's
-signature before. Not here: the status of a refused call (`cloud.gateway.interceptor`).
+for the node it names, and only while that stays so: a sweep sees that the list has
+changed, and ends the open calls of nodes that were revoked, that got a newer
+certificate or whose certificate expired. Each node may have a bounded number of calls
+open. The certificate of `takt cloud check` is on no list, and let in for health checks
+alone, a few of an address at a time. TLS has checked the certificate's signature
+before. Not here: the status of a refused call (`cloud.gateway.interceptor`).
 """
 
 import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from contextvars import ContextVar
+from types import TracebackType
+from typing import NamedTuple, NoReturn
 
 from cloud.errors import QuotaError
 from cloud.gateway.health import CHECK
 from cloud.gateway.interceptor import Context
+from cloud.gateway.refusals import health_checks, source_of
+from cloud.gateway.repeated import write_repeatedly
+from cloud.pki.allowlist import PROBE
 from cloud.pki.authority import Authority
+from cloud.pki.certificates import Claim, claim_of
+from common.clock import Clock, utc_now
 from common.errors import IdentityError, TaktError
 
 logger = logging.getLogger(__name__)
 
-SWEEP_S = 0.5  # a revoked node's calls end within about this time
+SWEEP_S = 0.5  # what changes in the allow-list counts within about this time
 
 
-def node_of(context: Context) -> str:
-    """Return the name of the node that calls, which `Authorization` has checked."""
-    names = context.auth_context().get("x509_common_name", ())
-    return next((bytes(name).decode() for name in names), "")
+class Caller(NamedTuple):
+    """The node whose call is being answered."""
+
+    node: str
+    certificate_pem: bytes
 
 
-def certificate_of(context: Context) -> bytes:
+_CALLER: ContextVar[Caller] = ContextVar("caller")
+
+
+def caller() -> Caller:
+    """Return who makes the call that this task answers; `Authorization` has checked.
+
+    Raises:
+        LookupError: the task answers no authorized call.
+    """
+    return _CALLER.get()
+
+
+def _certificate_of(context: Context) -> bytes:
     """Return the certificate (PEM) that the caller presents; TLS has checked it.
 
     Raises:
@@ -44,70 +64,127 @@ def certificate_of(context: Context) -> bytes:
     return bytes(pem)
 
 
-@dataclass(eq=False)
 class _Call:
-    """One authorized call that is still open."""
+    """One authorized call that is open while its body runs."""
 
-    certificate_pem: bytes
-    task: "asyncio.Task[Any]"
-    ended_by: TaktError | None = None
+    def __init__(
+        self, who: Caller, calls: "set[_Call]", num_open: Counter[str]
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.caller = who
+        self.task = task
+        self.ended_by: TaktError | None = None
+        self._calls = calls
+        self._num_open = num_open
+
+    def __enter__(self) -> None:
+        self._calls.add(self)
+        self._num_open[self.caller.node] += 1
+        _CALLER.set(self.caller)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._calls.discard(self)
+        self._num_open[self.caller.node] -= 1
+        if kind is asyncio.CancelledError and self.ended_by is not None:
+            self.task.uncancel()
+            raise self.ended_by from None
 
 
 class Authorization:
     """Authorizes the calls of the node port, and ends those no longer allowed."""
 
-    def __init__(self, authority: Authority, *, max_calls_per_node: int) -> None:
-        """Ask `authority` about every call."""
+    def __init__(
+        self,
+        authority: Authority,
+        *,
+        max_calls_per_node: int,
+        clock: Clock = utc_now,
+    ) -> None:
+        """Ask `authority` about every certificate; `clock` tells its end, UTC."""
         self._authority = authority
+        self._clock = clock
+        # Certificates that this state of the allow-list admits.
+        self._admitted: dict[bytes, Claim] = {}
+        self._state: object = None
         self._max_calls = max_calls_per_node
         self._calls: set[_Call] = set()
         self._open: Counter[str] = Counter()
+        self._checks = health_checks()
 
-    @contextlib.asynccontextmanager
-    async def authorize(self, method: str, context: Context) -> AsyncIterator[None]:
-        """Run a call while its node is allowed; for an `Interceptor`.
+    def authorize(
+        self, method: str, context: Context
+    ) -> contextlib.AbstractContextManager[None]:
+        """Return what to run a call in while its node is allowed; for an `Interceptor`.
 
         Raises:
-            IdentityError: the node is not allowed, or no longer.
+            IdentityError: the node is not allowed; from inside the body, no longer.
             QuotaError: it has too many calls open.
         """
-        if method == CHECK:  # a probe needs no name on the allow-list
-            yield
-            return
-        pem = certificate_of(context)
-        node = self._authority.check(pem)
+        pem = _certificate_of(context)
+        if method == CHECK and claim_of(pem).name == PROBE:
+            return self._checks.of(source_of(context.peer()))
+        node = self._check(pem)
         if self._open[node] >= self._max_calls:
             raise QuotaError(
                 f"node '{node}' has {self._open[node]} calls open, the most that the "
                 "gateway allows; close one, or raise gateway.max_streams_per_node"
             )
-        task = asyncio.current_task()
-        assert task is not None
-        call = _Call(pem, task)
-        self._calls.add(call)
-        self._open[node] += 1
-        try:
-            yield
-        except asyncio.CancelledError:
-            if call.ended_by is None:
-                raise
-            task.uncancel()
-            raise call.ended_by from None
-        finally:
-            self._calls.discard(call)
-            self._open[node] -= 1
+        return _Call(Caller(node, pem), self._calls, self._open)
+
+    def _check(self, certificate_pem: bytes) -> str:
+        """Return the name of a certificate's node; see `Authority.check`.
+
+        The authority is asked at the first call with a certificate, and again when the
+        allow-list has changed; its file is looked at by `sweep`.
+        """
+        state = self._authority.allow_list.state
+        if state is not self._state:
+            self._admitted.clear()
+            self._state = state
+        claim = self._admitted.get(certificate_pem)
+        if claim is not None and claim.begins <= self._clock() <= claim.ends:
+            return claim.name
+        node = self._authority.check(certificate_pem)
+        self._admitted[certificate_pem] = claim_of(certificate_pem)
+        return node
 
     async def sweep(self) -> NoReturn:
         """End the calls of nodes that may no longer call, twice a second, for ever."""
         while True:
             await asyncio.sleep(SWEEP_S)
+            try:
+                self._authority.allow_list.entries()
+            except TaktError as e:
+                self._admitted.clear()  # so that new calls are refused
+                logger.error("cannot check open calls: %s", e)
+                continue
             for call in tuple(self._calls):
-                if call.ended_by is not None:
-                    continue
-                try:
-                    self._authority.check(call.certificate_pem)
-                except IdentityError as e:
-                    call.ended_by = e
-                    call.task.cancel()
-                except TaktError as e:
-                    logger.error("cannot check open calls: %s", e)
+                if call.ended_by is None:
+                    self._end_unless_allowed(call)
+
+    async def note_used(self) -> NoReturn:
+        """Write which renewed certificates were used, twice a second, for ever.
+
+        In a thread: no call waits for the list's lock, or for the disk.
+        """
+        await write_repeatedly(
+            self._authority.allow_list.note_used,
+            every_s=SWEEP_S,
+            what="uses of new certificates",
+            logger=logger,
+        )
+
+    def _end_unless_allowed(self, call: _Call) -> None:
+        try:
+            self._check(call.caller.certificate_pem)
+        except IdentityError as e:
+            call.ended_by = e
+            call.task.cancel()
+        except TaktError as e:
+            logger.error("cannot check open calls: %s", e)

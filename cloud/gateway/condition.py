@@ -1,12 +1,13 @@
 """What an operator must mend at a gateway, found before nodes notice.
 
-Looked at once a minute: signatures (renewed on the way), the fleet's database, the
-disk. Each is a service of grpc.health.v1, NOT_SERVING while something is wrong with it,
-and a line in the gateway's log when that changes. Nodes are served meanwhile, and Ray
-Serve does not replace the gateway: another one would find the same key, database and
-disk.
-Not here: asking (`cloud.gateway.probe`), what makes Serve replace a gateway
-(`RunningGateway.check`), signing itself (`cloud.publishing.tuf_metadata`).
+Looked at once a minute: signatures (renewed on the way), certificates, the fleet's
+database, the disk. Each is a service of grpc.health.v1, NOT_SERVING while something is
+wrong with it, and a line in the gateway's log when that changes. Nodes are served
+meanwhile, and Ray Serve does not replace the gateway: another one would find the same
+key, database and disk.
+Not here: asking (`cloud.gateway.probe`), showing it (`cloud.gateway.status`), what
+makes Serve replace a gateway (`RunningGateway.check`), signing itself
+(`cloud.publishing.tuf_metadata`).
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from types import MappingProxyType
 from typing import NoReturn
 
 from cloud.fleet.database import Fleet
+from cloud.gateway.certificate_ends import CertificateEnds
 from cloud.gateway.health import Health
 from cloud.publishing.repository import ReleaseRepository
 from cloud.storage import StorageDir
@@ -31,8 +33,9 @@ logger = logging.getLogger(__name__)
 CHECK_S = 60.0
 MIN_FREE_BYTES = 64 * 1024 * 1024  # a release of a small data set, and its signatures
 _PROBE_BYTES = 4096
-SIGNATURES, DATABASE, DISK = PARTS = (
+SIGNATURES, CERTIFICATES, DATABASE, DISK = PARTS = (
     "takt.signatures",
+    "takt.certificates",
     "takt.database",
     "takt.disk",
 )
@@ -41,7 +44,7 @@ _ONLINE = ("timestamp", "snapshot")
 
 
 class Condition:
-    """The condition of a gateway's signatures, database and disk."""
+    """The condition of a gateway's signatures, certificates, database and disk."""
 
     def __init__(
         self,
@@ -49,12 +52,14 @@ class Condition:
         repository: ReleaseRepository,
         fleet: Fleet,
         health: Health,
+        certificates: CertificateEnds,
     ) -> None:
         """Look at nothing yet."""
         self._storage = storage
         self._repository = repository
         self._fleet = fleet
         self._health = health
+        self._certificates = certificates
         self._problems: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._looking = asyncio.Lock()
@@ -68,6 +73,7 @@ class Condition:
         """Sign what is due; find what is wrong and say what has changed."""
         checks: dict[str, Callable[[], object]] = {
             SIGNATURES: self._check_signatures,
+            CERTIFICATES: self._certificates.check,
             DATABASE: self._fleet.check,
             DISK: self._check_disk,
         }

@@ -1,34 +1,46 @@
 """FleetService: what nodes report, and the only method of the enrolment port.
 
-Each method hands its request to the part that checks and keeps it. Not here: who may
+Each method hands its request to the part that checks and keeps it. A report is written
+before it is answered. A heartbeat is answered at once and written within a second: a
+gateway that is killed loses what nodes said of their state in that second, which each
+says again with its next heartbeat. Not here: who may
 call (`cloud.gateway.authorization`), whose reports are refused
 (`cloud.gateway.quarantine`), errors as status codes
 (`cloud.gateway.interceptor`), the bounds of a report (`cloud.fleet.bounds`).
 """
 
 import asyncio
+import logging
+from typing import NoReturn
 
 import grpc
 
 from cloud.errors import NotServedError
 from cloud.fleet.database import Fleet
-from cloud.gateway.authorization import certificate_of
+from cloud.gateway.authorization import caller
 from cloud.gateway.interceptor import Context
 from cloud.gateway.quarantine import Quarantine
+from cloud.gateway.repeated import write_repeatedly
 from cloud.pki.authority import Authority
 from cloud.publishing.repository import ReleaseRepository
 from common.pb import takt_pb2 as pb
 from common.pb import takt_pb2_grpc
 
+logger = logging.getLogger(__name__)
+
+FLUSH_S = 0.5  # heartbeats are in the database within a second
+
 
 class FleetServicer(takt_pb2_grpc.FleetServiceServicer):
     """Keep the heartbeats and reports of nodes, and renew their certificates."""
 
-    def __init__(self, fleet: Fleet, authority: Authority) -> None:
-        """Keep reports in `fleet`; `authority` signs."""
+    def __init__(
+        self, fleet: Fleet, authority: Authority, quarantine: Quarantine
+    ) -> None:
+        """Keep in `fleet` what `quarantine` lets nodes report; `authority` signs."""
         self._fleet = fleet
         self._authority = authority
-        self._quarantine = Quarantine()
+        self._quarantine = quarantine
 
     async def Enroll(
         self, request: pb.EnrollRequest, context: Context
@@ -39,16 +51,24 @@ class FleetServicer(takt_pb2_grpc.FleetServiceServicer):
     async def Heartbeat(
         self, request: pb.HeartbeatRequest, context: Context
     ) -> pb.HeartbeatResponse:
-        """Keep a node's state."""
-        with self._quarantine.around(context) as node:
-            await asyncio.to_thread(self._fleet.heartbeat, node, request)
+        """Take a node's state; `run` writes it soon."""
+        node = caller().node
+        with self._quarantine.around(node, context):
+            self._fleet.heartbeat(node, request)
         return pb.HeartbeatResponse()
+
+    async def run(self) -> NoReturn:
+        """Write the heartbeats that came, twice a second, for ever."""
+        await write_repeatedly(
+            self._fleet.flush, every_s=FLUSH_S, what="heartbeats", logger=logger
+        )
 
     async def Report(
         self, request: pb.ReportRequest, context: Context
     ) -> pb.ReportResponse:
         """Keep a node's report."""
-        with self._quarantine.around(context) as node:
+        node = caller().node
+        with self._quarantine.around(node, context):
             await asyncio.to_thread(self._fleet.report, node, request)
         return pb.ReportResponse()
 
@@ -57,10 +77,12 @@ class FleetServicer(takt_pb2_grpc.FleetServiceServicer):
     ) -> pb.RenewResponse:
         """Sign for another key of the calling node."""
         certificate = await asyncio.to_thread(
-            self._authority.renew, certificate_of(context), request.csr_pem
+            self._authority.renew, caller().certificate_pem, request.csr_pem
         )
         return pb.RenewResponse(
-            certificate_pem=certificate, ca_pem=self._authority.ca_pem()
+            certificate_pem=certificate,
+            ca_pem=self._authority.ca_pem(),
+            ca_signature=self._authority.ca_signature(),
         )
 
 

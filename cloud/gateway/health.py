@@ -3,9 +3,10 @@
 Both ports answer `Check`, for the gateway as a whole ("") and for each service by its
 full name: SERVING, and NOT_SERVING from the moment the gateway drains. What an operator
 must mend has names of its own (`cloud.gateway.condition`). `Watch` is left out: anybody
-could hold the places of enrolling nodes by streams that stay open. Not here: asking it
-(`cloud.gateway.probe`), and the check by which Ray Serve replaces a gateway
-(`RunningGateway.check`).
+could hold the places of enrolling nodes by streams that stay open. A `Check` is small
+and soon over, and an address has few of them open. Not here: asking it
+(`cloud.gateway.probe`), who may ask (`authorization` and `refusals`), and the check by
+which Ray Serve replaces a gateway (`RunningGateway.check`).
 """
 
 from collections.abc import Iterable
@@ -14,6 +15,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2
 
 CHECK = f"/{health.SERVICE_NAME}/Check"
+MAX_CHECK_BYTES = 1024  # the name of a service
+CHECK_MESSAGE_S = 2.0  # from the call on; it comes with it
 
 
 class Health:

@@ -8,8 +8,8 @@ node's part (`edge.link.failures`).
 
 import contextlib
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterable, Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import grpc
@@ -24,13 +24,15 @@ from cloud.errors import (
     QuotaError,
     ThrottledError,
 )
-from cloud.gateway.messages import FIRST_MESSAGE_S, all_messages, only_message
+from cloud.gateway.health import CHECK, CHECK_MESSAGE_S
+from cloud.gateway.messages import FIRST_MESSAGE_S, FirstMessages, all_messages
+from cloud.gateway.traffic import Traffic
 from common.errors import ConfigError, IdentityError, StorageError, TaktError
 
 logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Around = Callable[[str, Context], AbstractAsyncContextManager[None]]
+Admission = Callable[[str, Context], AbstractContextManager[None]]
 # The stubs are generic, the classes at run time are not: hence a string.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -47,23 +49,32 @@ _CODES: tuple[tuple[type[TaktError], grpc.StatusCode], ...] = (
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Run every call of a server inside async context managers.
+    """Run every call of a server inside a context manager; errors become statuses.
 
-    They are entered before a message is read: a call of a peer that may not call ends
+    It is entered before a message is read: a call of a peer that may not call ends
     without one, and holds no place meanwhile.
     """
 
     def __init__(
-        self, *around: Around, first_message_s: float = FIRST_MESSAGE_S
+        self,
+        admission: Admission,
+        *,
+        traffic: Traffic,
+        first_message_s: float = FIRST_MESSAGE_S,
     ) -> None:
-        """Run calls inside ``around(method, context)`` of each, the outermost first.
+        """Run calls inside ``admission(method, context)`` of each.
 
         Args:
-            around: context managers, by method and context.
-            first_message_s: for the message of a call that has one.
+            admission: a context manager, by method and context; it raises to refuse.
+            traffic: counts them.
+            first_message_s: for the message of a call that has one; a health check
+                has two seconds at most.
         """
-        self._around = around
-        self._first_message_s = first_message_s
+        self._admission = admission
+        self._traffic = traffic
+        self._first_messages = FirstMessages(first_message_s)
+        self._checks = FirstMessages(min(first_message_s, CHECK_MESSAGE_S))
+        self._wrapped: dict[str, Handler] = {}  # of the methods that there are
 
     async def intercept_service(
         self,
@@ -74,51 +85,56 @@ class Interceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:  # no such method: grpc answers UNIMPLEMENTED
             return handler
-        return self._wrap(handler, handler_call_details.method)
+        method = handler_call_details.method
+        if method not in self._wrapped:
+            self._wrapped[method] = self._wrap(handler, method)
+        return self._wrapped[method]
 
     def _wrap(self, handler: Any, method: str) -> Handler:
-        """Make a handler of streams, which is the same on the wire, of any kind.
+        """Make a handler that takes a stream, which is the same on the wire, of any.
 
         gRPC reads and parses the message of a unary call before any code of ours runs.
         """
         kind = "stream" if handler.request_streaming else "unary"
         kind += "_stream" if handler.response_streaming else "_unary"
         behaviour, parse = getattr(handler, kind), handler.request_deserializer
+        waits = self._checks if method == CHECK else self._first_messages
+        first_message, traffic = waits.next, self._traffic
 
-        async def answer(raw: AsyncIterable[bytes], context: Context) -> None:
-            async with contextlib.AsyncExitStack() as stack:
-                for around in self._around:
-                    await stack.enter_async_context(around(method, context))
-                if handler.request_streaming:
-                    request: Any = all_messages(method, raw, parse)
-                else:
-                    request = await only_message(
-                        method, raw, parse, within_s=self._first_message_s
-                    )
-                if not handler.response_streaming:
-                    await context.write(await behaviour(request, context))
-                    return
-                # Written here, not yielded: so a cancelled write is seen around it.
-                async with contextlib.aclosing(behaviour(request, context)) as messages:
-                    async for message in messages:
-                        await context.write(message)
+        async def answer(raw: AsyncIterable[bytes], context: Context) -> Any:
+            traffic.calls[method] += 1
+            try:
+                with self._admission(method, context):
+                    if handler.request_streaming:
+                        request: Any = all_messages(method, raw, parse)
+                    else:
+                        request = await first_message(method, context.read, parse)
+                    if not handler.response_streaming:
+                        return await behaviour(request, context)
+                    await _write_all(behaviour(request, context), context)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as e:
+                code, message = status_of(e, f"{method} from {context.peer()}")
+                traffic.refused[code.name] += 1
+                await context.abort(code, message)
 
-        make: Any = grpc.stream_stream_rpc_method_handler
+        make: Any = grpc.stream_unary_rpc_method_handler
+        if handler.response_streaming:
+            make = grpc.stream_stream_rpc_method_handler
         return make(  # type: ignore[no-any-return]
             answer, None, handler.response_serializer
         )
 
 
-@contextlib.asynccontextmanager
-async def errors_as_status(method: str, context: Context) -> AsyncIterator[None]:
-    """End a call that raises with the status of its error; see `status_of`."""
-    try:
-        yield
-    except grpc.aio.AbortError:
-        raise
-    except Exception as e:
-        code, message = status_of(e, f"{method} from {context.peer()}")
-        await context.abort(code, message)
+async def _write_all(messages: Any, context: Context) -> None:
+    """Write what an asynchronous generator yields; it is closed in any case.
+
+    Written here, not yielded again: so a cancelled write is seen around the call.
+    """
+    async with contextlib.aclosing(messages):
+        async for message in messages:
+            await context.write(message)
 
 
 def status_of(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
@@ -133,7 +149,9 @@ def status_of(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
     """
     for kind, code in _CODES:
         if isinstance(error, kind):
-            level = logging.DEBUG if isinstance(error, ThrottledError) else logging.INFO
+            # Anybody may send health checks that are refused, as many as he likes.
+            quiet = isinstance(error, ThrottledError) or method.startswith(CHECK)
+            level = logging.DEBUG if quiet else logging.INFO
             logger.log(level, "%s refused: %s", method, error)
             return code, str(error)
     if isinstance(error, StorageError):

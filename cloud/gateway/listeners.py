@@ -5,6 +5,8 @@ Not here: what is served on them (`cloud.gateway.server`).
 
 import asyncio
 import logging
+import resource
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
@@ -25,6 +27,10 @@ MAX_CALLS = 4096  # of all nodes together
 # Of enrolling nodes, which are unknown yet: a signing request is small, and soon
 # answered.
 MAX_ENROLLING_CALLS, MAX_ENROLLING_BYTES = 256, 64 * 1024
+# Of each port, of all peers together; less where few files may be open.
+MAX_CONNECTIONS, MAX_ENROLLING_CONNECTIONS = 4096, 256
+HANDSHAKE_S = 20.0  # gRPC's default: 120
+IDLE_S, ENROLLING_IDLE_S = 300.0, 60.0  # without a call; heartbeats come every 5 s
 PING_INTERVAL_S = 10.0
 RENEWAL_CHECK_S = 60.0
 
@@ -41,12 +47,44 @@ _OPTIONS = (
 )
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What the peers of one port may take, all together.
+
+    Attributes:
+        calls: open at a time; more are refused.
+        connections: open at a time; more are closed at once.
+        share_of_files: they take no more than one in so many of the files that this
+            process may have open.
+        message_bytes: of what a peer sends.
+        handshake_s: for TLS, from the connection on.
+        idle_s: without a call, before a connection is closed.
+    """
+
+    calls: int = MAX_CALLS
+    connections: int = MAX_CONNECTIONS
+    share_of_files: int = 2
+    message_bytes: int = MAX_QUERY_BYTES
+    handshake_s: float = HANDSHAKE_S
+    idle_s: float = IDLE_S
+
+
+NODES = Bounds()
+ENROLLING = Bounds(
+    MAX_ENROLLING_CALLS,
+    MAX_ENROLLING_CONNECTIONS,
+    8,
+    MAX_ENROLLING_BYTES,
+    HANDSHAKE_S,
+    ENROLLING_IDLE_S,
+)
+
+
 def make_server(
     interceptor: grpc.aio.ServerInterceptor,
     *,
     ping_interval_s: float,
-    max_calls: int = MAX_CALLS,
-    max_message_bytes: int = MAX_QUERY_BYTES,
+    bounds: Bounds,
 ) -> grpc.aio.Server:
     """Make a server; see `listen` for its port.
 
@@ -54,17 +92,26 @@ def make_server(
         interceptor: around every call.
         ping_interval_s: the shortest time between a peer's keepalive pings that is
             allowed (gRPC's default: 300 s, then "too_many_pings").
-        max_calls: at a time; more are refused.
-        max_message_bytes: of what a peer sends.
+        bounds: of what all peers of the port may take together.
     """
     ping_interval = int(ping_interval_s * 1000)
+    # The other port, the database and what is served are open files, too.
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     options: tuple[tuple[str, Any], ...] = (
         *_OPTIONS,
         ("grpc.http2.min_ping_interval_without_data_ms", ping_interval),
-        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", bounds.message_bytes),
+        (
+            "grpc.max_allowed_incoming_connections",
+            min(bounds.connections, max(1, files // bounds.share_of_files)),
+        ),
+        ("grpc.server_handshake_timeout_ms", int(bounds.handshake_s * 1000)),
+        ("grpc.max_connection_idle_ms", int(bounds.idle_s * 1000)),
     )
     return grpc.aio.server(
-        interceptors=[interceptor], options=options, maximum_concurrent_rpcs=max_calls
+        interceptors=[interceptor],
+        options=options,
+        maximum_concurrent_rpcs=bounds.calls,
     )
 
 
@@ -150,7 +197,6 @@ async def listen(
 
     Raises:
         AddressError: a wanted port is taken, or the host is not this machine's.
-        StorageError: gateway.json cannot be written.
     """
     kept = Addresses.load(storage)
     port = await _bind(
@@ -169,9 +215,7 @@ async def listen(
     )
     await nodes.start()
     await enrolling.start()
-    addresses = advertised(config, port, enroll_port)
-    addresses.save(storage)
-    return addresses
+    return advertised(config, port, enroll_port)
 
 
 async def _bind(

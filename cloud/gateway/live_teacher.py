@@ -20,6 +20,7 @@ from common.config import RunConfig
 from common.errors import StorageError
 
 Batch = NDArray[np.float32]
+MAX_IMAGES = 64  # computed at a time: a ResNet-18 takes 28 MiB for each
 
 
 class Shapes(NamedTuple):
@@ -59,7 +60,10 @@ def is_wanted(config: RunConfig) -> bool:
 
 
 class FileTeacher:
-    """A teacher's safetensors file; read at the first query, and when it changes."""
+    """A teacher's safetensors file; read at the first query, and when it changes.
+
+    A batch is computed `MAX_IMAGES` at a time: no image's answer depends on another.
+    """
 
     def __init__(self, path: Path) -> None:
         """Answer from `path`, which need not be there yet."""
@@ -87,7 +91,8 @@ class FileTeacher:
 
         model = self._read()
         with torch.inference_mode():
-            return np.asarray(model(torch.from_numpy(x)))
+            logits = [model(torch.from_numpy(x[rows])) for rows in _slices(len(x))]
+            return np.asarray(torch.cat(logits))
 
     def pull_back(self, x: Batch, cotangent: Batch) -> Batch:
         """Return dL/dx for dL/dlogits (N, K) at x (N, C, H, W).
@@ -97,10 +102,13 @@ class FileTeacher:
         """
         import torch
 
-        leaf = torch.from_numpy(x).requires_grad_()
-        logits = self._read()(leaf)
-        (gradient,) = torch.autograd.grad(logits, leaf, torch.from_numpy(cotangent))
-        return np.asarray(gradient)
+        model = self._read()
+        gradients: list[torch.Tensor] = []
+        for rows in _slices(len(x)):
+            leaf = torch.from_numpy(x[rows]).requires_grad_()
+            back = torch.from_numpy(cotangent[rows])
+            gradients += torch.autograd.grad(model(leaf), leaf, back)
+        return np.asarray(torch.cat(gradients))
 
     def _read(self) -> Any:
         from common.models.files import load_model
@@ -123,6 +131,11 @@ class FileTeacher:
         self._shapes = Shapes(sample, card.num_classes, digest)
         self._seen = found
         return self._model
+
+
+def _slices(num: int) -> list[slice]:
+    """Divide a batch of `num` images, one at least."""
+    return [slice(i, i + MAX_IMAGES) for i in range(0, num, MAX_IMAGES)]
 
 
 def in_threads(teacher: FileTeacher) -> LiveTeacher:

@@ -8,19 +8,22 @@ carries images, the fields are counted in the bytes. Not here: what the values m
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import grpc.aio
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
 
 from cloud.errors import BadRequestError, NoMessageError
+from cloud.gateway.health import CHECK, MAX_CHECK_BYTES
 from common.errors import one_line
 from common.pb import takt_pb2 as pb
 
 QUERY = "/takt.v1.TeacherService/Query"
 MAX_UNARY_BYTES = 256 * 1024
 MAX_QUERY_BYTES = 16 * 1024 * 1024  # a batch of images
+_MAX_BYTES = {QUERY: MAX_QUERY_BYTES, CHECK: MAX_CHECK_BYTES}
 MAX_QUERY_FIELDS = 16  # each of the four numbers of a shape may be one
 MAX_SHAPE_BYTES = 64
 FIRST_MESSAGE_S = 30.0  # the largest, at 9 KiB/s
@@ -32,30 +35,77 @@ _BLOBS = frozenset(
 )
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 Parse = Callable[[bytes], Any]
+Read = Callable[[], Awaitable[Any]]
 
 
-async def only_message(
-    method: str, raw: AsyncIterable[bytes], parse: Parse, *, within_s: float
-) -> Any:
-    """Wait for the message of a call that has one; decode it.
+class _Wait:
+    """A call whose message has not come yet."""
 
-    Args:
-        method: the full name of the call.
-        raw: the messages of the call, encoded.
-        parse: decodes one.
-        within_s: for its arrival, the call being open.
+    __slots__ = ("begun_s", "is_over", "task")
 
-    Raises:
-        BadRequestError: it is too large, or malformed, or the call has none.
-        NoMessageError: it did not come in time.
+    def __init__(self, task: "asyncio.Task[Any]", begun_s: float) -> None:
+        self.task = task
+        self.begun_s = begun_s  # of the loop's clock
+        self.is_over = False
+
+
+class FirstMessages:
+    """The messages of calls that have one: each is waited for so long and no longer.
+
+    One timer for all calls of a server; `asyncio.timeout` takes one a call, which costs
+    a twentieth of a small call.
     """
-    try:
-        async with asyncio.timeout(within_s):
-            async for message in raw:
-                return decode(method, message, parse)
-    except TimeoutError as e:
-        raise NoMessageError(f"no message within {within_s:g} s, expected one") from e
-    raise BadRequestError("the call ended without a message, expected one")
+
+    def __init__(self, within_s: float) -> None:
+        """Wait `within_s` for the arrival of each, the call being open."""
+        self._within_s = within_s
+        self._waits: dict[_Wait, None] = {}  # the oldest first
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def next(self, method: str, read: Read, parse: Parse) -> Any:
+        """Wait for the message of a call; decode it.
+
+        Args:
+            method: the full name of the call.
+            read: waits for the call's next message, encoded, or its end.
+            parse: decodes one.
+
+        Raises:
+            BadRequestError: it is too large, or malformed, or the call has none.
+            NoMessageError: it did not come in time.
+        """
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        wait = _Wait(task, loop.time())
+        self._waits[wait] = None
+        if self._timer is None:
+            self._timer = loop.call_later(self._within_s, self._end_old)
+        try:
+            message = await read()
+        except asyncio.CancelledError as e:
+            if not wait.is_over or task.uncancel() > 0:
+                raise
+            raise NoMessageError(
+                f"no message within {self._within_s:g} s, expected one"
+            ) from e
+        finally:
+            del self._waits[wait]
+        if message is grpc.aio.EOF:
+            raise BadRequestError("the call ended without a message, expected one")
+        return decode(method, message, parse)
+
+    def _end_old(self) -> None:
+        """End the waits that are too long; look again when the next one would be."""
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        for wait in self._waits:
+            left_s = wait.begun_s + self._within_s - loop.time()
+            if left_s > 0:
+                self._timer = loop.call_later(left_s, self._end_old)
+                return
+            if not wait.is_over:
+                wait.is_over = True
+                wait.task.cancel()
 
 
 async def all_messages(
@@ -72,7 +122,7 @@ def decode(method: str, message: bytes, parse: Parse) -> Any:
     Raises:
         BadRequestError: it is too large, or malformed.
     """
-    most = MAX_QUERY_BYTES if method == QUERY else MAX_UNARY_BYTES
+    most = _MAX_BYTES.get(method, MAX_UNARY_BYTES)
     if len(message) > most:
         raise BadRequestError(
             f"message has {len(message)} bytes, expected at most {most}"

@@ -1,23 +1,24 @@
 """`takt cloud check`: does the gateway of a storage folder serve, and go on to?
 
-Asks grpc.health.v1 at the enrolment port, which wants no client certificate, and
-checks the gateway's certificate against the project's authority, as a node does. Then
-what an operator must mend: the gateway's word of it, and the ends of the signatures,
-read from the folder. Not here: the answers (`cloud.gateway.health` and `condition`).
+Asks grpc.health.v1 at both ports and checks the gateway's certificate against the
+project's authority, as a node does; at the node port with a certificate that is good
+for nothing else. Then what an operator must mend: the gateway's word of it, with its
+reasons where its status page answers, and the ends of the signatures, read from the
+folder. Not here: the answers (`cloud.gateway.health` and `condition`).
 """
-
-import socket
-import ssl
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cloud.gateway.addresses import Addresses
 from cloud.gateway.condition import PARTS, SIGNATURES
+from cloud.gateway.status_page import read_status
+from cloud.pki.authority import Authority
 from cloud.publishing.repository import ReleaseRepository
 from cloud.storage import StorageDir
 from common.address import join
 from common.errors import LinkError, StorageError
+from common.text import shortened
 
 _ANSWER_S = 5.0
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -29,41 +30,59 @@ def check_gateway(storage: StorageDir) -> str:
 
     Raises:
         LinkError: no gateway was started there, it does not answer, or it is draining.
-        StorageError: the project's authority cannot be read; or the gateway serves, and
-            something must be mended before nodes notice.
+        StorageError: there is no project, or its authority cannot be read; or the
+            gateway serves, and something must be mended before nodes notice.
     """
     addresses = Addresses.load(storage)
     if addresses is None:
+        storage.check_servable()
         raise LinkError(
             f"no gateway has served {storage.root} yet; start one with `takt cloud "
             "serve`"
         )
     try:
-        ca_pem = storage.ca.read_bytes()
-    except OSError as e:
-        raise StorageError(
-            f"cannot read {storage.ca}: {e.strerror or e}; check as the user who runs "
-            "the gateway"
-        ) from e
-    host = addresses.reachable_host
+        credentials = Authority(storage.pki).probe_credentials()
+    except StorageError as e:
+        raise StorageError(f"{e}; check as the user who runs the gateway") from e
+    anybody = grpc.ssl_channel_credentials(credentials.ca)
+    member = grpc.ssl_channel_credentials(
+        credentials.ca, credentials.key, credentials.certificate
+    )
+    statuses = _ask(storage, addresses, addresses.enroll_port, anybody, ("", *PARTS))
+    _ask(storage, addresses, addresses.port, member, ("",))
+    _check_condition(storage, addresses, statuses)
+    return addresses.address
+
+
+def _ask(
+    storage: StorageDir,
+    addresses: Addresses,
+    port: int,
+    credentials: grpc.ChannelCredentials,
+    services: tuple[str, ...],
+) -> dict[str, int]:
+    """Ask one port; return the status of what may need mending.
+
+    Raises:
+        LinkError: it does not answer, or is draining.
+    """
+    address = join(addresses.reachable_host, port)
     try:
-        statuses = _ask_health(join(host, addresses.enroll_port), ca_pem)
+        statuses = _health_of(address, credentials, services)
     except grpc.RpcError as e:
-        reason = f"{e.code().name}, {e.details()}"
-        raise _no_answer(storage, host, addresses.enroll_port, reason) from e
+        reason = " ".join(f"{e.code().name}, {e.details()}".split())[:200]
+        raise LinkError(
+            f"the gateway at {address} does not answer: {reason}; see "
+            f"{storage.gateway_log}"
+        ) from e
     status = statuses.pop("")
     if status != _SERVING:
         name = health_pb2.HealthCheckResponse.ServingStatus.Name(status)
         raise LinkError(
-            f"the gateway at {addresses.address} answers {name}, expected SERVING; it "
-            f"is stopping, see {storage.gateway_log}"
+            f"the gateway at {address} answers {name}, expected SERVING; it is "
+            f"stopping, see {storage.gateway_log}"
         )
-    try:
-        _shake_hands(host, addresses.port, ca_pem)
-    except OSError as e:  # ssl's errors among them
-        raise _no_answer(storage, host, addresses.port, str(e.strerror or e)) from e
-    _check_condition(storage, addresses, statuses)
-    return addresses.address
+    return statuses
 
 
 def _check_condition(
@@ -74,10 +93,10 @@ def _check_condition(
     if ends and SIGNATURES in wrong:
         wrong.remove(SIGNATURES)
     if wrong:
-        ends.append(
-            f"it says that {', '.join(wrong)} must be mended, the reason is in "
-            f"{storage.gateway_log}"
-        )
+        status = read_status(addresses.status_host, addresses.status_port) or {}
+        reasons = status.get("problems", {})
+        said = [f"{part} must be mended{_because(reasons, part)}" for part in wrong]
+        ends.append(f"it says that {', '.join(said)}; see {storage.gateway_log}")
     if ends:
         problems = "; ".join(ends)
         raise StorageError(
@@ -85,39 +104,27 @@ def _check_condition(
         )
 
 
-def _shake_hands(host: str, port: int, ca_pem: bytes) -> None:
-    """Open a TLS connection; the node port answers calls only to enrolled nodes."""
-    context = ssl.create_default_context(cadata=ca_pem.decode())
-    context.set_alpn_protocols(["h2"])
-    with (
-        socket.create_connection((host, port), _ANSWER_S) as plain,
-        context.wrap_socket(plain, server_hostname=_NAME),
-    ):
-        pass
+def _because(reasons: object, part: str) -> str:
+    found = reasons.get(part) if isinstance(reasons, dict) else None
+    return f" ({shortened(found, 300)})" if isinstance(found, str) else ""
 
 
-def _ask_health(address: str, ca_pem: bytes) -> dict[str, int]:
-    """Return the status of the gateway as a whole (""), and of what may need mending.
+def _health_of(
+    address: str, credentials: grpc.ChannelCredentials, services: tuple[str, ...]
+) -> dict[str, int]:
+    """Return the status of the gateway as a whole (""), or of parts, by a call each.
 
     Raises:
         grpc.RpcError: there is no answer in time.
     """
     options = (("grpc.ssl_target_name_override", _NAME), ("grpc.enable_http_proxy", 0))
-    credentials = grpc.ssl_channel_credentials(ca_pem)
     with grpc.secure_channel(address, credentials, options) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         return {
-            part: int(
+            service: int(
                 stub.Check(
-                    health_pb2.HealthCheckRequest(service=part), timeout=_ANSWER_S
+                    health_pb2.HealthCheckRequest(service=service), timeout=_ANSWER_S
                 ).status
             )
-            for part in ("", *PARTS)
+            for service in services
         }
-
-
-def _no_answer(storage: StorageDir, host: str, port: int, reason: str) -> LinkError:
-    return LinkError(
-        f"the gateway at {join(host, port)} does not answer: "
-        f"{' '.join(reason.split())[:200]}; see {storage.gateway_log}"
-    )

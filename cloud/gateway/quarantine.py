@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from cloud.errors import BadRequestError, ThrottledError
-from cloud.gateway.authorization import node_of
 from cloud.gateway.interceptor import Context
 from common.errors import IdentityError
 from common.records import PLACE_METADATA
@@ -47,15 +46,21 @@ class Quarantine:
         self._clock = clock
         self._of: dict[str, _Conduct] = {}
 
+    def nodes(self) -> tuple[str, ...]:
+        """Name the nodes that are in quarantine now; from any thread."""
+        now = self._clock()
+        return tuple(
+            sorted(n for n, found in list(self._of.items()) if now < found.until_s)
+        )
+
     @contextlib.contextmanager
-    def around(self, context: Context) -> Iterator[str]:
-        """Run a call that reports something; yields the name of its node.
+    def around(self, node: str, context: Context) -> Iterator[None]:
+        """Run a call by which a node reports something.
 
         Raises:
             ThrottledError: the node is in quarantine.
             IdentityError: another daemon with the same identity is at work.
         """
-        node = node_of(context)
         conduct = self._of.setdefault(node, _Conduct())
         now = self._clock()
         if now < conduct.until_s:
@@ -65,7 +70,7 @@ class Quarantine:
             )
         self._require_one_place(node, conduct, context)
         try:
-            yield node
+            yield
         except BadRequestError as e:
             self._note(node, conduct, e)
             raise

@@ -1,15 +1,16 @@
 """A brake on enrolments: so many open, and refused a minute, of an address and of all.
 
 Whoever guesses tokens, or only fills the log, is answered RESOURCE_EXHAUSTED before a
-message is read, until the minute is over. Enrolments that succeed count nowhere. Not
-here: the tokens (`cloud.pki.allowlist`).
+message is read, until the minute is over. Enrolments that succeed count nowhere. Health
+checks are bounded by how many an address has open, so that a probe is answered also
+where enrolments are not. Not here: the tokens (`cloud.pki.allowlist`).
 """
 
 import contextlib
 import ipaddress
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from urllib.parse import unquote
 
@@ -25,7 +26,43 @@ WINDOW = timedelta(minutes=1)
 MAX_OF_ADDRESS = 20  # refused within the window; whole fleets may share an address
 MAX_OF_ALL = 200
 MAX_OPEN_OF_ADDRESS = 64  # calls at a time, of the 256 that all have
+MAX_CHECKS_OF_ADDRESS = 8  # likewise, of health checks
 _IPV6_NETWORK = 64  # bits: what one subscriber has to choose addresses from
+
+
+class OpenCalls:
+    """How many calls of a kind each address has open; used from one event loop."""
+
+    def __init__(self, kind: str, most: int) -> None:
+        """Let an address have at most `most` open; `kind` names them, in plural."""
+        self._kind = kind
+        self._most = most
+        self._open: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def of(self, source: str) -> Iterator[None]:
+        """Run a call from an address, which is counted while it is open.
+
+        Raises:
+            ThrottledError: there are too many already.
+        """
+        if self._open[source] >= self._most:
+            raise ThrottledError(
+                f"{self._open[source]} {self._kind} from {source} are under way, the "
+                "most that the gateway allows; try again in a minute"
+            )
+        self._open[source] += 1
+        try:
+            yield
+        finally:
+            self._open[source] -= 1
+            if not self._open[source]:
+                del self._open[source]
+
+
+def health_checks() -> OpenCalls:
+    """Count the health checks of a port, from now on."""
+    return OpenCalls("health checks", MAX_CHECKS_OF_ADDRESS)
 
 
 class Refusals:
@@ -36,19 +73,21 @@ class Refusals:
         self._clock = clock
         self._times: deque[tuple[datetime, str]] = deque()
         self._of: Counter[str] = Counter()
-        self._open: Counter[str] = Counter()
+        self._enrolments = OpenCalls("enrolments", MAX_OPEN_OF_ADDRESS)
+        self._checks = health_checks()
 
-    @contextlib.asynccontextmanager
-    async def brake(self, method: str, context: Context) -> AsyncIterator[None]:
+    @contextlib.contextmanager
+    def brake(self, method: str, context: Context) -> Iterator[None]:
         """Run an enrolment unless there were many refused; for an `Interceptor`.
 
         Raises:
-            ThrottledError: there were.
+            ThrottledError: there were, or the address has many open.
         """
-        if method == CHECK:
-            yield
-            return
         source = source_of(context.peer())
+        if method == CHECK:
+            with self._checks.of(source):
+                yield
+            return
         self._forget()
         if self._of[source] >= MAX_OF_ADDRESS or len(self._times) >= MAX_OF_ALL:
             raise ThrottledError(
@@ -56,21 +95,12 @@ class Refusals:
                 f"in all were refused within a minute, at most {MAX_OF_ADDRESS} and "
                 f"{MAX_OF_ALL} are answered; try again in a minute"
             )
-        if self._open[source] >= MAX_OPEN_OF_ADDRESS:
-            raise ThrottledError(
-                f"{self._open[source]} enrolments from {source} are under way, the "
-                "most that the gateway allows; try again in a minute"
-            )
-        self._open[source] += 1
         try:
-            yield
+            with self._enrolments.of(source):
+                yield
         except (BadRequestError, ConfigError, IdentityError, NoMessageError):
             self._note(source)
             raise
-        finally:
-            self._open[source] -= 1
-            if not self._open[source]:
-                del self._open[source]
 
     def _forget(self) -> None:
         """Drop what is older than the window, or later than now (a clock set back)."""
@@ -100,7 +130,11 @@ def source_of(peer: str) -> str:
     Args:
         peer: for instance "ipv4:192.0.2.7:50000" or "ipv6:%5B2001:db8::1%5D:50000".
     """
-    host = unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
+    return network_of(unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]"))
+
+
+def network_of(host: str) -> str:
+    """Return an address; of IPv6 the network of its subscriber."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:  # no IP connection, a socket file for instance

@@ -14,32 +14,44 @@ import contextlib
 import logging
 import threading
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import grpc.aio
 
 from cloud.fleet.database import Fleet, sqlite_url
-from cloud.gateway.addresses import certificate_names
+from cloud.gateway.addresses import (
+    Addresses,
+    certificate_names,
+    page_host,
+    reachable,
+)
 from cloud.gateway.authorization import Authorization
+from cloud.gateway.certificate_ends import CertificateEnds
 from cloud.gateway.condition import PARTS, Condition
+from cloud.gateway.connections import Connections
 from cloud.gateway.fleet_service import FleetServicer, enrolment_handler
 from cloud.gateway.health import Health
-from cloud.gateway.interceptor import Interceptor, errors_as_status
+from cloud.gateway.interceptor import Admission, Interceptor
 from cloud.gateway.listeners import (
-    MAX_ENROLLING_BYTES,
-    MAX_ENROLLING_CALLS,
+    ENROLLING,
+    NODES,
     PING_INTERVAL_S,
+    Bounds,
     ServerCertificate,
     listen,
     make_server,
 )
 from cloud.gateway.live_teacher import LiveTeacher
 from cloud.gateway.messages import FIRST_MESSAGE_S
+from cloud.gateway.quarantine import Quarantine
 from cloud.gateway.refusals import Refusals
 from cloud.gateway.release_service import ReleaseServicer, VersionFeed
+from cloud.gateway.status import StatusSource
+from cloud.gateway.status_page import StatusPage
 from cloud.gateway.teacher_service import TeacherServicer
+from cloud.gateway.traffic import Traffic
 from cloud.pki.authority import Authority, Lifetimes
 from cloud.publishing.repository import ReleaseRepository
 from cloud.storage import StorageDir
@@ -67,6 +79,7 @@ class RunningGateway:
         fleet: what nodes have reported.
         condition: what an operator must mend, if anything.
         certificate: of the gateway itself.
+        status: all of it, as the status page shows it.
         background: tasks that run as long as the gateway does.
     """
 
@@ -77,9 +90,11 @@ class RunningGateway:
     fleet: Fleet
     condition: Condition
     certificate: ServerCertificate
+    status: StatusSource
     background: tuple["asyncio.Task[NoReturn]", ...]
     _sockets: tuple[tuple[str, int], ...]
     _servers: "_Servers"
+    _page: StatusPage | None
 
     async def check(self) -> None:
         """Check that the gateway works, or that another one might.
@@ -107,10 +122,15 @@ class RunningGateway:
     async def stop(self, grace_s: float = 2.0) -> None:
         """Drain and stop: watches end cleanly, other calls have `grace_s` seconds."""
         await self._servers.stop(grace_s)
+        if self._page is not None:
+            await asyncio.to_thread(self._page.close)
         for task in self.background:
             task.cancel()
         await asyncio.gather(*self.background, return_exceptions=True)
-        self.fleet.close()
+        try:
+            await asyncio.to_thread(self.fleet.close)
+        except TaktError as e:
+            logger.error("the last heartbeats are lost: %s", e)
 
 
 @dataclass(frozen=True)
@@ -139,6 +159,7 @@ async def start_gateway_server(
     clock: Clock = utc_now,
     ping_interval_s: float = PING_INTERVAL_S,
     first_message_s: float = FIRST_MESSAGE_S,
+    bounds: Bounds = NODES,
 ) -> RunningGateway:
     """Start serving a run's storage folder from the running loop.
 
@@ -154,54 +175,65 @@ async def start_gateway_server(
         clock: the wall clock, UTC.
         ping_interval_s: see `make_server`.
         first_message_s: see `Interceptor`.
+        bounds: of the node port.
 
     Raises:
         AddressError: a port is taken, or the host is not this machine's.
         ConfigError: a host name is none.
         StorageError: the storage cannot be read or written.
     """
-    authority = Authority(
-        storage.pki,
-        clock=clock,
-        lifetimes=Lifetimes.of(config.node_days, config.server_days),
-    )
+    lifetimes = Lifetimes.of(config.node_days, config.server_days)
+    authority = Authority(storage.pki, clock=clock, lifetimes=lifetimes)
     authority.init()
     repository = ReleaseRepository(storage.repository, storage.keys, clock=clock)
     repository.create()
     fleet = Fleet(sqlite_url(storage.fleet), clock=clock)
     authorization = Authorization(
-        authority, max_calls_per_node=config.max_streams_per_node
+        authority, max_calls_per_node=config.max_streams_per_node, clock=clock
     )
-    servers = _Servers(
-        nodes=make_server(
-            Interceptor(
-                errors_as_status,
-                authorization.authorize,
-                first_message_s=first_message_s,
-            ),
-            ping_interval_s=ping_interval_s,
-        ),
-        enrolling=make_server(
-            Interceptor(
-                errors_as_status, Refusals(clock).brake, first_message_s=first_message_s
-            ),
-            ping_interval_s=ping_interval_s,
-            max_calls=MAX_ENROLLING_CALLS,
-            max_message_bytes=MAX_ENROLLING_BYTES,
-        ),
-        feed=VersionFeed(repository),
-        health=Health(),
+    traffic, quarantine = Traffic(), Quarantine()
+    servers = _make_servers(
+        authorization,
+        repository,
+        traffic,
+        clock=clock,
+        bounds=bounds,
+        ping_interval_s=ping_interval_s,
+        first_message_s=first_message_s,
     )
-    _add_node_services(servers, repository, fleet, authority, teacher)
+    fleet_service = FleetServicer(fleet, authority, quarantine)
+    takt_pb2_grpc.add_FleetServiceServicer_to_server(fleet_service, servers.nodes)
+    takt_pb2_grpc.add_TeacherServiceServicer_to_server(
+        TeacherServicer(teacher), servers.nodes
+    )
     servers.enrolling.add_generic_rpc_handlers(
         (enrolment_handler(authority, repository, channel), servers.health.handler())
     )
+    kept = Addresses.load(storage)
     try:
         await servers.health.serving(
             name for name in SERVICES + PARTS if teacher or name != TEACHER_SERVICE
         )
         await servers.feed.refresh()
         certificate = ServerCertificate(authority, certificate_names(config))
+        certificates = CertificateEnds(
+            authority,
+            fleet,
+            lambda: certificate.present.certificate,
+            node_life=lifetimes.node,
+            clock=clock,
+        )
+        condition = Condition(storage, repository, fleet, servers.health, certificates)
+        source = StatusSource(
+            storage,
+            repository,
+            fleet,
+            condition=condition,
+            certificates=certificates,
+            quarantine=quarantine,
+            traffic=traffic,
+            clock=clock,
+        )
         addresses = await listen(
             storage,
             config,
@@ -209,13 +241,24 @@ async def start_gateway_server(
             nodes=servers.nodes,
             enrolling=servers.enrolling,
         )
+        page = _open_page(config, source, kept)
+        if page is not None:
+            addresses = replace(
+                addresses,
+                status_host=reachable(page.host),
+                status_port=page.port,
+            )
+        addresses.save(storage)  # once: who waits for the file finds all of it
     except BaseException:
         await servers.stop(0)
         fleet.close()
         raise
     logger.info("serving nodes at %s, %s", addresses.address, addresses.enroll_address)
     host = addresses.reachable_host
-    condition = Condition(storage, repository, fleet, servers.health)
+    connections = Connections(
+        frozenset((addresses.port, addresses.enroll_port)),
+        most=config.max_connections_per_address,
+    )
     return RunningGateway(
         addresses.address,
         addresses.enroll_address,
@@ -224,33 +267,66 @@ async def start_gateway_server(
         fleet,
         condition,
         certificate,
+        source,
         (
             asyncio.create_task(servers.feed.run(), name="the watch on the repository"),
             asyncio.create_task(authorization.sweep(), name="the sweep of open calls"),
+            asyncio.create_task(authorization.note_used(), name="the note of renewals"),
+            asyncio.create_task(fleet_service.run(), name="the writing of heartbeats"),
             asyncio.create_task(condition.run(), name="the look at the condition"),
             asyncio.create_task(certificate.run(), name="the look at the certificate"),
+            asyncio.create_task(connections.run(), name="the sweep of connections"),
         ),
         ((host, addresses.port), (host, addresses.enroll_port)),
         servers,
+        page,
     )
 
 
-def _add_node_services(
-    servers: _Servers,
+def _make_servers(
+    authorization: Authorization,
     repository: ReleaseRepository,
-    fleet: Fleet,
-    authority: Authority,
-    teacher: LiveTeacher | None,
-) -> None:
-    nodes = servers.nodes
-    takt_pb2_grpc.add_ReleaseServiceServicer_to_server(
-        ReleaseServicer(repository.root, servers.feed), nodes
+    traffic: Traffic,
+    *,
+    clock: Clock,
+    bounds: Bounds,
+    ping_interval_s: float,
+    first_message_s: float,
+) -> _Servers:
+    """Make both servers; the node port has releases and health checks already."""
+
+    def around(admission: Admission) -> Interceptor:
+        return Interceptor(admission, traffic=traffic, first_message_s=first_message_s)
+
+    servers = _Servers(
+        nodes=make_server(
+            around(authorization.authorize),
+            ping_interval_s=ping_interval_s,
+            bounds=bounds,
+        ),
+        enrolling=make_server(
+            around(Refusals(clock).brake),
+            ping_interval_s=ping_interval_s,
+            bounds=ENROLLING,
+        ),
+        feed=VersionFeed(repository),
+        health=Health(),
     )
-    takt_pb2_grpc.add_FleetServiceServicer_to_server(
-        FleetServicer(fleet, authority), nodes
+    releases = ReleaseServicer(repository.root, servers.feed, traffic)
+    takt_pb2_grpc.add_ReleaseServiceServicer_to_server(releases, servers.nodes)
+    servers.nodes.add_generic_rpc_handlers((servers.health.handler(),))
+    return servers
+
+
+def _open_page(
+    config: GatewayConfig, source: StatusSource, kept: Addresses | None
+) -> StatusPage | None:
+    if not config.status_page:
+        return None
+    kept_port = kept.status_port if kept else 0
+    return StatusPage(
+        source.look, page_host(config), config.status_port, kept_port=kept_port
     )
-    takt_pb2_grpc.add_TeacherServiceServicer_to_server(TeacherServicer(teacher), nodes)
-    nodes.add_generic_rpc_handlers((servers.health.handler(),))
 
 
 class GatewayThread:

@@ -3,30 +3,31 @@
 One entry a node: invited (a one-time token is out), allowed (its latest
 certificate may connect) or revoked. Several processes share the file (the
 gateway, the command line): writers take a lock and replace it in one step,
-readers notice by its stat. Not here: keys and signatures (`cloud.pki.authority`), and
-TLS itself.
+readers notice by its stat. A renewed certificate is let in at its first use; that it
+takes the old one's place is written later, for a call waits for no lock and no disk.
+Not here: what an entry holds (`entries`), keys and signatures (`cloud.pki.authority`),
+and TLS itself.
 """
 
 import contextlib
 import hashlib
 import hmac
-import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from cloud.errors import QuotaError
+from cloud.pki.entries import Answer, Entry, Renewed, Signed
 from cloud.trail import Trail
 from common.clock import Clock, utc_now
 from common.durable import locked, write_atomic
 from common.errors import ConfigError, IdentityError, StorageError, one_line
+from common.names import EXPECTED, is_name
 
-NODE_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+PROBE = "takt-cloud-check"  # asks for the health, and is let in for nothing else
 TOKEN_LIFETIME = timedelta(days=7)
 ANSWER_LIFETIME = timedelta(minutes=10)  # longer than a node tries to enrol
 RENEWAL_PAUSE = timedelta(minutes=10)  # between a node's renewals for different keys
@@ -36,70 +37,13 @@ def check_node_name(node: str) -> str:
     """Return the name if it is one.
 
     Raises:
-        ConfigError: it is not 1 to 63 of a-z, 0-9, '-' and '_'.
+        ConfigError: it is not 1 to 63 of a-z, 0-9, '-' and '_', or the probe's.
     """
-    if not NODE_PATTERN.fullmatch(node):
-        raise ConfigError(
-            f"node name {node[:80]!r}: expected 1 to 63 characters of a-z, 0-9, '-' "
-            "and '_', the first a letter or digit"
-        )
+    if node == PROBE:
+        raise ConfigError(f"node name '{node}' is taken by takt; choose another one")
+    if not is_name(node):
+        raise ConfigError(f"node name {node[:80]!r}: expected {EXPECTED}")
     return node
-
-
-class Answer(BaseModel):
-    """What a token was traded for, to be given again where the answer was lost."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    token_sha256: str
-    key_sha256: str  # of the public key in the signing request
-    certificate_pem: str
-    expires: datetime
-
-
-@dataclass(frozen=True)
-class Signed:
-    """A certificate that is new, and what identifies it."""
-
-    pem: bytes
-    certificate_sha256: str  # hex, of the DER form
-    serial: int
-    key_sha256: str  # hex, of its public key
-    ends: datetime
-    issuer_sha256: str  # hex, of its authority's certificate
-
-
-class Renewed(BaseModel):
-    """A certificate that a node was given over the node port, and has not used yet."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    certificate_sha256: str
-    serial: str
-    key_sha256: str
-    certificate_pem: str
-    ends: datetime
-    issuer_sha256: str
-
-
-class Entry(BaseModel):
-    """The entry of one node; times are UTC."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    state: Literal["invited", "allowed", "revoked"]
-    token_sha256: str | None = None  # None: used up
-    token_expires: datetime | None = None
-    certificate_sha256: str | None = None  # of the DER form; only the latest counts
-    serial: str | None = None
-    ends: datetime | None = None  # of that certificate; None: made by an older takt
-    issuer_sha256: str | None = None
-    renewed: datetime | None = None  # when the node was last given another one
-    invited: datetime | None = None
-    allowed: datetime | None = None
-    revoked: datetime | None = None
-    answer: Answer | None = None  # None: none, or void
-    next: Renewed | None = None  # takes the certificate's place when it is used
 
 
 class _Document(BaseModel):
@@ -121,6 +65,15 @@ class AllowList:
         # several threads may read it at once, and an old list beside a new state would
         # keep a revoked node in.
         self._read: tuple[tuple[int, int, int] | None, dict[str, Entry]] = (None, {})
+        self._used: dict[str, Renewed] = {}  # let in by `check`, and not written yet
+
+    @property
+    def state(self) -> object:
+        """Return what identifies the list as it was last read, without a look at it.
+
+        Another object as soon as `entries` has found that the file has changed.
+        """
+        return self._read
 
     def entries(self) -> dict[str, Entry]:
         """Return all entries by node, re-read when the file has changed.
@@ -137,8 +90,10 @@ class AllowList:
                 entries = _Document.model_validate_json(text).nodes
                 self._read = seen, entries
         except FileNotFoundError:
-            entries = {}
-            self._read = None, entries
+            before, entries = self._read
+            if before is not None:
+                entries = {}
+                self._read = None, entries
         except (OSError, ValidationError) as e:
             raise StorageError(
                 f"cannot read the allow-list {self.path}: "
@@ -304,9 +259,10 @@ class AllowList:
             self._trail.record("revoke", node)
 
     def check(self, node: str, certificate_sha256: str) -> None:
-        """Accept a node that presents this certificate, or raise.
+        """Accept a node that presents this certificate, or raise; nothing is written.
 
-        A renewed certificate takes the old one's place by its first use.
+        A renewed certificate takes the old one's place by its first use, as soon as
+        that is written (`note_used`); until then both are accepted.
 
         Raises:
             IdentityError: unknown, revoked, or not its latest certificate.
@@ -320,7 +276,7 @@ class AllowList:
             raise IdentityError(f"node '{node}' is revoked; to take it back, {fix}")
         following = entry.next
         if following and following.certificate_sha256 == certificate_sha256:
-            self._use(node, following)
+            self._used[node] = following
         elif entry.certificate_sha256 != certificate_sha256:
             raise IdentityError(
                 f"node '{node}' presents certificate {certificate_sha256[:12]}, but "
@@ -328,19 +284,18 @@ class AllowList:
                 f"nodes share the name, or it kept an old certificate: {fix}"
             )
 
-    def _use(self, node: str, renewed: Renewed) -> None:
-        """Put a renewed certificate in the place of the old one."""
-        with self._changing() as entries:
-            entry = entries.get(node)
-            if entry is not None and entry.state == "allowed" and entry.next == renewed:
-                update = {
-                    "certificate_sha256": renewed.certificate_sha256,
-                    "serial": renewed.serial,
-                    "ends": renewed.ends,
-                    "issuer_sha256": renewed.issuer_sha256,
-                    "next": None,
-                }
-                entries[node] = entry.model_copy(update=update)
+    def note_used(self) -> None:
+        """Write which renewed certificates were used: the old ones end by it.
+
+        Every other change of the list writes it as well.
+
+        Raises:
+            StorageError: the list cannot be read or written, or another process is
+                changing it; what was used is kept for the next time.
+        """
+        if self._used:
+            with self._changing(wait=False):
+                pass
 
     def _given(self, entry: Entry | None, token: str) -> Answer | None:
         """Return what a token was traded for a short time ago."""
@@ -367,14 +322,39 @@ class AllowList:
             )
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[dict[str, Entry]]:
+    def _changing(self, *, wait: bool = True) -> Iterator[dict[str, Entry]]:
         """Hold the writers' lock, yield a copy of the entries, write it back."""
-        with locked(self.path.with_name(f".{self.path.name}.lock")):
+        busy = None if wait else self._busy
+        with locked(self.path.with_name(f".{self.path.name}.lock"), busy=busy):
             entries = dict(self.entries())
+            used = dict(self._used)  # meanwhile other threads may add to it
+            for node, renewed in used.items():
+                _put_in_place(entries, node, renewed)
             yield entries
             document = _Document(nodes=dict(sorted(entries.items())))
             data = document.model_dump_json(indent=1).encode() + b"\n"
             write_atomic(self.path, data, point="allow", mode=0o600)
+            self.entries()  # so that its `state` is another one at once
+            for node, renewed in used.items():
+                if self._used.get(node) is renewed:
+                    del self._used[node]
+
+    def _busy(self, holder: str) -> str:
+        return f"another process is changing {self.path}"
+
+
+def _put_in_place(entries: dict[str, Entry], node: str, renewed: Renewed) -> None:
+    """Put a renewed certificate in the place of the old one, if it still may be."""
+    entry = entries.get(node)
+    if entry is not None and entry.state == "allowed" and entry.next == renewed:
+        update = {
+            "certificate_sha256": renewed.certificate_sha256,
+            "serial": renewed.serial,
+            "ends": renewed.ends,
+            "issuer_sha256": renewed.issuer_sha256,
+            "next": None,
+        }
+        entries[node] = entry.model_copy(update=update)
 
 
 def _sha256(token: str) -> str:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from cloud.pki.allowlist import AllowList, Signed, check_node_name
+from cloud.pki.allowlist import PROBE, AllowList, check_node_name
 from cloud.pki.certificates import (
     Issuer,
     claim_of,
@@ -31,13 +31,16 @@ from cloud.pki.certificates import (
     make_leaf,
     pem,
     requested_key,
+    vouch,
 )
+from cloud.pki.entries import Signed
 from cloud.trail import Trail, trail_beside
 from common.clock import Clock, utc_now
 from common.durable import fsync_folder, locked, make_folder, storing, write_atomic
 from common.errors import ConfigError, IdentityError, StorageError
 
 ALWAYS = ("localhost", "127.0.0.1")  # names of every gateway
+_PROBE_LIFETIME = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ class Lifetimes:
 
 
 @dataclass(frozen=True)
-class ServerCredentials:
-    """What the gateway's sockets need, in PEM."""
+class Credentials:
+    """What an end of a TLS connection needs, in PEM."""
 
     key: bytes
     certificate: bytes
@@ -162,6 +165,15 @@ class Authority:
                     fsync_folder(self.folder)
             write_atomic(self.folder / "ca.crt", pem(following), point="authority.one")
 
+    def ca_signature(self) -> bytes:
+        """Return the present authority's signature of the next; b"" without a next.
+
+        Raises:
+            StorageError: the authority cannot be read.
+        """
+        _, *following = self._authorities()
+        return vouch(self._issuer(), following[0]) if following else b""
+
     def ca_pem(self) -> bytes:
         """Return the authority's certificate, for nodes to check the gateway by.
 
@@ -169,7 +181,7 @@ class Authority:
         """
         return self._read("ca.crt")
 
-    def server_credentials(self, hosts: Sequence[str] = ()) -> ServerCredentials:
+    def server_credentials(self, hosts: Sequence[str] = ()) -> Credentials:
         """Return the gateway's key and certificate, made anew when they must be.
 
         Args:
@@ -194,13 +206,35 @@ class Authority:
                     now=self._clock(),
                     lifetime=self._lifetimes.server,
                 )
+                fingerprint = fingerprint_of(certificate)
+                self.trail.record("renew", "the gateway", digest=fingerprint)
                 # A kill between the two leaves a pair that does not match, which
                 # the check above sees.
                 write_atomic(self.folder / "server.key", key_pem(key), mode=0o600)
                 write_atomic(self.folder / "server.crt", pem(certificate))
-            return ServerCredentials(
+            return Credentials(
                 self._read("server.key"), self._read("server.crt"), self.ca_pem()
             )
+
+    def probe_credentials(self) -> Credentials:
+        """Return a key and a client certificate for asking the gateway's health.
+
+        It is on no allow-list: the node port answers it nothing else, for ten minutes.
+
+        Raises:
+            StorageError: the authority cannot be read.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = make_leaf(
+            self._issuer(),
+            key.public_key(),
+            name=PROBE,
+            alternatives=[x509.DNSName(PROBE)],
+            purpose=ExtendedKeyUsageOID.CLIENT_AUTH,
+            now=self._clock(),
+            lifetime=_PROBE_LIFETIME,
+        )
+        return Credentials(key_pem(key), pem(certificate), self.ca_pem())
 
     def allow(self, node: str) -> str:
         """Let a node enrol once; return its token. See `AllowList.issue_token`."""

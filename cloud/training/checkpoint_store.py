@@ -9,10 +9,10 @@ is kept (`cloud.training.job`, `cloud.training.worker`).
 
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pyarrow import fs
 
+from common.config.store_url import EXPECTED, check_store_url
 from common.durable import write_atomic
 from common.errors import ConfigError, StorageError, one_line
 
@@ -94,26 +94,12 @@ def open_store(url: str) -> Store:
     Raises:
         ConfigError: it is not the URL of a folder on a filesystem that pyarrow knows.
     """
-    parts = urlsplit(url)
-    shown = f"{parts.scheme}://{parts.netloc}{parts.path}"
-    if "@" in parts.netloc:
-        raise ConfigError(
-            "teacher.store holds credentials; leave them out, for the config is kept "
-            "with each run, and set them in the environment (AWS_ACCESS_KEY_ID, ...)"
-        )
+    shown = check_store_url(url)
     try:
         filesystem, folder = fs.FileSystem.from_uri(url)
     except (OSError, ValueError, NotImplementedError) as e:
         reason = one_line(e, 160)
-        raise ConfigError(
-            f"teacher.store = '{shown}': {reason}; expected s3://BUCKET/FOLDER, "
-            "gs://BUCKET/FOLDER, hdfs://HOST/FOLDER or file:///FOLDER"
-        ) from e
-    if not folder.strip("/"):
-        raise ConfigError(
-            f"teacher.store = '{shown}' names no folder; expected for instance "
-            "s3://BUCKET/FOLDER"
-        )
+        raise ConfigError(f"teacher.store = '{shown}': {reason}; {EXPECTED}") from e
     return Store(filesystem, folder.rstrip("/"), shown)
 
 

@@ -30,7 +30,7 @@ from common.config import RunConfig
 from common.data.datasets import Dataset
 from common.errors import StorageError, one_line
 from common.models.contract import check_contract
-from common.models.forward import Model, mixed, seeded
+from common.models.forward import Model, channels_last, mixed, seeded
 from common.models.zoo import build_model
 from common.optim import SGD, schedule
 
@@ -44,6 +44,7 @@ class EpochReport:
     loss: float
     clean_accuracy: float  # on the validation images
     robust_accuracy: float  # PGD with the training's attack, at full eps
+    num_val: int  # validation images, of all ranks
     cpu_s: float  # of this rank, since the first epoch
     num_workers: int  # that trained this epoch together
 
@@ -83,7 +84,7 @@ class TeacherRun:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model = build_model(self.config.model, **built_for)
-        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        self.model = channels_last(model.to(self.device), self.config.model)
         self.averaged = copy.deepcopy(self.model) if self.config.ema_decay else None
         self.epoch, self.cpu_s = 0, 0.0
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -137,6 +138,7 @@ class TeacherRun:
             loss=loss_sum / num_samples,
             clean_accuracy=clean,
             robust_accuracy=robust,
+            num_val=round(seen),
             cpu_s=round(self.cpu_s, 3),
             num_workers=self.ranks.world_size,
         )
@@ -198,7 +200,6 @@ class TeacherRun:
         x = self._images[chosen].float().div_(255)
         y = self._labels[chosen]
         x = augmented(x, shift=config.shift, flip=config.flip, generator=own)
-        x = x.contiguous(memory_format=torch.channels_last)
         warmup = min(config.eps_warmup_epochs, config.epochs // 2)
         eps = self.eps * min(1.0, (done + 1) / (warmup + 1))
         # Unfinished examples must not enter BatchNorm's statistics, nor dropout blur

@@ -9,6 +9,7 @@ from gateway_site import Stubs, member
 from repository_site import Node, knowledge_in, repository_in
 
 from cloud.gateway.server import GatewayThread
+from cloud.publishing.ceremony import Ceremony
 from cloud.publishing.repository import ReleaseRepository
 from cloud.storage import StorageDir
 
@@ -26,6 +27,11 @@ def knowledge(tmp_path: Path) -> Path:
 @pytest.fixture
 def repository(tmp_path: Path) -> ReleaseRepository:
     return repository_in(tmp_path)
+
+
+@pytest.fixture
+def ceremony(repository: ReleaseRepository, tmp_path: Path) -> Ceremony:
+    return Ceremony(repository.root, tmp_path / "keys")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from edge_site import EdgeSite, connection_of, edge_site
 from gateway_site import make_key, request_for
 from victims import armed, renew_once
-from waiting import WAIT_S
+from waiting import WAIT_S, until
 
 from cloud.pki.authority import Authority
 from common.errors import ConfigError, TaktError
@@ -74,6 +74,8 @@ def test_nodes_follow_a_rotation_without_enrolling_again(site: EdgeSite) -> None
     renew_of(early)
     beat(late)
     renew_of(late)
+    entries = authority.allow_list.entries
+    until("both are written", lambda: not any(e.next for e in entries().values()))
     authority.end_rotation()
     look(site)
     beat(early)
@@ -136,7 +138,11 @@ def test_a_rotation_leaves_its_entries(authority: Authority) -> None:
     authority.begin_rotation()
     authority.end_rotation()
     found = [(e.action, e.subject) for e in authority.trail.entries()]
-    assert found == [("rotate", "authority"), ("rotated", "authority")]
+    assert found == [
+        ("renew", "the gateway"),
+        ("rotate", "authority"),
+        ("rotated", "authority"),
+    ]
 
 
 @pytest.mark.slow

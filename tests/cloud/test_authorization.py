@@ -192,6 +192,16 @@ def test_a_certificate_that_runs_out_ends_the_open_stream(
             next(iter(news))
 
 
+def test_a_certificate_is_not_admitted_before_its_time_because_it_once_was(
+    gateway: GatewayThread, clock: Clock
+) -> None:
+    with member(gateway).open(gateway.address) as stubs:
+        stubs.beat()
+        clock.ahead = timedelta(days=-2)
+        with refused(DENIED, "is valid from"):
+            stubs.beat()
+
+
 def test_plaintext_to_the_node_port_fails_and_leaves_it_serving(
     gateway: GatewayThread,
 ) -> None:

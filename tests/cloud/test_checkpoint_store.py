@@ -18,6 +18,7 @@ from moto.core import set_initial_no_auth_action_count
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 from small_runs import small_run
+from waiting import WAIT_S
 
 from cloud.cluster.cleanup import processes_of
 from cloud.cluster.local import local_cluster
@@ -107,6 +108,7 @@ def test_a_folder_that_may_not_be_written_is_reported_in_one_line() -> None:
     [
         ("ftp://host/x", "expected s3://BUCKET/FOLDER"),
         ("teachers/x", "expected s3://BUCKET/FOLDER"),
+        ("s3://[x/y", "expected s3://BUCKET/FOLDER"),
         ("s3://teachers/x?rgion=a", "rgion"),
         ("s3://", "names no folder"),
         ("s3://key:secret@teachers/x", "leave them out"),
@@ -140,7 +142,7 @@ def test_a_killed_worker_resumes_from_an_object_store_and_so_does_another_head(
 
         def disturb() -> None:
             root = open_store(config.teacher.store or "")
-            end = time.monotonic() + 200
+            end = time.monotonic() + WAIT_S
             while not killed and time.monotonic() < end:
                 for folder in root.filesystem.get_file_info(
                     fs.FileSelector(root.folder, allow_not_found=True)

@@ -252,12 +252,12 @@ def test_ray_comes_up_however_slow_the_agents_of_its_raylet_are(
         for process in agents:
             process.resume()
         starting.send_signal(signal.SIGINT)
-        starting.communicate(timeout=60)
+        starting.communicate(timeout=WAIT_S)
 
 
 def test_a_raylet_that_dies_ends_the_start_with_its_name(short_folder: Path) -> None:
     starting = started(RAYLET_DIES, short_folder, stderr=subprocess.PIPE)
-    _, errors = starting.communicate(timeout=200)
+    _, errors = starting.communicate(timeout=WAIT_S)
     last = errors.strip().splitlines()[-1]
     assert "Ray did not start: its raylet was ended by SIGKILL" in last
     assert processes_of(short_folder) == []
@@ -267,7 +267,7 @@ def test_a_cluster_whose_control_store_has_gone_is_not_waited_for(
     short_folder: Path,
 ) -> None:
     process = started(STORE_GONE, short_folder, stderr=subprocess.PIPE)
-    output, errors = process.communicate(timeout=200)
+    output, errors = process.communicate(timeout=WAIT_S)
     assert output == "True\nFalse\n", errors
     assert process.returncode == 7
     assert processes_of(short_folder) == []

@@ -62,7 +62,8 @@ def test_metadata_near_its_end_is_said_by_the_log_the_health_and_the_check(
     ):
         assert list(look(gateway)) == [SIGNATURES]
         said = rf"{role} metadata ends on 20.*expected more than {bound} days"
-        with pytest.raises(StorageError, match=f"answers, but {said}"):
+        way = f".*bring the {role} key to .* or sign what `takt keys export {role}`"
+        with pytest.raises(StorageError, match=f"answers, but {said}{way}"):
             check_gateway(storage)
         errors = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
         assert [role in e and "bring the" in e for e in errors] == [True]

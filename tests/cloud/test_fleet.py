@@ -125,6 +125,56 @@ def test_the_newest_heartbeat_counts_and_the_first_is_remembered(
     assert (row.first_seen, row.last_seen) == (start, clock.now)
 
 
+def test_gathered_heartbeats_are_written_together_and_reports_at_once(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    with contextlib.closing(Fleet(sqlite_url(tmp_path / "fleet.sqlite"))) as reader:
+        for node in ("sensor", "camera"):
+            fleet.heartbeat(node, HeartbeatRequest(state="idle"))
+        fleet.report("sensor", report())
+        assert len(reader.reports()) == 1
+        assert reader.nodes() == []
+        fleet.flush()
+        assert [row.node for row in reader.nodes()] == ["camera", "sensor"]
+
+
+def test_a_node_that_was_never_written_was_first_seen_at_its_first_heartbeat(
+    fleet: Fleet, clock: Clock
+) -> None:
+    start = clock.now
+    fleet.heartbeat("sensor", HeartbeatRequest(state="pulling"))
+    clock.now += timedelta(seconds=1)
+    fleet.heartbeat("sensor", HeartbeatRequest(state="distilling"))
+    (row,) = fleet.nodes()
+    assert (row.first_seen, row.last_seen) == (start, clock.now)
+
+
+def test_closing_writes_what_was_gathered(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path / "fleet.sqlite")
+    first = Fleet(url)
+    first.heartbeat("sensor", HeartbeatRequest(state="idle"))
+    first.close()
+    with contextlib.closing(Fleet(url)) as second:
+        assert [row.node for row in second.nodes()] == ["sensor"]
+
+
+def test_heartbeats_that_could_not_be_written_wait_and_no_more_are_taken(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "fleet.sqlite")) as other:
+        fleet.heartbeat("sensor", HeartbeatRequest(state="pulling"))
+        other.execute("ALTER TABLE nodes RENAME TO gone")
+        with pytest.raises(StorageError, match="cannot write"):
+            fleet.flush()
+        with pytest.raises(StorageError, match="cannot write"):
+            fleet.heartbeat("camera", HeartbeatRequest(state="idle"))
+        other.execute("ALTER TABLE gone RENAME TO nodes")
+        fleet.flush()
+        fleet.heartbeat("camera", HeartbeatRequest(state="idle"))
+        states = {row.node: row.state for row in fleet.nodes()}
+        assert states == {"sensor": "pulling", "camera": "idle"}
+
+
 def test_another_process_reads_while_the_gateway_writes(
     fleet: Fleet, tmp_path: Path
 ) -> None:

@@ -1,9 +1,13 @@
 """What the gateway serves to an admitted node: files, news, the fleet."""
 
+import asyncio
+import contextlib
+import errno
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -12,10 +16,18 @@ from gateway_site import DEADLINE_S, Stubs, member, put_file, status_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from release_drafts import draft, shard_of
+from waiting import until
 
-from cloud.gateway.release_service import MESSAGE_BYTES
+from cloud.errors import MissingFileError
+from cloud.fleet.database import Fleet, sqlite_url
+from cloud.gateway.release_service import (
+    MAX_MESSAGE_BYTES,
+    MESSAGE_BYTES,
+    open_inside,
+)
 from cloud.gateway.server import GatewayThread
 from cloud.storage import StorageDir
+from common.errors import StorageError
 from common.pb import takt_pb2 as pb
 
 SIZE = 300_000
@@ -109,9 +121,67 @@ def test_a_path_that_is_not_plain_is_refused(stubs: Stubs, path: str) -> None:
     assert "expected plain names below metadata/ or targets/" in message
 
 
-@pytest.mark.parametrize("path", ["targets/none", "targets/digits", "targets/a/b/c"])
+@pytest.mark.parametrize(
+    "path", ["targets/none", "targets/digits", "targets/a/b/c", "targets/" + "a" * 400]
+)
 def test_a_file_that_is_not_there_is_not_found(stubs: Stubs, path: str) -> None:
     assert status_of(lambda: stubs.fetch(path))[0] is MISSING
+
+
+def open_below(folder: Path) -> list[str]:
+    """Name what this process has open in a folder."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(str(link.readlink()))
+    return [name for name in found if name.startswith(str(folder))]
+
+
+def test_an_open_file_takes_one_descriptor(tmp_path: Path) -> None:
+    """Each folder above it had one, too, as long as the stream was open."""
+    (tmp_path / "targets" / "digits" / "1").mkdir(parents=True)
+    (tmp_path / "targets" / "digits" / "1" / "shard").write_bytes(b"s")
+    with open_inside(tmp_path, "targets/digits/1/shard") as (handle, size):
+        assert os.pread(handle, 9, 0) == b"s"
+        assert size == 1
+        assert open_below(tmp_path) == [str(tmp_path / "targets/digits/1/shard")]
+    for path in ("targets/digits/1/none", "targets/digits/none/1", "targets/digits"):
+        with pytest.raises(MissingFileError), open_inside(tmp_path, path):
+            pass
+    assert open_below(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EMFILE, errno.EACCES, errno.ESTALE])
+@pytest.mark.parametrize("depth", [0, 3])
+def test_a_disk_that_refuses_is_no_missing_file(
+    tmp_path: Path, error: int, depth: int
+) -> None:
+    """A node waits for a disk, and not for a file that the repository does not have."""
+    put = tmp_path / "targets" / "digits" / "shard"
+    put.parent.mkdir(parents=True)
+    put.write_bytes(b"s")
+    opened: list[int] = []
+
+    def failing(*arguments: Any, **options: Any) -> int:
+        if len(opened) == depth:
+            raise OSError(error, os.strerror(error))
+        opened.append(os.open(*arguments, **options))
+        return opened[-1]
+
+    with (
+        pytest.raises(StorageError, match="fix the disk"),
+        open_inside(tmp_path, "targets/digits/shard", opening=failing),
+    ):
+        pass
+    assert open_below(tmp_path) == []
+
+
+def test_a_repository_that_has_gone_is_no_missing_file(tmp_path: Path) -> None:
+    with (
+        pytest.raises(StorageError, match="fix the disk"),
+        open_inside(tmp_path / "none", "metadata/timestamp.json"),
+    ):
+        pass
 
 
 def test_links_are_not_followed(own: GatewayThread, tmp_path: Path) -> None:
@@ -261,12 +331,74 @@ def test_more_labelled_images_than_images_are_an_invalid_argument(
     assert (code, message) == (INVALID, "own_labelled is 3, expected 0 to 2")
 
 
+def break_database(gateway: GatewayThread, folder: Path) -> None:
+    # The first look, of a task of its own, is over then: it holds a connection.
+    look = gateway.running.condition.look()
+    asyncio.run_coroutine_threadsafe(look, gateway.loop).result(DEADLINE_S)
+    gateway.running.fleet.close()
+    (folder / "fleet.sqlite").write_bytes(b"torn" * 1000)
+
+
 def test_a_database_that_fails_is_unavailable_and_keeps_its_paths_to_itself(
     own: GatewayThread, tmp_path: Path
 ) -> None:
+    report = pb.ReportRequest(channel="digits", version=1, outcome="promoted")
     with member(own).open(own.address) as stubs:
-        own.running.fleet.close()
-        (tmp_path / "fleet.sqlite").write_bytes(b"torn" * 1000)
-        code, message = status_of(stubs.beat)
+        break_database(own, tmp_path)
+        code, message = status_of(
+            lambda: stubs.fleet.Report(report, timeout=DEADLINE_S)
+        )
     assert code is grpc.StatusCode.UNAVAILABLE
     assert message == "the gateway's storage fails; its log says why"
+
+
+def test_heartbeats_are_refused_once_the_database_has_not_taken_them(
+    own: GatewayThread, tmp_path: Path
+) -> None:
+    def is_refused() -> bool:
+        try:
+            stubs.beat()
+        except grpc.RpcError as e:
+            assert e.code() is grpc.StatusCode.UNAVAILABLE
+            return True
+        return False
+
+    with member(own).open(own.address) as stubs:
+        break_database(own, tmp_path)
+        until("a flush has failed", is_refused)
+
+
+def test_another_process_soon_sees_a_heartbeat_and_a_stop_writes_the_last(
+    own: GatewayThread, tmp_path: Path
+) -> None:
+    def seen() -> set[str]:
+        return {row.node for row in reader.nodes()}
+
+    with (
+        contextlib.closing(Fleet(sqlite_url(tmp_path / "fleet.sqlite"))) as reader,
+        member(own).open(own.address) as sensor,
+        member(own, "camera").open(own.address) as camera,
+    ):
+        sensor.beat()
+        until("it is written", lambda: seen() == {"sensor"})
+        camera.beat()
+        own.stop()
+        assert seen() == {"sensor", "camera"}
+
+
+KIB = 1024
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [(0, 64), (1, 64), (100 * KIB, 100), (MAX_MESSAGE_BYTES, 1024), (2**31, 1024)],
+)
+def test_a_message_of_a_file_is_as_large_as_the_node_asks_within_bounds(
+    gateway: GatewayThread, stubs: Stubs, asked: int, sent: int
+) -> None:
+    data = np.random.default_rng(asked).bytes(MAX_MESSAGE_BYTES + 300 * KIB + 1)
+    put_file(gateway.running.repository, f"targets/asked-{asked}", data)
+    request = pb.FetchRequest(path=f"targets/asked-{asked}", message_bytes=asked)
+    messages = list(stubs.releases.Fetch(request, timeout=DEADLINE_S))
+    assert b"".join(m.data for m in messages) == data
+    assert max(len(m.data) for m in messages) == sent * KIB

@@ -1,25 +1,17 @@
 """A gateway where one of the two families of addresses is missing.
 
-Each test runs in a network of its own, which an ordinary user may make as well on most
-machines: a container without IPv6, and a machine without IPv4.
+Each test runs in a network of its own: a container without IPv6, and a machine without
+IPv4.
 """
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from own_network import needs_own_network, said_without
 
-OWN_NETWORK = ("unshare", "--map-root-user", "--net")
-TRIED = subprocess.run([*OWN_NETWORK, "true"], capture_output=True, text=True)
-pytestmark = pytest.mark.skipif(
-    TRIED.returncode != 0, reason=f"no network of one's own: {TRIED.stderr.strip()}"
-)
+pytestmark = needs_own_network
 
-WITHOUT = {
-    "IPv6": "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 && ip link set lo up",
-    "IPv4": "ip link set lo up && ip addr del 127.0.0.1/8 dev lo",
-}
 GATEWAY = """
 import asyncio, sys
 from pathlib import Path
@@ -44,18 +36,10 @@ except TaktError as e:
 
 def said(folder: Path, host: str, missing: str) -> str:
     """Start a gateway where a family is missing, check it, and return what came."""
-    script = f'{WITHOUT[missing]} && exec "$@"'
-    command = [sys.executable, "-c", GATEWAY, host, str(folder)]
-    done = subprocess.run(
-        [*OWN_NETWORK, "sh", "-c", script, "sh", *command],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return said_without(missing, [sys.executable, "-c", GATEWAY, host, str(folder)])
 
 
-@pytest.mark.parametrize("missing", WITHOUT)
+@pytest.mark.parametrize("missing", ["IPv4", "IPv6"])
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_a_gateway_on_all_addresses_is_found_well_with_one_family_alone(
     tmp_path: Path, host: str, missing: str

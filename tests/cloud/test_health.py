@@ -1,7 +1,9 @@
 """The gateway's health by grpc.health.v1: who may ask, and what is answered when."""
 
+import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -73,16 +75,23 @@ def test_a_service_that_is_not_served_has_no_status(
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_a_certificate_that_is_not_on_the_allow_list_may_ask_at_the_node_port(
+def test_a_node_may_ask_at_the_node_port_while_it_is_on_the_allow_list(
     gateway: GatewayThread, storage: StorageDir
 ) -> None:
     identity = member(gateway)
-    (storage.pki / "allow.json").unlink()
     with health_of(gateway.address, identity.ca_pem, identity) as stub:
         assert status_of(stub) == SERVING
-    with identity.open(gateway.address) as stubs, pytest.raises(grpc.RpcError) as e:
-        stubs.beat()  # it may ask for nothing else
-    assert e.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        (storage.pki / "allow.json").unlink()
+        until("the gateway's look at the list", lambda: not is_answered(stub))
+
+
+def is_answered(stub: health_pb2_grpc.HealthStub) -> bool:
+    try:
+        status_of(stub)
+    except grpc.RpcError as e:
+        assert e.code() is grpc.StatusCode.PERMISSION_DENIED
+        return False
+    return True
 
 
 def test_the_node_port_answers_no_probe_without_a_certificate_of_the_project(
@@ -140,12 +149,49 @@ def test_the_check_of_a_gateway_names_what_answers(
     assert check_gateway(storage) == gateway.address
 
 
+def test_the_check_of_a_node_port_is_a_call_that_is_answered(
+    gateway: GatewayThread, storage: StorageDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A port that shakes hands and answers no call is not taken for a gateway."""
+    authority = gateway.running.authority
+    served = authority.server_credentials()
+    mute = grpc.server(ThreadPoolExecutor(1))  # without any service
+    port = mute.add_secure_port(
+        "127.0.0.1:0",
+        grpc.ssl_server_credentials(
+            [(served.key, served.certificate)], served.ca, True
+        ),
+    )
+    mute.start()
+    try:
+        tree = json.loads(storage.addresses.read_bytes())
+        tree["port"] = port
+        storage.addresses.write_text(json.dumps(tree))
+        with pytest.raises(LinkError, match=f"{port} does not answer: UNIMPLEMENTED"):
+            check_gateway(storage)
+    finally:
+        mute.stop(0)
+
+
+def test_the_certificate_of_a_check_is_let_in_for_nothing_else(
+    gateway: GatewayThread,
+) -> None:
+    made = gateway.running.authority.probe_credentials()
+    identity = Identity(made.key, made.certificate, made.ca)
+    with health_of(gateway.address, identity.ca_pem, identity) as stub:
+        assert status_of(stub) == SERVING
+    with identity.open(gateway.address) as stubs, pytest.raises(grpc.RpcError) as e:
+        stubs.beat()
+    assert e.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
 def test_the_check_does_not_trust_another_authority(
     gateway: GatewayThread, storage: StorageDir, tmp_path: Path
 ) -> None:
     other = Authority(tmp_path / "other")
     other.init()
-    storage.ca.write_bytes(other.ca_pem())
+    for name in ("ca.crt", "ca.key"):
+        (storage.pki / name).write_bytes((other.folder / name).read_bytes())
     with pytest.raises(LinkError, match="does not answer"):
         check_gateway(storage)
 

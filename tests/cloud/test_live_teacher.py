@@ -13,8 +13,15 @@ from chaos_proxy import ChaosProxy, Faults
 from edge_site import EPS, FAST, EdgeSite, connection_of, edge_site, recipe
 from small_runs import small_card
 from torch import Tensor, nn
+from waiting import WAIT_S
 
-from cloud.gateway.live_teacher import FileTeacher, LiveTeacher, in_threads, is_wanted
+from cloud.gateway.live_teacher import (
+    MAX_IMAGES,
+    FileTeacher,
+    LiveTeacher,
+    in_threads,
+    is_wanted,
+)
 from common.config import AttackConfig, DatasetConfig, OwnImagesConfig
 from common.data.datasets import Dataset, load_dataset
 from common.errors import ConfigError, Interrupted, LinkError, StorageError
@@ -73,7 +80,7 @@ def where(node: EdgeConfig, **changes: Any) -> LiveLink:
         "gateway": node.gateway,
         "identity_dir": StateDir(node.state_dir).identity,
         "profile": FAST,
-        "deadline_s": 20.0,
+        "deadline_s": WAIT_S,
         "stall_s": 5.0,
     }
     return LiveLink(**{**values, **changes})
@@ -100,6 +107,30 @@ def apart(student: nn.Module, teacher: Any, x: Tensor) -> Tensor:
     soft = F.log_softmax(teacher(x), 1)
     own = F.log_softmax(student(x), 1)
     return F.kl_div(own, soft, reduction="batchmean", log_target=True)
+
+
+def test_a_large_batch_is_computed_in_slices(
+    teacher_file: Path, dataset: Dataset
+) -> None:
+    """A network's activations take memory for each image that it is shown at once."""
+    x = images(dataset, 300)
+    cotangent = torch.randn(300, 10, generator=torch.Generator().manual_seed(1))
+    teacher, shown = FileTeacher(teacher_file), []
+    watch = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda _, arguments: shown.append(len(arguments[0]))
+    )
+    try:
+        logits = teacher.query(x.numpy())
+        gradient = teacher.pull_back(x.numpy(), cotangent.numpy())
+    finally:
+        watch.remove()
+    assert max(shown) == MAX_IMAGES
+    local, _ = load_model(teacher_file)
+    leaf = x.clone().requires_grad_()
+    expected = local(leaf)
+    torch.testing.assert_close(torch.from_numpy(logits), expected.detach())
+    torch.autograd.backward(expected, cotangent)
+    torch.testing.assert_close(torch.from_numpy(gradient), leaf.grad)
 
 
 @pytest.mark.parametrize("count", [1, 64, 600])  # the last: in three messages

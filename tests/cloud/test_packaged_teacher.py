@@ -1,10 +1,11 @@
 """A teacher whose model is of a package: dropout and statistics, epoch by epoch."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
-from model_packages import EXAMPLE_MODEL, installed, write_example
+from model_packages import EXAMPLE_MODEL, installed, write_example, write_package
 from small_runs import tiny_run
 
 from cloud.training.checkpoint import TrainingState
@@ -40,3 +41,29 @@ def test_a_teacher_with_dropout_resumes_to_the_very_same_weights_and_statistics(
     found = resumed.state().tensors
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert any("num_batches_tracked" in name for name in expected)
+
+
+VIEWING = """
+from torch import nn
+
+class Viewing(nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 4, 3, 2, 1)
+        self.head = nn.Linear(64, classes)
+
+    def forward(self, x):
+        return self.head(self.conv(x).relu().view(len(x), -1))
+
+def viewing(in_channels, image_size, num_classes):
+    return Viewing(in_channels, num_classes)
+"""
+
+
+def test_a_teacher_may_view_a_feature_map_as_its_package_wrote_it(
+    tmp_path: Path,
+) -> None:
+    with installed(write_package(tmp_path, "viewing-models", VIEWING, "viewing")):
+        config = tiny_run(model="viewing-models/viewing")
+        run = fit_teacher(config, load_dataset(config.dataset, seed=0))
+    assert run.epoch == config.teacher.epochs

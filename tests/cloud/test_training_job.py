@@ -76,6 +76,7 @@ def other_workers(cluster: LocalCluster, progress: Path) -> list[int]:
     return [pid for pid in workers if pid != first]
 
 
+@pytest.mark.slow
 def test_neither_a_killed_worker_nor_ctrl_c_changes_the_teacher(
     cluster: LocalCluster, storage: tuple[StorageDir, TeacherCard], tmp_path: Path
 ) -> None:

@@ -1,0 +1,162 @@
+"""The first use of a renewed certificate: let in at once, written when it can be."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography.hazmat.primitives import serialization
+from gateway_site import (
+    Identity,
+    Stubs,
+    make_key,
+    member,
+    request_for,
+)
+from waiting import until
+
+from cloud.gateway.server import GatewayThread
+from cloud.pki.authority import Authority
+from cloud.storage import StorageDir
+from common.durable import locked
+from common.errors import IdentityError, StorageError
+from common.pb import takt_pb2 as pb
+
+GUARD_S = 30.0  # of a call that must not wait for the list
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[GatewayThread]:
+    with GatewayThread(storage=StorageDir(tmp_path)) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    authority = Authority(tmp_path / "pki")
+    authority.init()
+    return authority
+
+
+def renewed(authority: Authority, old: Identity) -> Identity:
+    """Let a node have another certificate, for another key."""
+    key = make_key()
+    key_pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    request = request_for("sensor", key)
+    certificate = authority.renew(old.certificate_pem, request)
+    return replace(old, key_pem=key_pem, certificate_pem=certificate)
+
+
+def beat(stubs: Stubs) -> None:
+    stubs.fleet.Heartbeat(pb.HeartbeatRequest(state="idle"), timeout=GUARD_S)
+
+
+def is_refused(stubs: Stubs) -> bool:
+    try:
+        beat(stubs)
+    except grpc.RpcError as e:
+        assert "issued to it later" in str(e.details())
+        return True
+    return False
+
+
+def test_nobody_waits_for_the_list_when_a_renewed_certificate_is_first_used(
+    gateway: GatewayThread, tmp_path: Path
+) -> None:
+    """The loop of all calls waited for whoever was changing it."""
+    old, other = member(gateway), member(gateway, "camera")
+    new = renewed(gateway.running.authority, old)
+    with (
+        old.open(gateway.address) as with_old,
+        new.open(gateway.address) as with_new,
+        other.open(gateway.address) as camera,
+    ):
+        with locked(tmp_path / "pki" / ".allow.json.lock"):
+            for _ in range(3):
+                beat(with_new)
+                beat(camera)
+            beat(with_old)  # until the other one's use is written
+        until("the old one's end", lambda: is_refused(with_old))
+        beat(with_new)
+
+
+def test_a_renewed_certificate_is_let_in_when_the_disk_is_full(
+    gateway: GatewayThread,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = member(gateway)
+    new = renewed(gateway.running.authority, old)
+    with (
+        old.open(gateway.address) as with_old,
+        new.open(gateway.address) as with_new,
+    ):
+        monkeypatch.setenv("TAKT_FAULT", "allow.before_rename:enospc")
+        beat(with_new)
+        until("the gateway's word of it", lambda: "No space left" in caplog.text)
+        beat(with_new)
+        beat(with_old)
+        monkeypatch.delenv("TAKT_FAULT")
+        until("the old one's end", lambda: is_refused(with_old))
+        beat(with_new)
+    assert caplog.text.count("No space left") == 1
+
+
+def test_a_node_that_is_revoked_before_its_new_certificate_is_written_stays_out(
+    authority: Authority,
+) -> None:
+    old = authority.sign(request_for("sensor", make_key()), "sensor")
+    new = authority.renew(old, request_for("sensor", make_key()))
+    assert authority.check(new) == "sensor"
+    Authority(authority.folder).revoke("sensor")
+    authority.allow_list.note_used()
+    for certificate in (old, new):
+        with pytest.raises(IdentityError, match="revoked"):
+            authority.check(certificate)
+
+
+def test_a_node_that_enrols_anew_meanwhile_is_not_given_the_renewed_certificate(
+    authority: Authority,
+) -> None:
+    old = authority.sign(request_for("sensor", make_key()), "sensor")
+    new = authority.renew(old, request_for("sensor", make_key()))
+    assert authority.check(new) == "sensor"
+    other = Authority(authority.folder).sign(
+        request_for("sensor", make_key()), "sensor"
+    )
+    authority.allow_list.note_used()
+    assert authority.check(other) == "sensor"
+    with pytest.raises(IdentityError, match="issued to it later"):
+        authority.check(new)
+
+
+def test_a_use_is_written_with_whatever_changes_the_list_next(
+    authority: Authority,
+) -> None:
+    old = authority.sign(request_for("sensor", make_key()), "sensor")
+    new = authority.renew(old, request_for("sensor", make_key()))
+    assert authority.check(new) == "sensor"
+    assert authority.check(old) == "sensor"
+    authority.allow("camera")
+    assert authority.check(new) == "sensor"
+    with pytest.raises(IdentityError, match="issued to it later"):
+        authority.check(old)
+
+
+def test_a_use_that_cannot_be_written_yet_is_kept(authority: Authority) -> None:
+    old = authority.sign(request_for("sensor", make_key()), "sensor")
+    new = authority.renew(old, request_for("sensor", make_key()))
+    assert authority.check(new) == "sensor"
+    with (
+        locked(authority.folder / ".allow.json.lock"),
+        pytest.raises(StorageError, match="another process"),
+    ):
+        authority.allow_list.note_used()
+    assert authority.allow_list.entries()["sensor"].next is not None
+    authority.allow_list.note_used()
+    assert authority.allow_list.entries()["sensor"].next is None
