@@ -7,6 +7,7 @@ copies node.crt, ca.crt and root.json into the identity folder. Both keep an exi
 key. Not here: the CA's side (cloud/pki/authority.py), connecting.
 """
 
+import contextlib
 import stat
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,11 +21,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from common.clock import Clock, utc_now
-from common.durable import make_folder, write_atomic
+from common.durable import fsync_folder, make_folder, storing, write_atomic
 from common.errors import ClockError, IdentityError
+from common.names import EXPECTED, is_name
 
 KEY, CERTIFICATE, CA, ROOT = "node.key", "node.crt", "ca.crt", "root.json"
 REQUEST, CHANNEL = "node.csr", "channel"
+NEXT_KEY, NEXT_CERTIFICATE = "next.key", "next.crt"  # of a renewal that is under way
 
 ENROLL_HINT = "run `takt edge enroll` with a token from `takt pki allow`"
 
@@ -123,20 +126,23 @@ def store_certificate(
 ) -> Identity:
     """Check an answered request against the node's key, then keep it.
 
+    A renewal that is under way is dropped: what it brings was issued before.
+
     Raises:
         IdentityError: the certificate is not for this key, name or CA, or not
             valid now, or the channel is no name; nothing was stored.
         StorageError: the folder cannot be written.
     """
-    if channel and not channel.isprintable():
+    if channel and not is_name(channel):
         raise IdentityError(
-            f"the gateway names the channel {channel[:80]!r}, expected a name; ask its "
-            "operator"
+            f"the gateway names the channel {channel[:80]!r}, expected {EXPECTED}; ask "
+            "its operator"
         )
     key_pem = _read(folder / KEY)
     identity = _check(
         folder, node, (key_pem, certificate_pem, ca_pem, root_json), channel, now()
     )
+    _drop_renewal(folder)
     write_atomic(folder / CA, ca_pem, point="edge.identity.ca")
     write_atomic(folder / ROOT, root_json, point="edge.identity.root")
     if channel:
@@ -146,6 +152,18 @@ def store_certificate(
     return identity
 
 
+def _drop_renewal(folder: Path) -> None:
+    """Remove what a renewal has left; first what would be put in place without a key.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    with storing(folder):
+        for name in (NEXT_CERTIFICATE, NEXT_KEY):
+            (folder / name).unlink(missing_ok=True)
+            fsync_folder(folder)
+
+
 def check_renewed(
     folder: Path,
     *,
@@ -153,19 +171,43 @@ def check_renewed(
     key_pem: bytes,
     certificate_pem: bytes,
     ca_pem: bytes,
+    ca_signature: bytes = b"",
     now: Clock = utc_now,
 ) -> None:
     """Check the answer to a renewal, before anything of it is kept.
 
     Raises:
         IdentityError: the certificate is not for this key, name or CA, or not valid
-            now; or the answer's authorities leave out that of the present certificate.
+            now; the answer's authorities leave out that of the present certificate;
+            or one of them is new here, and none that is known has signed it.
     """
+    known = _parse_certificates(folder / CA, _read(folder / CA))
+    for authority in _parse_certificates(folder / CA, ca_pem):
+        if authority not in known:
+            _check_vouched(authority, known, ca_signature)
     root_json = _read(folder / ROOT)
     _check(folder, node, (key_pem, certificate_pem, ca_pem, root_json), None, now())
     # A kill may leave the old pair with the new authorities.
     kept = tuple(_read(folder / name) for name in (KEY, CERTIFICATE))
     _check(folder, node, (*kept, ca_pem, root_json), None, now())
+
+
+def _check_vouched(
+    authority: x509.Certificate, known: list[x509.Certificate], signature: bytes
+) -> None:
+    """Accept an authority that one of those known has signed."""
+    data = authority.public_bytes(serialization.Encoding.DER)
+    for each in known:
+        key = each.public_key()
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            with contextlib.suppress(InvalidSignature):
+                key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
+                return
+    raise IdentityError(
+        "the gateway's answer names another authority, which the present one has not "
+        "signed: it is not trusted, and the present certificate stays; have the "
+        "gateway looked at, its key may be stolen (or its takt is older than this one)"
+    )
 
 
 def load_identity(folder: Path, *, node: str, now: Clock = utc_now) -> Identity:
@@ -174,7 +216,8 @@ def load_identity(folder: Path, *, node: str, now: Clock = utc_now) -> Identity:
     Raises:
         IdentityError: a file is missing or damaged, the key is readable by
             others, the certificate is another node's or CA's, or it is not
-            valid now; the message names the file, the dates and the fix.
+            valid now, or the channel is no name; the message names the file, the
+            dates and the fix.
     """
     pems = tuple(_read(folder / name) for name in (KEY, CERTIFICATE, CA, ROOT))
     mode = stat.S_IMODE((folder / KEY).stat().st_mode)
@@ -186,6 +229,11 @@ def load_identity(folder: Path, *, node: str, now: Clock = utc_now) -> Identity:
     named, channel = folder / CHANNEL, None
     if named.exists():
         channel = _read(named).decode("utf-8-sig", "replace").strip()
+        if not is_name(channel):
+            raise IdentityError(
+                f"{named} names {channel[:80]!r}, expected {EXPECTED}; correct it, or "
+                f"{ENROLL_HINT}"
+            )
     return _check(folder, node, pems, channel, now())
 
 

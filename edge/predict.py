@@ -74,7 +74,8 @@ class Predictor:
         """
         student, promoted = self._refresh()
         channels, size, _ = student.shape
-        pixels = read_images([path], Form("L" if channels == 1 else "RGB", size))
+        form = Form("L" if channels == 1 else "RGB", size)
+        pixels = read_images([path], form, reduced=True)
         scaled = (pixels / np.float32(255)).astype(np.float32, copy=False)
         logits = student.logits(scaled)[0].astype(np.float64)
         odds = np.exp(logits - logits.max())

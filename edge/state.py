@@ -5,7 +5,7 @@
     images.seen           files of own images that were there then
     answers.sqlite        what the live teacher said about them
     current.json          which release was handled last, which student serves
-    status.json           what the daemon does now; for people and `takt status`
+    status.json           what the daemon does now; for people and `takt edge status`
 
 current.json is replaced last and durably: a restart continues from it. status.json is
 replaced atomically but not synced: after a power cut it is rewritten, and a sync each
@@ -29,6 +29,7 @@ from common.export.card import Format
 from common.ownership import require_own_folder
 from common.records import Cap, Evaluation, Record
 
+STUDENT, PROMOTED = "student.safetensors", "promoted.json"  # in a student's folder
 _RENAMED = (  # replaced through temp file, fsync and rename
     "edge.identity.key",
     "edge.identity.ca",
@@ -218,7 +219,7 @@ class StateDir:
 
     def _newest_intact(self) -> Promoted | None:
         found = []
-        for card in self.students.glob("*/promoted.json"):
+        for card in self.students.glob(f"*/{PROMOTED}"):
             with contextlib.suppress(OSError, ValidationError):
                 promoted = Promoted.model_validate_json(card.read_bytes())
                 if self._is_intact(promoted):
@@ -227,7 +228,7 @@ class StateDir:
 
     def student_file(self, promoted: Promoted) -> Path:
         """Name the safetensors file of a promoted student."""
-        return self.students / promoted.folder / "student.safetensors"
+        return self.students / promoted.folder / STUDENT
 
     def exported_file(self, promoted: Promoted, format: Format) -> Path:
         """Name the ONNX file of a promoted student; it need not exist."""
@@ -237,6 +238,19 @@ class StateDir:
         with contextlib.suppress(OSError):
             return sha256_of(self.student_file(promoted)) == promoted.weights_sha256
         return False
+
+
+def student_folders(version: int, weights_sha256: str) -> tuple[str, str]:
+    """Name where a student may lie in students/.
+
+    Args:
+        version: of its release.
+        weights_sha256: of its file.
+
+    Returns:
+        The usual name, and that where a student of another channel has it.
+    """
+    return str(version), f"{version}-{weights_sha256[:8]}"
 
 
 def read_status(state_dir: Path) -> Status:

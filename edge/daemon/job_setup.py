@@ -122,7 +122,7 @@ def prepare_work_dir(release: Release, job: DistilJob, images: Snapshot) -> None
         owner += f" {images.files_sha256}"
     marker = job.work_dir / _MARKER
     with storing(job.work_dir):
-        if not marker.exists() or marker.read_text() != owner:
+        if not marker.exists() or marker.read_bytes() != owner.encode():
             shutil.rmtree(job.work_dir, ignore_errors=True)
             job.work_dir.mkdir()
             write_atomic(marker, owner.encode())

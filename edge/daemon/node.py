@@ -177,6 +177,7 @@ class NodeDaemon:
     def _working(self) -> Iterator[tuple[Link, ReleaseSync, ReleaseHandler]]:
         """Hold the lock, the connection and the threads while the daemon works."""
         config, state = self._config, self._state
+        at_work = False  # what prevents that is the one line that the verb ends with
         with state.lock():
             state.create()
             try:
@@ -186,11 +187,12 @@ class NodeDaemon:
                     config, state, self._reporter, self._outbox, stop=self._stop
                 )
                 self._reporter.update("enrolled")
+                at_work = True
                 with self._connected(identity, handler) as (link, sync):
                     self._reporter.update(cap=self._check_caps())
                     yield link, sync, handler
             except TaktError as e:  # Interrupted is one
-                self._reporter.update("stopped", message=str(e))
+                self._reporter.update("stopped", is_told=not at_work, message=str(e))
                 raise
             else:
                 self._reporter.update("stopped", message=handler.current.message)

@@ -16,10 +16,15 @@ from common import faults
 from common.durable import fsync_folder, storing, write_atomic
 from common.errors import StorageError
 from common.release import Manifest
-from edge.jobs.job import RESULT, STUDENT, DistilResult, has_forgotten
-from edge.state import Promoted, StateDir, sha256_of
-
-CARD = "promoted.json"
+from edge.jobs.job import RESULT, DistilResult, has_forgotten
+from edge.state import (
+    PROMOTED,
+    STUDENT,
+    Promoted,
+    StateDir,
+    sha256_of,
+    student_folders,
+)
 
 
 def robust_accuracy(result: DistilResult | Promoted) -> float:
@@ -137,7 +142,7 @@ def store_student(
             result's; students/ is unchanged.
     """
     source = work / STUDENT
-    name = str(manifest.version)
+    name, other = student_folders(manifest.version, result.weights_sha256)
     with storing(state.students / name):
         if sha256_of(source) != result.weights_sha256:
             raise StorageError(
@@ -145,7 +150,7 @@ def store_student(
             )
         existing = state.students / name / STUDENT
         if existing.exists() and sha256_of(existing) != result.weights_sha256:
-            name = f"{name}-{result.weights_sha256[:8]}"  # of another channel
+            name = other  # of another channel
         promoted = Promoted(
             channel=manifest.channel,
             version=manifest.version,
@@ -167,7 +172,7 @@ def store_student(
         part.mkdir()
         write_atomic(part / STUDENT, source.read_bytes())
         write_atomic(part / RESULT, (work / RESULT).read_bytes())
-        write_atomic(part / CARD, promoted.model_dump_json(indent=1).encode())
+        write_atomic(part / PROMOTED, promoted.model_dump_json(indent=1).encode())
         faults.point("edge.student.before_rename")
         part.replace(place)
         fsync_folder(state.students)

@@ -9,6 +9,7 @@ import shutil
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.durable import storing
 from common.errors import (
@@ -161,6 +162,7 @@ class ReleaseHandler:
         except TrustError as e:
             return _Conclusion("refused", str(e), failure=e)
         except TaktError as e:
+            self._check_running(e)
             return _Conclusion("failed", str(e), failure=e)
         outcome, message = decide(
             result,
@@ -198,8 +200,18 @@ class ReleaseHandler:
         except (Interrupted, StorageError):
             raise
         except TaktError as e:
+            self._check_running(e)
             return f"; not exported: {e}"
         return "".join(f"; {line}" for line in lines)
+
+    def _check_running(self, error: TaktError) -> None:
+        """Check that an error is a finding, and not that a stop could not be orderly.
+
+        Raises:
+            Interrupted: the daemon is being stopped.
+        """
+        if self._stop.is_set():
+            raise Interrupted("stopped at work; its checkpoint stays") from error
 
     def _distil(
         self,
@@ -235,7 +247,10 @@ class ReleaseHandler:
     def _report_progress(self, last: EpochPoint | None, usage: ChildUsage) -> None:
         """Put the child's last epoch into the status."""
         self._usage = usage
-        fields = {"cap": usage.cap, "peak_memory_mib": usage.peak_memory_mib}
+        fields: dict[str, Any] = {
+            "cap": usage.cap,
+            "peak_memory_mib": usage.peak_memory_mib,
+        }
         if last is None:
             self._reporter.update("distilling", **fields)
             return

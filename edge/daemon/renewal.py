@@ -9,6 +9,7 @@ stays valid until the new one was used. Each step is durable before the next one
 
 A kill before next.crt leaves the old identity, and the next renewal asks for the same
 key again; one after it leaves the new identity, which `finish_renewal` puts in place.
+An enrolment is later than a renewal that is under way, and ends it.
 Not here: enrolment (edge/daemon/enrolment.py), the checks (edge/credentials.py), the
 authority's side (cloud/pki).
 """
@@ -27,6 +28,8 @@ from edge.credentials import (
     CA,
     CERTIFICATE,
     KEY,
+    NEXT_CERTIFICATE,
+    NEXT_KEY,
     Identity,
     check_renewed,
     load_identity,
@@ -37,7 +40,6 @@ from edge.link.client import Link
 
 logger = logging.getLogger(__name__)
 
-NEXT_KEY, NEXT_CERTIFICATE = "next.key", "next.crt"
 _MAX_PAUSE_S, _MIN_PAUSE_S = 3600.0, 1.0
 _TRIES = 20  # so many in what remains of a certificate, where it is short
 
@@ -71,23 +73,30 @@ def renew(link: Link, folder: Path, *, node: str, now: Clock = utc_now) -> Ident
         now: the wall clock, UTC.
 
     Returns:
-        The new identity, which is in place.
+        The new identity, which is in place: the renewed one, or that of an enrolment
+        which was stored while the gateway answered.
 
     Raises:
         LinkError: the gateway did not answer.
         IdentityError: it refuses this node, or its answer does not fit the new key.
         StorageError: the folder cannot be written.
     """
+    with storing(folder):
+        present = (folder / CERTIFICATE).read_bytes()
     make_key(folder / NEXT_KEY, point="edge.renewal.key")
     response = link.renew(request_of(folder / NEXT_KEY, node))
     faults.point("edge.renewal.answered")
-    key_pem = (folder / NEXT_KEY).read_bytes()
+    with storing(folder):
+        if (folder / CERTIFICATE).read_bytes() != present:  # it was enrolled meanwhile
+            return _connected(link, folder, node, now)
+        key_pem = (folder / NEXT_KEY).read_bytes()
     check_renewed(
         folder,
         node=node,
         key_pem=key_pem,
         certificate_pem=response.certificate_pem,
         ca_pem=response.ca_pem,
+        ca_signature=response.ca_signature,
         now=now,
     )
     if response.ca_pem != (folder / CA).read_bytes():
@@ -97,6 +106,11 @@ def renew(link: Link, folder: Path, *, node: str, now: Clock = utc_now) -> Ident
         folder / NEXT_CERTIFICATE, response.certificate_pem, point="edge.renewal.crt"
     )
     finish_renewal(folder)
+    return _connected(link, folder, node, now)
+
+
+def _connected(link: Link, folder: Path, node: str, now: Clock) -> Identity:
+    """Connect with what is in place now, and return it."""
     link.connection.reopen()
     return load_identity(folder, node=node, now=now)
 

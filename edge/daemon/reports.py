@@ -9,6 +9,8 @@ a second copy is better than none). Not here: the live status
 """
 
 import contextlib
+import hashlib
+import logging
 from pathlib import Path
 
 from google.protobuf import json_format
@@ -16,16 +18,19 @@ from google.protobuf import json_format
 from common import faults
 from common.config import ProfileConfig
 from common.durable import fsync_folder, storing, write_atomic
+from common.errors import one_line
 from common.pb import takt_pb2
 from common.records import to_wire
+from common.report_bounds import MAX_NOTES
 from edge.jobs.job import DistilResult
 from edge.jobs.runner import ChildUsage
 from edge.link.client import Link
 from edge.link.failures import RefusedError
 from edge.state import Current, StateDir
 
+logger = logging.getLogger(__name__)
+
 REPORT = "report.json"
-MAX_NOTES = 16  # as many as a gateway takes
 
 
 def make_report(
@@ -112,24 +117,28 @@ class Outbox:
     def enqueue(self, current: Current) -> None:
         """Move the draft of the release that current.json names to the outbox.
 
+        A digest is part of its name there: a release that is handled again, with other
+        images, has a second report, while the first one may still wait.
+
         Raises:
             StorageError: the disk is broken.
         """
         draft = self._state.work / str(current.version) / REPORT
-        name = f"{current.channel}-{current.version}-{current.student}.json"
+        name = f"{current.channel}-{current.version}-{current.student}"
         with storing(self._state.outbox):
             if not draft.exists():
                 return
+            name += f"-{hashlib.sha256(draft.read_bytes()).hexdigest()[:16]}.json"
             faults.point("edge.outbox.before_rename")
             draft.replace(self._state.outbox / name)
             fsync_folder(self._state.outbox)
             faults.point("edge.outbox.after_rename")
 
     def flush(self, link: Link) -> int:
-        """Send the outbox's reports; return how many the gateway accepted.
+        """Send the outbox's reports, oldest first; return how many were accepted.
 
         A report that cannot be read, or that the gateway refuses for good, is renamed
-        to ``*.refused``.
+        to ``*.refused``, and the log says so.
 
         Raises:
             LinkError: the gateway could not be reached; the reports stay.
@@ -137,19 +146,19 @@ class Outbox:
             Interrupted: the daemon is to stop; they stay.
         """
         sent = 0
-        for path in sorted(self._state.outbox.glob("*.json")):
+        for path in sorted(self._state.outbox.glob("*.json"), key=_written):
             report = takt_pb2.ReportRequest()
             try:
                 json_format.Parse(path.read_bytes(), report, ignore_unknown_fields=True)
-            except (json_format.ParseError, OSError, ValueError):
+            except (json_format.ParseError, OSError, ValueError) as e:
                 with contextlib.suppress(OSError):
-                    path.replace(path.with_suffix(".refused"))
+                    _set_aside(path, one_line(e))
                 continue
             try:
                 link.report(report)
-            except RefusedError:
+            except RefusedError as e:
                 with storing(path):
-                    path.replace(path.with_suffix(".refused"))
+                    _set_aside(path, str(e))
                 continue
             faults.point("edge.sent.before_unlink")
             with storing(path):
@@ -157,3 +166,17 @@ class Outbox:
                 fsync_folder(self._state.outbox)
             sent += 1
         return sent
+
+
+def _written(path: Path) -> tuple[int, str]:
+    """Order reports by the time at which they were written."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime_ns, path.name
+    return 0, path.name
+
+
+def _set_aside(path: Path, reason: str) -> None:
+    """Keep a report that is never going to be accepted out of the way."""
+    aside = path.with_suffix(".refused")
+    path.replace(aside)
+    logger.warning("a report cannot be delivered and is kept as %s: %s", aside, reason)

@@ -36,11 +36,14 @@ class StatusReporter:
         self._state = state
         self._published_at = 0.0
 
-    def update(self, state: str | None = None, **changes: Any) -> None:
+    def update(
+        self, state: str | None = None, *, is_told: bool = False, **changes: Any
+    ) -> None:
         """Change the status; publish it if it is urgent, or a second has passed.
 
         Args:
             state: the new state, None for the same; a new one clears the message.
+            is_told: the user is told of it elsewhere: the log goes without.
             changes: fields of `Status`.
         """
         self.on_update()
@@ -51,7 +54,7 @@ class StatusReporter:
         is_urgent = any(getattr(before, n) != getattr(self.status, n) for n in _URGENT)
         if not is_urgent and time.monotonic() - self._published_at < _INTERVAL_S:
             return
-        if is_urgent:
+        if is_urgent and not is_told:
             logger.info(
                 "%s version %d %s",
                 self.status.state,

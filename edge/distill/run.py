@@ -32,11 +32,11 @@ from edge.jobs.job import (
     CHECKPOINT,
     PROGRESS,
     RESULT,
-    STUDENT,
     DistilJob,
     DistilResult,
     EpochPoint,
 )
+from edge.state import STUDENT
 
 if TYPE_CHECKING:
     from edge.distill.teacher.live_teacher import LiveTeacher

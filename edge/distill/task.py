@@ -6,7 +6,7 @@ decides the result. Not here: what only observes or interrupts a training (fitti
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -29,7 +29,6 @@ class Task:
     val: Images  # measured at milestones
     knowledge: Knowledge = NO_KNOWLEDGE  # of the release
     num_classes: int
-    norm: Literal["Linf"] = "Linf"
     eps: float  # radius of the threat model, pixel scale
     seed: int = 0  # of weights, order and noise
     # Weights to begin with, trained further as the recipe's `tuning` says; None: drawn.
@@ -60,7 +59,6 @@ class Task:
             val=val,
             knowledge=knowledge,
             num_classes=manifest.num_classes,
-            norm=manifest.norm,
             eps=manifest.eps,
             seed=seed,
         )

@@ -19,7 +19,7 @@ from common.data.datasets import load_dataset
 from common.data.views import Views
 from common.durable import write_atomic
 from common.errors import ConfigError
-from common.models.zoo import num_macs, num_parameters
+from common.models.zoo import build_model, num_macs, num_parameters
 from common.release import check_views
 from common.robustness.evaluate import robust_accuracy_pgd
 from edge.distill.batch import Images
@@ -60,7 +60,8 @@ def measure(job: TrialJob) -> Cost:
     # A whole batch takes longer than a part of one, so that one is a lower bound.
     part = max(2, training.batch_size // _PART)
     step_s = min(_step_s(training, part) for _ in range(2))
-    is_bound = step_s * steps * job.recipe.epochs > job.cpu_s
+    epochs = training.recipe.epochs  # fewer than the recipe's from starting weights
+    is_bound = step_s * steps * epochs > job.cpu_s
     if not is_bound:
         step_s = _median_step_s(training)
         _reach_peak_memory(training, job)
@@ -70,7 +71,7 @@ def measure(job: TrialJob) -> Cost:
         num_parameters=num_parameters(model),
         num_macs=num_macs(model, shape),
         cpu_s_per_epoch=step_s * steps,
-        cpu_s=step_s * steps * job.recipe.epochs,
+        cpu_s=step_s * steps * epochs,
         is_bound=is_bound,
     )
 
@@ -82,11 +83,25 @@ def _task(job: TrialJob) -> Task:
         train, val = released_images(job.dataset, manifest, job.release_dir)
         knowledge = read_knowledge(manifest, job.release_dir, job.recipe)
         num_classes = manifest.num_classes
+        has_weights = any(manifest.students[n] == job.recipe for n in manifest.weights)
     else:
         dataset = load_dataset(job.dataset, seed=job.seed, download=None)
         train, val = Images.of(dataset.train), Images.of(dataset.val)
+        given = job.knowledge
+        if given is not None and given.images == "transfer":  # nodes get a part of them
+            train = Images(train.x[: given.num_images], train.y[: given.num_images])
         num_classes = dataset.num_classes
+        has_weights = given is not None and given.weights
         knowledge = _placeholder(job, train, num_classes)
+    start = None
+    if has_weights:  # any will do: what they cost is the same
+        channels, size = train.x.shape[1:3]
+        start = build_model(
+            job.recipe.model,
+            in_channels=channels,
+            image_size=size,
+            num_classes=num_classes,
+        ).state_dict()
     return Task(
         train=train,
         val=val,
@@ -94,6 +109,7 @@ def _task(job: TrialJob) -> Task:
         num_classes=num_classes,
         eps=job.eps,
         seed=job.seed,
+        start=start,
     )
 
 

@@ -11,18 +11,18 @@ from pathlib import Path
 
 from pydantic import Field
 
-from common.config import DatasetConfig
+from common.config import DatasetConfig, OwnImagesConfig
 from common.durable import storing, write_atomic
 from common.errors import OUT_OF_MEMORY, CapError, Interrupted
 from common.export.card import Format
 from common.interpreter import python
 from edge.config import EdgeConfig
 from edge.jobs.job import Message
-from edge.jobs.runner import error_of_child, last_line, wait_for
+from edge.jobs.runner import error_of_child, last_line, own_error, wait_for
 from edge.limits import child_environment, num_threads, open_executor
 from edge.state import Promoted, StateDir
 
-_JOB, _LOG = "export.json", "export.log"
+_JOB, _LINES, _LOG = "export.json", "export.out", "export.log"
 
 
 class ExportJob(Message):
@@ -31,6 +31,7 @@ class ExportJob(Message):
     state_dir: Path
     promoted: Promoted
     dataset: DatasetConfig  # the node's own: only name and data_dir are used
+    own: OwnImagesConfig | None = None  # images of the node's own
     formats: tuple[Format, ...] = Field(min_length=1)
     seed: int = 0
     threads: int = Field(default=1, ge=1)
@@ -68,6 +69,7 @@ def run_export(
         state_dir=state.root,
         promoted=promoted,
         dataset=DatasetConfig.model_validate(dataset),
+        own=config.data,
         formats=missing,
         seed=config.seed,
         threads=num_threads(config.profile),
@@ -77,19 +79,25 @@ def run_export(
     if code == 0:
         return lines
     error = lines[-1] if lines else f"ended with status {code}"
-    if code == OUT_OF_MEMORY or code < 0:
+    if code == OUT_OF_MEMORY:
         raise CapError(
             f"the export needs more than {config.profile.memory_mib} MiB; raise "
             f"memory_mib, or export in the cloud with `takt export` ({error})"
         )
+    if own_error(code) is None:
+        error = f"the export ended with status {code}: {error}; see {state.work / _LOG}"
     raise error_of_child(code, error)
 
 
 def _run_child(
     config: EdgeConfig, work: Path, stop: threading.Event
 ) -> tuple[int, list[str]]:
-    """Start the child and wait for its end: its exit status and its lines."""
-    log = work / _LOG
+    """Start the child and wait for its end: its exit status and its lines.
+
+    What libraries write on stderr is in a file of its own: only a child that failed has
+    its last line there.
+    """
+    out, log = work / _LINES, work / _LOG
     environment = {**os.environ, **child_environment(config.profile)}
     argv = python("-m", "edge.distill.export", str(work / _JOB))
 
@@ -102,12 +110,14 @@ def _run_child(
             config.profile, name=config.node, method=config.cap_method
         ) as executor,
         storing(log),
-        log.open("wb") as stream,
+        out.open("wb") as stdout,
+        log.open("wb") as stderr,
     ):
-        process = executor.spawn(argv, env=environment, stdout=stream, stderr=stream)
+        process = executor.spawn(argv, env=environment, stdout=stdout, stderr=stderr)
         code = wait_for(process, executor, look)
         if executor.usage().oom_killed:
             code = OUT_OF_MEMORY
-    if code:
-        return code, [last_line(log, 0)]
-    return code, log.read_text(errors="replace").splitlines()
+    with storing(work):
+        if code:
+            return code, [line] if (line := last_line(log, 0)) else []
+        return code, out.read_text(errors="replace").splitlines()

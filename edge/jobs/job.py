@@ -22,7 +22,6 @@ from common.records import CpuSeconds, CurvePoint, Evaluation
 
 CHECKPOINT = "checkpoint.safetensors"
 PROGRESS = "progress.jsonl"
-STUDENT = "student.safetensors"
 RESULT = "outcome.json"
 _ROUNDING = 1e-9  # of differences of fractions
 

@@ -21,16 +21,11 @@ from common.effective_limits import address_space_mib
 from common.errors import (
     OUT_OF_MEMORY,
     CapError,
-    ConfigError,
-    DataError,
-    IdentityError,
     Interrupted,
-    LinkError,
     MemoryCapError,
     StorageError,
-    StudentError,
     TaktError,
-    TrustError,
+    error_of,
 )
 from common.interpreter import python
 from common.records import Cap, Record
@@ -51,18 +46,6 @@ MAX_CRASHES = 3  # of one distillation, each continued from its checkpoint
 _TICK_S = 0.2
 _TERMINATE_S = 4.0  # of the ten seconds that a stop may take
 _MAX_LOG_BYTES = 1024 * 1024
-ERRORS: dict[int, type[TaktError]] = {
-    error.exit_code: error
-    for error in (
-        ConfigError,
-        DataError,
-        LinkError,
-        IdentityError,
-        TrustError,
-        StorageError,
-        StudentError,
-    )
-}
 
 Progress = Callable[[EpochPoint | None, "ChildUsage"], None]
 
@@ -150,8 +133,8 @@ class Distillation:
             if out_of_memory:
                 job = self._halved(job, default_batch_size, executor, error)
                 continue
-            if code in ERRORS:
-                raise ERRORS[code](error)
+            if (kind := own_error(code)) is not None:
+                raise kind(error)
             crashes += 1
             if crashes > MAX_CRASHES:
                 raise unexplained(
@@ -258,9 +241,16 @@ def wait_for(
         raise
 
 
+def own_error(code: int) -> type[TaktError] | None:
+    """Return the error that a child ended with; None: it crashed, or was stopped."""
+    kind = error_of(code)
+    return None if kind in (TaktError, Interrupted) else kind
+
+
 def error_of_child(code: int, error: str) -> TaktError:
     """Make the error of a child's exit status; `error` is its last line."""
-    return ERRORS[code](error) if code in ERRORS else unexplained(error)
+    kind = own_error(code)
+    return unexplained(error) if kind is None else kind(error)
 
 
 def unexplained(error: str) -> TaktError:

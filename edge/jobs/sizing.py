@@ -45,7 +45,7 @@ class Cost(Message):
     num_parameters: int
     num_macs: int  # of a forward pass of one image
     cpu_s_per_epoch: float
-    cpu_s: float  # of all the recipe's epochs
+    cpu_s: float  # of all epochs: of the tuning, where starting weights are shipped
     is_bound: bool  # at least so much: a part of a batch alone is over the cap
 
 

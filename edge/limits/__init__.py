@@ -17,6 +17,7 @@ from edge.limits.methods import (
     num_threads,
     open_executor,
     probe_methods,
+    require_memory,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "num_threads",
     "open_executor",
     "probe_methods",
+    "require_memory",
 ]

@@ -75,10 +75,6 @@ class Backend:
         """Read the CPU-seconds of the executor's own group; None without one."""
         return None
 
-    def peak_mib(self) -> float | None:
-        """Read the own group's memory peak, file cache included; None without one."""
-        return None
-
     def oom_kills(self) -> int:
         """Count the kernel's kills for memory in the group, ever."""
         return 0

@@ -82,11 +82,6 @@ class CgroupV1(Backend):
         used_ns = read_number(self._folders["cpuacct"] / "cpuacct.usage")
         return None if used_ns is None else used_ns / 1e9
 
-    def peak_mib(self) -> float | None:
-        """Read the group's memory peak, file cache included."""
-        peak = read_number(self._folders["memory"] / "memory.max_usage_in_bytes")
-        return None if peak is None else peak / _MIB
-
     def oom_kills(self) -> int:
         """Count the kernel's kills for memory."""
         return oom_kills_v1(self._folders["memory"])

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import ClassVar
 
-from common.cgroups import own_group, read_counter, read_number
+from common.cgroups import own_group, read_counter
 from common.errors import CapError
 from edge.limits.backend import Backend, Caps, Launch, UnavailableError, cannot
 from edge.limits.cgroup import (
@@ -85,11 +85,6 @@ class CgroupV2(Backend):
         """Read the leaf's CPU-seconds."""
         used_us = read_counter(self._folder / "cpu.stat", "usage_usec")
         return None if used_us is None else used_us / 1e6
-
-    def peak_mib(self) -> float | None:
-        """Read the leaf's memory peak, file cache included (since Linux 5.19)."""
-        peak = read_number(self._folder / "memory.peak")
-        return None if peak is None else peak / _MIB
 
     def oom_kills(self) -> int:
         """Count the kernel's kills for memory."""

@@ -29,15 +29,12 @@ class Usage:
     summed over the tree, pages shared after a fork once) at and up to the last of
     the samples, which are 50 to 100 ms apart: the same definition for every
     method, without file cache, blind to a spike shorter than that.
-    `group_peak_mib` is the cgroup's own exact peak, which also counts file cache;
-    None where the backend has no own group.
     """
 
     cpu_s: float
     peak_memory_mib: float
     memory_mib: float
     oom_killed: bool  # the last child was killed for its memory
-    group_peak_mib: float | None
 
 
 class Executor:
@@ -137,7 +134,6 @@ class Executor:
                 peak_memory_mib=self._peak_mib,
                 memory_mib=self._memory_mib,
                 oom_killed=self._was_over or killed_by_kernel,
-                group_peak_mib=self._backend.peak_mib(),
             )
 
     def kill(self) -> None:

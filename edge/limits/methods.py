@@ -18,7 +18,7 @@ What is not covered:
 - exactness of the watchdog: a tree can be over its memory cap for 50 ms, and its
   CPU share is kept by stopping and continuing it.
 - shared memory and files in /dev/shm under the watchdog.
-- the daemon's own use (under 100 MiB), except under `inherited`.
+- the daemon's own use (about 105 MiB), except under `inherited`.
 
 Verdict: keeps honest programs within their caps, exactly with a cgroup, closely
 without. It is not a sandbox: no method here contains malicious code.
@@ -96,12 +96,9 @@ def open_executor(
         CapError: the cap is too small, or the method, or every method, fails here.
     """
     caps, notes = _available(profile, effective_limits())
-    if caps.memory_mib < minimum_mib:
-        raise CapError(
-            f"memory cap {caps.memory_mib:.0f} MiB is too small: importing torch and "
-            f"one batch need {minimum_mib:.0f} MiB; raise memory_mib"
-            + "".join(f" ({note})" for note in notes)
-        )
+    why = "".join(f" ({note})" for note in notes)
+    given = f"memory cap {caps.memory_mib:.0f} MiB"
+    require_memory(caps.memory_mib, given, minimum_mib, why=why)
     if method is not None and method not in METHODS:
         raise CapError(f"unknown cap method '{method}'; known: {', '.join(METHODS)}")
     _kill_orphans()
@@ -112,6 +109,31 @@ def open_executor(
         except CapError as e:
             reasons.append(f"{candidate}: {e}")
     raise CapError(f"no cap method works here: {'; '.join(reasons)}")
+
+
+def require_memory(
+    memory_mib: float,
+    given: str,
+    minimum_mib: float = MINIMUM_MIB,
+    *,
+    why: str = "",
+) -> None:
+    """Refuse a memory cap in which nothing can be trained.
+
+    Args:
+        memory_mib: the cap.
+        given: what messages call it: its option or key, with the value.
+        minimum_mib: the least that is enough.
+        why: ends the message.
+
+    Raises:
+        CapError: it is too small.
+    """
+    if memory_mib < minimum_mib:
+        raise CapError(
+            f"{given} is too small to import torch and train one batch; give at least "
+            f"{minimum_mib:.0f} MiB{why}"
+        )
 
 
 def probe_methods(profile: ProfileConfig) -> list[MethodReport]:

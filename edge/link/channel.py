@@ -13,7 +13,7 @@ from common.errors import IdentityError
 from edge.credentials import ENROLL_HINT, Certificates
 from edge.link.proxy import Proxy
 
-_MAX_MESSAGE_BYTES = 1024 * 1024
+_MAX_MESSAGE_BYTES = 1024 * 1024 + 64 * 1024  # a megabyte of a file, and its frame
 
 
 def open_channel(

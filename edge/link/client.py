@@ -5,8 +5,10 @@ that was reached; it is never read beyond its declared length. Not here: what th
 mean (edge/releases/sync.py), when to call (edge/daemon/node.py), limits and retries
 (edge/link/connection.py).
 
-`pulled_bytes` counts payload; TLS and HTTP/2 framing add about one percent. A
-file arrives in messages (64 KiB): a cut loses at most the one under way.
+`pulled_bytes` counts payload; TLS and HTTP/2 framing add about one percent. A file
+arrives in messages of half a second of the node's bandwidth, 64 KiB to 1 MiB: a cut
+loses at most the one under way. The try after a failure asks for the least, and so does
+each after a stall: the line is slower than the profile says.
 """
 
 from collections.abc import Generator, Iterator
@@ -32,6 +34,7 @@ class Link:
         """Send nothing before the first call."""
         self.connection = connection
         self.pulled_bytes = 0
+        self._message_bytes = connection.message_bytes  # 0: the least
 
     def close(self) -> None:
         """Close the connection; calls under way end with an error."""
@@ -56,7 +59,8 @@ class Link:
         retry = connection.new_retry()
         while True:
             try:
-                for chunk in self._stream(path, offset, max_bytes):
+                size = 0 if retry.failures else self._message_bytes
+                for chunk in self._stream(path, offset, max_bytes, size):
                     offset += len(chunk)
                     retry.progressed(len(chunk))
                     if retry.remaining_s < 0:
@@ -70,9 +74,13 @@ class Link:
                 what = f"fetching {path} at byte {offset}"
                 connection.wait_or_raise(retry, e, what)
 
-    def _stream(self, path: str, offset: int, max_bytes: int) -> Iterator[bytes]:
+    def _stream(
+        self, path: str, offset: int, max_bytes: int, message_bytes: int
+    ) -> Iterator[bytes]:
         """Make one attempt; see `fetch`. Raises grpc.RpcError when it breaks off."""
-        request = takt_pb2.FetchRequest(path=path, offset=offset)
+        request = takt_pb2.FetchRequest(
+            path=path, offset=offset, message_bytes=message_bytes
+        )
         connection = self.connection
         call = connection.start(lambda: self._releases().Fetch(request))
         with StallGuard(call, connection.stall_s, connection.should_cancel) as guard:
@@ -89,6 +97,7 @@ class Link:
                     yield response.data
             except grpc.RpcError:
                 if guard.stalled:  # the connection may be a black hole
+                    self._message_bytes = 0
                     connection.reopen()
                 connection.check_outage()
                 raise

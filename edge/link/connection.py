@@ -28,6 +28,8 @@ from edge.link.retry import Retry
 from edge.link.throttle import CutError, Outages, TokenBucket
 
 _BURST_S = 0.05  # of the cap's rate
+# Of a file in one message: this much time of the bandwidth, up to what a gateway sends.
+_MESSAGE_S, _MAX_MESSAGE_BYTES = 0.5, 1024 * 1024
 _FLOOR_BYTES_S = 1024.0  # a transfer slower than this for long has failed
 _DIAGNOSIS_S, _DIAGNOSES = 5.0, 4  # longest wait, and after how many failures
 _RETRIED = {
@@ -53,8 +55,8 @@ class ConnectionOptions:
     Attributes:
         profile: bandwidth, delay and outages; None: a network without limits.
         deadline_s: how long one operation goes on without progress.
-        stall_s: a stream that is silent for so long is cut and resumed; a message
-            (64 KiB) must fit into it.
+        stall_s: a stream that is silent for so long is cut and resumed; a message of
+            64 KiB must fit into it.
         proxy: the key of edge.toml; see edge/link/proxy.py.
         place: identifies this machine and state folder to the gateway; "": nothing.
     """
@@ -67,7 +69,15 @@ class ConnectionOptions:
 
 
 class Connection:
-    """A channel to one gateway; safe for several threads."""
+    """A channel to one gateway; safe for several threads.
+
+    Attributes:
+        address: ``host:port``.
+        stall_s: see `ConnectionOptions`.
+        message_bytes: of a file, to be asked for in one message.
+        proxy: that the calls go through; None: directly.
+        grpc_channel: for stubs; another one after `reopen`.
+    """
 
     def __init__(
         self,
@@ -111,12 +121,14 @@ class Connection:
         self._outages = Outages(profile.cuts if profile else (), clock)
         self._bucket: TokenBucket | None = None
         self._floor_bytes_s = _FLOOR_BYTES_S
+        self.message_bytes = _MAX_MESSAGE_BYTES
         if profile:
             rate = profile.bandwidth_kib_s * 1024.0
             self._bucket = TokenBucket(
                 rate, burst_bytes=rate * _BURST_S, clock=clock, sleep=self._sleep
             )
             self._floor_bytes_s = min(_FLOOR_BYTES_S, rate / 4)
+            self.message_bytes = min(int(rate * _MESSAGE_S), _MAX_MESSAGE_BYTES)
         self._lock = threading.Lock()
         self.proxy = proxy_to(address, options.proxy)
         self.grpc_channel = self._open_channel()
@@ -132,8 +144,8 @@ class Connection:
         Raises:
             IdentityError: a certificate file cannot be read.
         """
-        fresh = self._open_channel()
-        with self._lock:
+        with self._lock:  # who opens last has read the newest certificate and key
+            fresh = self._open_channel()
             stale, self.grpc_channel = self.grpc_channel, fresh
         stale.close()
 
@@ -231,7 +243,9 @@ class Connection:
         doubtful = error.code() in _DOUBTFUL and retry.failures >= _MAX_DOUBTFUL
         if error.code() not in _RETRIED or doubtful:
             raise meaning from error
-        if retry.failures <= _DIAGNOSES and not isinstance(error, CutError):
+        # A look past the proxy would say nothing of the way that the calls take.
+        is_direct = self.proxy is None and not isinstance(error, CutError)
+        if is_direct and retry.failures <= _DIAGNOSES:
             problem = identity_problem(
                 error,
                 self.address,

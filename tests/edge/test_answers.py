@@ -13,6 +13,7 @@ import pytest
 from chaos_proxy import ChaosProxy
 from edge_site import EdgeSite, edge_site
 from numpy.typing import NDArray
+from waiting import WAIT_S
 
 from cloud.gateway.live_teacher import Batch, LiveTeacher, Shapes
 from common.errors import ConfigError, Interrupted, LinkError, StorageError
@@ -40,7 +41,7 @@ class Cloud:
             "gateway": self.node.gateway,
             "identity_dir": StateDir(self.node.state_dir).identity,
             "profile": None,
-            "deadline_s": 20.0,
+            "deadline_s": WAIT_S,
             "stall_s": 5.0,
         }
         return LiveLink(**{**values, **changes})

@@ -217,13 +217,13 @@ def test_over_the_memory_cap_the_batch_is_halved_once(
     for label in range(2):
         folder = tmp_path / "train" / f"class{label}"
         folder.mkdir(parents=True)
-        for index in range(150):
+        for index in range(300):
             pixels = (rng.random((128, 128)) * 100 + 100 * label).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{index}.png")
     train = load_dataset(
         DatasetConfig(name="folder", data_dir=tmp_path, image_size=128), seed=0
     ).train
-    huge = recipe(model="cnn_medium", method="natural", epochs=1, batch_size=216)
+    huge = recipe(model="cnn_medium", method="natural", epochs=1, batch_size=432)
     site.publish_plain(
         dataset="folder",
         num_samples=len(train),
@@ -238,7 +238,7 @@ def test_over_the_memory_cap_the_batch_is_halved_once(
     with contextlib.suppress(TaktError):  # what becomes of it is not the point
         NodeDaemon(config).once()
     (report,) = reports_of(site, "sensor")
-    assert report.message.startswith("OOM-capped: batch halved from 216 to 108")
+    assert report.message.startswith("OOM-capped: batch halved from 432 to 216")
     # A watchdog sees what was touched within one sample, then ends it.
     assert report.peak_memory_mib <= (800 if report.cap.hard else 1.15 * 800)
 

@@ -1,5 +1,6 @@
 """The child that distils: from a pulled release to a student, whatever happens."""
 
+import gc
 import hashlib
 import os
 import signal
@@ -30,12 +31,12 @@ from edge.jobs.job import (
     CHECKPOINT,
     PROGRESS,
     RESULT,
-    STUDENT,
     DistilJob,
     DistilResult,
     read_message,
     read_progress,
 )
+from edge.state import STUDENT
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,12 @@ def undisturbed(
 
 
 def forked(action: Callable[[], int]) -> int:
-    """Run `action` in a forked child: its exit code, negative for a signal."""
+    """Run `action` in a forked child: its exit code, negative for a signal.
+
+    What is garbage by now is not collected there: an asyncio server of gRPC that an
+    earlier test left would wait for its thread, which the child does not have.
+    """
+    gc.freeze()
     pid = os.fork()
     if pid == 0:
         code = 99
@@ -66,6 +72,7 @@ def forked(action: Callable[[], int]) -> int:
             code = action()
         finally:
             os._exit(code)
+    gc.unfreeze()
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 

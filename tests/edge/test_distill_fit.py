@@ -1,23 +1,29 @@
 """What a student learns: more robust, within its budget, and never silently nothing."""
 
 from dataclasses import replace
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from distill_site import EPS, job_for, recipe, write_release
 
+from cloud.fleet.bounds import checked_report
 from common.config import DatasetConfig, StudentConfig
 from common.data.datasets import load_dataset
+from common.pb import takt_pb2 as pb
+from common.records import to_wire
 from common.release import (
     encode_manifest,
 )
 from edge.distill.batch import Images
+from edge.distill.fitting.checkpoint import CheckpointFile, FitState
 from edge.distill.fitting.fit import Fitted, fit_student
+from edge.distill.fitting.training import Training
 from edge.distill.knowledge import read_knowledge, read_manifest
 from edge.distill.run import distil
 from edge.distill.task import Task
+from edge.jobs.job import EpochPoint
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +83,40 @@ def test_a_cpu_budget_is_used_up_and_not_exceeded_by_more_than_a_step(
     assert 3.0 <= done.cpu_s.distil < 3.2
     assert done.epochs == len(done.curve)
     assert done.curve[-1].epochs == done.epochs
+
+
+def test_the_curve_of_ten_thousand_epochs_is_one_that_a_gateway_takes_and_is_kept(
+    release: Path, tmp_path: Path
+) -> None:
+    given = recipe(epochs=10_000)
+    curve = [
+        EpochPoint(
+            epoch=epoch,
+            epochs=10_000,
+            cpu_s=epoch / 3,
+            clean_accuracy=0.5 if epoch % 625 == 0 else None,
+        )
+        for epoch in range(1, 10_000)
+    ]
+    state = FitState(epoch=9999, milestone=15, curve=curve)
+    training = Training(given, task_of(release, given), state=state)
+    state.step = 9999 * training.steps_per_epoch()
+    newest = training.epoch(lambda: False)
+
+    kept = state.curve
+    assert (kept[0], kept[-1]) == (curve[0], newest)
+    assert [p for p in kept if p.clean_accuracy == 0.5] == curve[624::625]
+    epochs = [p.epoch for p in kept[:-1]]
+    assert max(after - before for before, after in pairwise(epochs)) == 4
+    assert {(epoch - 1) % 4 for epoch in epochs if epoch % 625} == {0}
+    file = CheckpointFile(tmp_path / "checkpoint")
+    file.save(training.tensors(), state)
+    found = file.load()
+    assert found is not None and found[1].curve == kept
+    report = pb.ReportRequest()
+    for point in kept:
+        to_wire(point, report.curve.add())
+    assert checked_report(report).curve == report.curve
 
 
 def test_a_training_that_collapses_is_tried_again_once_and_says_so(

@@ -22,7 +22,7 @@ from prepared_work import outcomes, prepare
 from victims import armed, enroll_once, renew_once, run_once
 from waiting import WAIT_S, until
 
-from common.config import OwnImagesConfig
+from common.config import DatasetConfig, OwnImagesConfig
 from common.errors import ConfigError, StorageError, StudentError
 from common.pb import takt_pb2 as pb
 from common.release import decode_manifest
@@ -30,8 +30,12 @@ from edge.config import EdgeConfig
 from edge.credentials import load_identity
 from edge.daemon import NodeDaemon
 from edge.daemon.enrolment import enroll
+from edge.daemon.job_setup import prepare_work_dir
+from edge.daemon.new_images import NewImages
 from edge.daemon.renewal import finish_renewal, renew
 from edge.daemon.reports import Outbox
+from edge.jobs.job import DistilJob
+from edge.releases.sync import Release
 from edge.state import FAULT_POINTS, StateDir, read_status, sha256_of
 
 IDENTITY_POINTS = [p for p in FAULT_POINTS if p.startswith("edge.identity")]
@@ -163,6 +167,24 @@ def test_a_kill_during_a_renewal_leaves_the_old_identity_or_the_new_one(
     assert not list(folder.glob("next.*"))
 
 
+@pytest.mark.parametrize(
+    "step", ["key.after_rename", "crt.after_rename", "half_placed"]
+)
+def test_an_enrolment_after_a_renewal_that_was_killed_is_what_counts(
+    site: EdgeSite, step: str
+) -> None:
+    config = site.join("anew")
+    folder = StateDir(config.state_dir).identity
+    kill_at(f"edge.renewal.{step}", renew_once, config)
+    enrolled = enroll(config, site.allow("anew"))
+    finish_renewal(folder)  # as a daemon does when it starts
+    found = load_identity(folder, node="anew")
+    assert found.certificate_pem == enrolled.certificate_pem
+    with site.syncing(config) as (link, _):
+        link.heartbeat(pb.HeartbeatRequest(state="idle"))  # it is let in
+    assert not list(folder.glob("next.*"))
+
+
 @pytest.mark.parametrize("point", IDENTITY_POINTS)
 def test_a_kill_during_enrolment_leaves_a_node_that_can_enrol(
     site: EdgeSite, enrolled: EdgeConfig, tmp_path: Path, point: str
@@ -220,6 +242,26 @@ def test_a_torn_current_json_is_rebuilt_from_the_students(
     assert NodeDaemon(distilled).once().promoted == before
 
 
+def test_a_work_folder_whose_marker_is_damaged_begins_anew(
+    distilled: EdgeConfig, tmp_path: Path
+) -> None:
+    (work,) = StateDir(distilled.state_dir).work.iterdir()
+    job = DistilJob(
+        release_dir=tmp_path,
+        student="tiny",
+        dataset=DatasetConfig(),
+        work_dir=work,
+    )
+    release = Release(CHANNEL, 1, "0" * 64)
+    images = NewImages(None, StateDir(distilled.state_dir)).look()
+    prepare_work_dir(release, job, images)
+    (work / "for").write_bytes(b"\xff\xfe")
+    (work / "checkpoint").write_bytes(b"of whom?")
+    prepare_work_dir(release, job, images)
+    assert [path.name for path in work.iterdir()] == ["for"]
+    prepare_work_dir(release, job, images)
+
+
 def test_a_report_waits_for_the_gateway_and_arrives_once(
     site: EdgeSite, distilled: EdgeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,8 +276,33 @@ def test_a_report_waits_for_the_gateway_and_arrives_once(
     assert outcomes(site, distilled) == ["promoted"]
 
 
+def test_a_report_that_waits_is_not_overwritten_by_the_next_of_its_release(
+    site: EdgeSite, distilled: EdgeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAKT_FAULT", "edge.outbox.after_rename:enospc")
+    with pytest.raises(StorageError):
+        NodeDaemon(distilled).once()
+    monkeypatch.delenv("TAKT_FAULT")
+    with one_more_image(distilled):  # so that the release is handled again
+        prepare(site, distilled, robust_accuracy=0.3)
+        NodeDaemon(distilled).once()
+    assert outcomes(site, distilled) == ["promoted", "kept"]
+
+
+@contextlib.contextmanager
+def one_more_image(node: EdgeConfig) -> Iterator[None]:
+    """Let a node have one image more than it had."""
+    assert node.data is not None and node.data.folder is not None
+    image = node.data.folder / "unlabelled" / "2.png"
+    image.write_bytes(b"read by the child alone")
+    try:
+        yield
+    finally:
+        image.unlink()
+
+
 def test_a_report_that_is_refused_for_good_is_set_aside_or_kept_by_a_broken_disk(
-    site: EdgeSite, node: EdgeConfig
+    site: EdgeSite, node: EdgeConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     with site.syncing(node) as (link, _):
         outbox = StateDir(node.state_dir).outbox
@@ -248,6 +315,9 @@ def test_a_report_that_is_refused_for_good_is_set_aside_or_kept_by_a_broken_disk
         aside.rmdir()
         assert Outbox(StateDir(node.state_dir)).flush(link) == 0
         assert aside.is_file() and not report.exists()
+        (said,) = (r for r in caplog.records if r.name == "edge.daemon.reports")
+        assert said.levelname == "WARNING"
+        assert str(aside) in said.message and "clean_accuracy is 2" in said.message
 
 
 def test_a_second_daemon_on_the_same_folder_is_refused(node: EdgeConfig) -> None:

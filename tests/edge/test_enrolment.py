@@ -140,6 +140,37 @@ def test_a_file_that_cannot_be_read_is_named(
         load_identity(folder, node="sensor")
 
 
+NO_NAMES = ("../../evil", "/evil", "a/b", "..", "Digits", "a" * 64, "\0", "a\nb")
+
+
+@pytest.mark.parametrize("channel", NO_NAMES)
+def test_an_answer_that_names_no_channel_is_refused_and_nothing_of_it_is_kept(
+    site: EdgeSite, tmp_path: Path, channel: str
+) -> None:
+    request = make_request(tmp_path, "island")
+    authority = Authority(site.storage.pki)
+    with pytest.raises(IdentityError, match=r"names the channel .* expected 1 to 63"):
+        store_certificate(
+            tmp_path,
+            node="island",
+            certificate_pem=authority.sign(request, "island"),
+            ca_pem=authority.ca_pem(),
+            root_json=site.repository.root_json(),
+            channel=channel,
+        )
+    assert {p.name for p in tmp_path.iterdir()} == {"node.key", "node.csr"}
+
+
+@pytest.mark.parametrize("channel", ["", *NO_NAMES])
+def test_a_channel_that_is_kept_and_is_no_name_is_refused(
+    node: EdgeConfig, tmp_path: Path, channel: str
+) -> None:
+    folder = copy_of(node, tmp_path)
+    (folder / "channel").write_text(channel)
+    with pytest.raises(IdentityError, match=r"channel names .* expected 1 to 63"):
+        load_identity(folder, node="sensor")
+
+
 @pytest.mark.parametrize("name", ["node.key", "node.crt", "ca.crt"])
 def test_a_damaged_file_is_named(node: EdgeConfig, tmp_path: Path, name: str) -> None:
     folder = copy_of(node, tmp_path)

@@ -1,12 +1,14 @@
 """A student's weights in motion, where it has statistics of batches."""
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import AttackConfig, StudentConfig
 from common.models.zoo import build_model
+from common.tensor_file import encode_tensors
 from edge.distill.fitting.learner import Learner
 
 STATISTIC = "norm.running_mean"
@@ -14,6 +16,10 @@ STATISTIC = "norm.running_mean"
 
 @pytest.fixture
 def learner() -> Learner:
+    return make_learner()
+
+
+def make_learner() -> Learner:
     recipe = StudentConfig(
         model="resnet8",
         attack=AttackConfig(steps=1, step_size=0.1),
@@ -65,3 +71,28 @@ def test_an_averaged_student_comes_back_from_its_tensors(learner: Learner) -> No
     step(learner, level=0.2)
     learner.load(saved)
     assert all(torch.equal(learner.weights()[k], weights[k]) for k in weights)
+
+
+def test_kernels_lie_channels_last_and_move_as_those_of_a_model_as_built(
+    learner: Learner,
+) -> None:
+    plain = make_learner()
+    plain.model.to(memory_format=torch.contiguous_format)
+    name = "blocks.1.conv1.weight"
+    kernels = [own.model.get_parameter(name) for own in (learner, plain)]
+    assert [kernel.is_contiguous() for kernel in kernels] == [False, True]
+    x = torch.rand(16, 1, 8, 8)
+    for own in (learner, plain):
+        loss = F.cross_entropy(own.model(x), torch.arange(16) % 10)
+        own.step(loss, 0.1)
+    start = make_learner().model.get_parameter(name)
+    assert torch.allclose(kernels[0] - start, kernels[1] - start, atol=1e-6)
+    assert not torch.allclose(kernels[0], start, atol=1e-3)
+
+
+def test_what_is_saved_lies_as_a_model_is_built(learner: Learner) -> None:
+    step(learner, level=1.0)
+    for tensors in (learner.tensors(), learner.weights()):
+        saved = safetensors.torch.load(encode_tensors(tensors, "note", {}))
+        assert all(value.is_contiguous() for value in saved.values())
+        assert all(torch.equal(saved[name], value) for name, value in tensors.items())

@@ -261,3 +261,8 @@ def test_an_allocation_that_fails_in_torch_is_known_by_its_text(text: str) -> No
         OUT_OF_MEMORY[text]()
     assert text in str(caught.value).lower()
     assert is_out_of_memory(caught.value)
+
+
+def test_onednn_that_fails_without_a_reason_counts_as_memory_that_ran_out() -> None:
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))
+    assert not is_out_of_memory(RuntimeError("could not create anything else"))

@@ -196,7 +196,7 @@ def test_an_executor_works_again_after_its_child_ran_out_of_memory(
 
 
 def test_a_cap_below_the_cost_of_importing_torch_is_refused() -> None:
-    with pytest.raises(CapError, match=f"need {MINIMUM_MIB} MiB"):
+    with pytest.raises(CapError, match=f"at least {MINIMUM_MIB} MiB"):
         open_executor(SMALL, name="test")
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import grpc
 import pytest
 from chaos_proxy import ChaosProxy, Faults
-from edge_site import CHANNEL, EdgeSite, connection_of, edge_site
+from edge_site import CHANNEL, MOST_CALLS, EdgeSite, connection_of, edge_site
+from gateway_site import put_file
 from waiting import WAIT_S
 
 from common.errors import LinkError, TaktError
@@ -160,18 +161,15 @@ def test_a_lossy_slow_line_with_long_ways_brings_every_byte_once(
 def test_a_straggler_keeps_no_other_node_waiting_and_finishes(
     site: EdgeSite, node: EdgeConfig
 ) -> None:
-    manifest = site.publish_noise(num_samples=3000, seed=7)
-    shard = max(manifest.shards, key=lambda s: s.num_bytes)
-    folder, _, name = shard.path.rpartition("/")
-    path = f"targets/{folder}/{shard.sha256}.{name}"
-    data = (site.repository.root / path).read_bytes()
+    data = random.Random(0).randbytes(8 * 2**20)  # more than waits on the line
+    put_file(site.repository, "targets/long", data)
     with (
         contextlib.closing(link_of(node)) as slow,
         contextlib.closing(link_of(site.join("hub"))) as fast,
     ):
-        straggler = slow.fetch(path, max_bytes=len(data))
+        straggler = slow.fetch("targets/long", max_bytes=len(data))
         first = next(straggler)
-        assert b"".join(fast.fetch(path, max_bytes=len(data))) == data
+        assert b"".join(fast.fetch("targets/long", max_bytes=len(data))) == data
         assert first + b"".join(straggler) == data
 
 
@@ -192,7 +190,8 @@ def test_a_gateway_that_all_nodes_left_serves_the_next_one(
 ) -> None:
     for _ in range(2):
         with contextlib.closing(link_of(node)) as link:
-            link.heartbeat(pb.HeartbeatRequest(state="idle"))
+            for _ in range(MOST_CALLS):  # together more than may be open
+                link.heartbeat(pb.HeartbeatRequest(state="idle"))
     version = site.publish_noise(num_samples=20, seed=8).version
     with site.syncing(site.join("late")) as (_, sync):
         release = sync.check()

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from chaos_proxy import ChaosProxy, Faults
+from clocks import ClockOfWaits
 from edge_site import EdgeSite, connection_of, edge_site
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,9 +52,12 @@ def node(site: EdgeSite) -> EdgeConfig:
 
 
 def linked(node: EdgeConfig, address: str | None = None, **changes: Any) -> Link:
+    """Open a link by which a file of these tests comes in several messages."""
     defaults = {"profile": None, "rng": random.Random(0)}
     arguments = {**defaults, **changes, "address": address or node.gateway}
-    return Link(connection_of(node, **arguments))
+    connection = connection_of(node, **arguments)
+    connection.message_bytes = 64 * 1024
+    return Link(connection)
 
 
 def test_what_is_pulled_is_paid_for_at_the_bandwidth_of_the_profile(
@@ -256,7 +260,8 @@ def test_an_absent_gateway_is_one_readable_line_at_the_deadline(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    link = linked(node, address, deadline_s=1.0)
+    clock = ClockOfWaits()
+    link = linked(node, address, deadline_s=1.0, clock=clock, sleep=clock.sleep)
     with contextlib.closing(link), pytest.raises(LinkError) as raised:
         list(link.fetch("metadata/timestamp.json", max_bytes=10_000))
     message = str(raised.value)
@@ -374,7 +379,7 @@ def test_a_certificate_of_another_project_is_refused(
         stranger / "node.crt",
         stranger / "node.key",
     )
-    link = linked(node, certificates=certificates, deadline_s=5.0, stall_s=2.0)
+    link = linked(node, certificates=certificates)
     with contextlib.closing(link), pytest.raises(IdentityError, match=r"node\.crt"):
         list(link.fetch("metadata/timestamp.json", max_bytes=10_000))
 

@@ -88,7 +88,9 @@ def test_every_method_gives_the_weights_a_finite_gradient(
         assert gradient.abs().max() > 0
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if METHODS[n].craft])
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if METHODS[n].craft and n != "n_fgsm"]
+)
 def test_every_crafted_delta_stays_in_the_ball(
     name: str, model: nn.Module, batch: Batch
 ) -> None:
@@ -105,7 +107,7 @@ def test_a_method_reads_no_more_than_the_contents_that_are_pulled_for_it(
     name: str, model: nn.Module, batch: Batch
 ) -> None:
     contents = contents_for(name, 0.0)
-    keeps = METHODS[name].keeps_deltas
+    keeps = METHODS[name].keeps_deltas is not None
     pulled = batch._replace(
         soft_labels=batch.soft_labels if "soft_labels" in contents else None,
         boundary=batch.boundary if "boundary_points" in contents else None,

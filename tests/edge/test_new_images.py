@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from edge_site import EdgeSite, edge_site, recipe
 from prepared_work import outcomes, prepare
-from waiting import until
+from waiting import WAIT_S, until
 
 from cloud.gateway.live_teacher import Batch, LiveTeacher, Shapes
 from common.config import OwnImagesConfig
@@ -73,7 +73,7 @@ def following(node: EdgeConfig) -> Iterator[None]:
             yield
         finally:
             daemon.stop()
-            run.result(timeout=60)
+            run.result(timeout=WAIT_S)
 
 
 def wait_for_polls(node: EdgeConfig, count: int = 3) -> None:

@@ -4,6 +4,7 @@ import contextlib
 from pathlib import Path
 
 import pytest
+from clocks import ClockOfWaits
 
 from cloud.cluster.local import connect
 from cloud.pki.authority import Authority
@@ -98,7 +99,12 @@ def test_a_name_that_does_not_resolve_is_said_in_our_words(tmp_path: Path) -> No
     ca = tmp_path / "ca.crt"
     ca.write_bytes(authority.ca_pem())
     options = ConnectionOptions(deadline_s=1.0)
-    connection = Connection("no-such.invalid:7443", Certificates(ca), options)
+    clock = ClockOfWaits()
+    connection = Connection(
+        *("no-such.invalid:7443", Certificates(ca), options),
+        clock=clock,
+        sleep=clock.sleep,
+    )
     link = Link(connection)
     with contextlib.closing(link), pytest.raises(LinkError) as e:
         list(link.fetch("metadata/timestamp.json", max_bytes=10_000))

@@ -26,7 +26,8 @@ from common.models.zoo import build_model
 from edge.distill.knowledge import read_manifest
 from edge.distill.prepare import prepare
 from edge.distill.run import distil
-from edge.jobs.job import STUDENT, DistilJob, DistilResult
+from edge.jobs.job import DistilJob, DistilResult
+from edge.state import STUDENT
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,10 @@ from edge.distill.fitting.learner import Learner
 from edge.distill.knowledge import read_manifest
 from edge.distill.run import distil
 from edge.distill.trial import measure
-from edge.jobs.job import STUDENT, DistilJob, DistilResult
+from edge.jobs.job import DistilJob, DistilResult
 from edge.jobs.sizing import TrialJob
 from edge.releases.sync import needed_files
+from edge.state import STUDENT
 
 PATCHES = recipe(model=EXAMPLE_MODEL, epochs=3)
 

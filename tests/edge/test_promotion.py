@@ -9,14 +9,15 @@ from release_drafts import draft
 from transfer_site import own_folder
 
 from common.config import OwnImagesConfig, ProfileConfig, TuningConfig
+from common.errors import StorageError
 from common.records import CpuSeconds, Evaluation
 from edge.config import EdgeConfig
 from edge.daemon.job_setup import serving_student
 from edge.daemon.node import NodeDaemon
-from edge.daemon.promotion import decide
+from edge.daemon.promotion import decide, store_student
 from edge.daemon.reports import make_report
 from edge.jobs.job import DistilResult, RobustAccuracies
-from edge.state import Current, Promoted
+from edge.state import STUDENT, Current, Promoted, StateDir
 
 
 def evaluation(accuracy: float, num_images: int = 40) -> Evaluation:
@@ -124,6 +125,16 @@ def test_another_threat_is_another_matter_whatever_was_measured_now() -> None:
     )
 
 
+@pytest.mark.parametrize("fingerprint", ["0" * 64, "f" * 64])
+def test_a_student_of_other_images_is_no_measure_of_a_new_one(fingerprint: str) -> None:
+    release = draft(fingerprint="8" * 64)
+    given = (result(0.5), release, serving(0.9, fingerprint=fingerprint))
+    assert decide(*given) == (
+        "promoted",
+        "the release is of other data or another threat",
+    )
+
+
 def test_a_release_without_other_images_is_judged_as_before() -> None:
     assert decide(result(0.7), draft(), serving(0.69)) == (
         "promoted",
@@ -159,6 +170,15 @@ def test_a_student_is_measured_anew_where_its_node_has_no_own_images_any_more(
     of_release = serving(0.6).model_copy(update={"release_robust": serving(0.6).robust})
     assert serving_student(config, of_release) is None
     assert serving_student(config, serving(0.6)) is None
+
+
+def test_a_student_that_was_damaged_on_its_way_is_not_stored(tmp_path: Path) -> None:
+    state, work = StateDir(tmp_path / "state"), tmp_path / "work"
+    work.mkdir()
+    (work / STUDENT).write_bytes(b"not what was measured")
+    with pytest.raises(StorageError, match="its digest is not the result's; remove"):
+        store_student(state, work, result(0.7), draft())
+    assert not state.students.exists() or not [*state.students.iterdir()]
 
 
 @pytest.mark.parametrize("flags", [(), ("as_shipped",)])

@@ -1,9 +1,13 @@
 """Proxy variables: not used to this machine, named where they are in the way."""
 
 import contextlib
+import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clocks import ClockOfWaits
 from edge_site import connection_of, edge_site
 
 from cloud.pki.authority import Authority
@@ -63,7 +67,7 @@ def test_a_node_reaches_a_gateway_of_this_machine_whatever_proxy_is_set(
     monkeypatch.setenv("grpc_proxy", DEAD)
     with edge_site(tmp_path) as site:
         site.publish_noise()
-        link = Link(connection_of(site.join("sensor"), deadline_s=5.0))
+        link = Link(connection_of(site.join("sensor")))
         with contextlib.closing(link):
             assert list(link.fetch("metadata/timestamp.json", max_bytes=10_000))
 
@@ -78,10 +82,49 @@ def test_a_gateway_that_a_proxy_hides_is_an_error_that_names_the_proxy(
     ca = tmp_path / "ca.crt"
     ca.write_bytes(authority.ca_pem())
     options = ConnectionOptions(deadline_s=0.5, proxy=key)
-    link = Link(Connection("192.0.2.1:7443", Certificates(ca), options))
+    clock = ClockOfWaits()
+    gateway = ("192.0.2.1:7443", Certificates(ca), options)
+    link = Link(Connection(*gateway, clock=clock, sleep=clock.sleep))
     with contextlib.closing(link), pytest.raises(LinkError) as e:
         list(link.fetch("metadata/timestamp.json", max_bytes=10_000))
     source = "`proxy` in edge.toml" if key else "https_proxy"
     message = str(e.value)
     assert f"through the proxy {DEAD} of {source} (connection refused" in message
     assert '`proxy = "none"` in edge.toml' in message
+
+
+def test_no_connection_is_opened_past_a_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path / "pki")
+    authority.init()
+    ca = tmp_path / "ca.crt"
+    ca.write_bytes(authority.ca_pem())
+    clock, past_the_proxy = ClockOfWaits(), list[object]()
+    monkeypatch.setattr(
+        socket, "create_connection", lambda *where: past_the_proxy.append(where)
+    )
+    with closing_server() as proxy:
+        options = ConnectionOptions(deadline_s=0.5, proxy=proxy)
+        gateway = ("192.0.2.1:7443", Certificates(ca), options)
+        link = Link(Connection(*gateway, clock=clock, sleep=clock.sleep))
+        with contextlib.closing(link), pytest.raises(LinkError, match="the proxy"):
+            list(link.fetch("metadata/timestamp.json", max_bytes=10_000))
+    assert not past_the_proxy
+
+
+@contextlib.contextmanager
+def closing_server() -> Iterator[str]:
+    """Take connections and close them; yield host:port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    server.accept()[0].close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()

@@ -54,6 +54,7 @@ from edge.state import StateDir
 
 CHANNEL = "digits"
 EPS = 0.15
+MOST_CALLS = 64  # that a node may have open
 FAST = ProfileConfig(cpus=1.0, memory_mib=1500, bandwidth_kib_s=100_000)
 
 
@@ -86,7 +87,7 @@ class EdgeSite:
         """Start the gateway; started again it keeps its ports."""
         self.gateway = GatewayThread(
             storage=self.storage,
-            config=GatewayConfig(max_streams_per_node=64),
+            config=GatewayConfig(max_streams_per_node=MOST_CALLS),
             channel=CHANNEL,
             teacher=self.teacher,
             clock=self.clock,
@@ -274,15 +275,29 @@ class EdgeSite:
             manifest: to sign.
             path: of the target; "": where a manifest of its version belongs.
         """
-        folder = self.storage.repository / "metadata"
-        metadata = SignedMetadata(folder, RoleKeys(self.storage.keys), clock=utc_now)
-        state = metadata.load()
         path = path or f"{manifest.channel}/{manifest.version}/manifest.json"
-        data = encode_manifest(manifest)
+        self.sign_target(path, encode_manifest(manifest))
+
+    def sign_target(self, path: str, data: bytes, *, sha256: str = "") -> None:
+        """Sign any bytes as a target, in the place of what is there.
+
+        Args:
+            path: of the target.
+            data: its content.
+            sha256: signed in the place of the content's own, whatever it is.
+        """
+        metadata = SignedMetadata(
+            self.storage.repository / "metadata",
+            RoleKeys(self.storage.keys),
+            clock=utc_now,
+        )
+        state = metadata.load()
         target = TargetFile.from_data(path, data, ["sha256"])
+        folder, _, name = path.rpartition("/")
+        file = self.repository.targets / folder / f"{target.hashes['sha256']}.{name}"
+        file.write_bytes(data)
+        target.hashes["sha256"] = sha256 or target.hashes["sha256"]
         state.targets.signed.targets[path] = target
-        folder = self.repository.targets / path.rpartition("/")[0]
-        (folder / f"{target.hashes['sha256']}.manifest.json").write_bytes(data)
         metadata.commit(state, "publish")
 
     def publish_plain(self, **fields: Any) -> Manifest:

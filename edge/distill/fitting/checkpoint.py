@@ -11,10 +11,14 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from common.durable import write_atomic
+from common.report_bounds import MAX_CURVE
 from common.tensor_file import encode_tensors, read_tensors
 from edge.jobs.job import EpochPoint
 
 _KEY = "takt.state"
+# Of a curve's points, at most: those with accuracies, which two attempts may measure at
+# sixteen milestones each, and the newest.
+_ALWAYS_KEPT = 64
 
 
 class FitState(BaseModel):
@@ -37,6 +41,23 @@ class FitState(BaseModel):
     best_robust: float = -1.0
     last_robust: float = -1.0
     curve: list[EpochPoint] = []
+
+    def add(self, point: EpochPoint) -> None:
+        """Add an epoch to the curve, which keeps to what a report may hold.
+
+        Of long trainings every second epoch is kept, of longer ones every fourth, and
+        so on; and all those with accuracies, and the newest.
+        """
+        every = 1
+        while point.epoch > every * (MAX_CURVE - _ALWAYS_KEPT):
+            every *= 2
+        if every > 1:
+            self.curve = [
+                p
+                for p in self.curve
+                if (p.epoch - 1) % every == 0 or p.clean_accuracy is not None
+            ]
+        self.curve.append(point)
 
     def retry(self) -> None:
         """Begin the next attempt; the time spent so far still counts."""

@@ -1,13 +1,13 @@
-"""The last delta of each training sample, one bit a pixel.
+"""The last delta of each training sample, one bit a pixel, or a byte where asked.
 
 A warm-started attack starts from these. To keep deltas between epochs, and to move
-them with the crop of their image, is the idea of ATTA (Zheng et al., CVPR 2020);
-FGSM-EP and FGSM-PGI do the former with one step (Jia et al., ECCV 2022). Here only
-signs are kept: an attack with fresh noise ends at +-eps almost everywhere, and a
-data set of n pixels costs n / 8 bytes. Where a student sees crops and mirrored
+them with the crop of their image, is the idea of ATTA (Zheng et al., CVPR 2020).
+Here only signs are kept: an attack with fresh noise ends at +-eps almost everywhere,
+and a data set of n pixels costs n / 8 bytes. Where a student sees crops and mirrored
 views, the signs are those of the padded image, its canvas, and move with the pixels
 that they belong to: what one view's attack found is where the next view's attack
-starts.
+starts. FGSM-EP (Jia et al., ECCV 2022) adds no noise, so that its deltas may end at 0:
+`ValueMemory` keeps them as they are.
 
 Signs are packed as the shipped deltas are (common.release): by numpy on a CPU, where
 it is the fastest, by torch elsewhere. Not here: the attack
@@ -25,22 +25,23 @@ from torch import Tensor
 from common.release import pack_signs, unpack_signs
 
 _TIE = 1e-6
+_LEVELS = 127  # of a value between 0 and eps: those of int8
 
 
 class DeltaMemory:
     """Signs of deltas, by sample."""
 
     def __init__(
-        self, signs: Tensor, shape: tuple[int, int, int], margin: int = 0
+        self, kept: Tensor, shape: tuple[int, int, int], margin: int = 0
     ) -> None:
-        """Use packed signs, uint8 (N, ceil(C*H*W / 8)); they are not copied.
+        """Use what is kept, packed signs uint8 (N, ceil(C*H*W / 8)); it is not copied.
 
         Args:
-            signs: of canvases; they stay on their device.
+            kept: of canvases; it stays on its device.
             shape: (C, H, W) of a canvas.
             margin: pixels of it around the image.
         """
-        self._signs = signs
+        self._kept = kept
         self._shape = shape
         self._margin = margin
 
@@ -92,7 +93,7 @@ class DeltaMemory:
             index: (n, H*W), where their views lie, see
                 `common.data.views.canvas_index`; None: everywhere.
         """
-        signs = unpack(self._signs[positions], self._shape).mul_(eps)
+        signs = self._read(positions).mul_(eps)
         if index is None:
             return signs
         where = index[:, None].expand(-1, self._shape[0], -1)
@@ -108,26 +109,79 @@ class DeltaMemory:
         Where a pixel of x is at 0 or 1 and the delta is 0, the sign that points out
         of [0, 1] is stored.
         """
-        pushed = torch.add(delta, x - 0.5, alpha=_TIE)
-        if index is None:
-            self._signs[positions] = pack(pushed)
-        else:
-            self._put(positions, pushed, index)
+        self._keep(positions, torch.add(delta, x - 0.5, alpha=_TIE), index)
 
     def tensor(self) -> Tensor:
-        """Return the packed signs, shared, for a checkpoint."""
-        return self._signs
+        """Return what is kept, packed and shared, for a checkpoint."""
+        return self._kept
 
-    def load(self, signs: Tensor) -> None:
+    def load(self, kept: Tensor) -> None:
         """Restore what `tensor` returned."""
-        self._signs = signs.to(self._signs.device, copy=True)
+        self._kept = kept.to(self._kept.device, copy=True)
+
+    def _keep(self, positions: Tensor, values: Tensor, index: Tensor | None) -> None:
+        if index is None:
+            self._write(positions, values)
+        else:
+            self._put(positions, values, index)
 
     def _put(self, positions: Tensor, values: Tensor, index: Tensor) -> None:
-        """Overwrite the signs of views with those of values (n, C, H, W)."""
-        canvas = unpack(self._signs[positions], self._shape)
+        """Overwrite what is kept of views with values (n, C, H, W)."""
+        canvas = self._read(positions)
         where = index[:, None].expand(-1, self._shape[0], -1)
         canvas.flatten(2).scatter_(2, where, values.flatten(2))
-        self._signs[positions] = pack(canvas)
+        self._write(positions, canvas)
+
+    def _read(self, positions: Tensor) -> Tensor:
+        """Unpack canvases (n, C, H, W), in units of eps."""
+        return unpack(self._kept[positions], self._shape)
+
+    def _write(self, positions: Tensor, canvas: Tensor) -> None:
+        self._kept[positions] = pack(canvas)
+
+
+class ValueMemory(DeltaMemory):
+    """Deltas by sample, a byte a pixel; they begin at random signs."""
+
+    _eps = 1.0  # that `recall` was last asked for
+
+    @classmethod
+    def begin(
+        cls,
+        x: Tensor,
+        generator: torch.Generator,
+        *,
+        margin: int = 0,
+        device: torch.device | None = None,
+    ) -> "ValueMemory":
+        """Begin at +-eps; arguments as of `DeltaMemory.start`."""
+        _, channels, height, width = x.shape
+        shape = (channels, height + 2 * margin, width + 2 * margin)
+        drawn = torch.randint(
+            0, 2, (len(x), *shape), dtype=torch.int8, generator=generator
+        )
+        signs = drawn.mul_(2).sub_(1)
+        return cls(signs.mul_(_LEVELS).to(device), shape, margin)
+
+    def recall(
+        self, positions: Tensor, eps: float, index: Tensor | None = None
+    ) -> Tensor:
+        """Return the deltas of some samples, (n, C, H, W) within eps."""
+        self._eps = eps
+        return super().recall(positions, eps, index)
+
+    def keep(
+        self, positions: Tensor, delta: Tensor, x: Tensor, index: Tensor | None = None
+    ) -> None:
+        """Store the deltas of some samples, of the eps that `recall` was asked for."""
+        self._keep(positions, delta / self._eps, index)
+
+    def _read(self, positions: Tensor) -> Tensor:
+        return self._kept[positions].float().div_(_LEVELS)
+
+    def _write(self, positions: Tensor, canvas: Tensor) -> None:
+        levels = (canvas * _LEVELS).round_().clamp_(-_LEVELS, _LEVELS)
+        self._kept[positions] = levels.to(torch.int8)
 
 
 def pack(delta: Tensor) -> Tensor:

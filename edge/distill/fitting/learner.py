@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config import StudentConfig
-from common.models.forward import Model, mixed
+from common.models.forward import Model, channels_last, mixed
 from common.optim import SGD
 
 
@@ -19,9 +19,7 @@ class Learner:
     def __init__(self, model: nn.Module, recipe: StudentConfig) -> None:
         """Take over a model; `recipe` gives the optimizer's constants."""
         self._device = next(model.parameters()).device
-        if self._device.type == "cuda":
-            model = model.to(memory_format=torch.channels_last)
-        self.model = model
+        self.model = model = channels_last(model, recipe.model)
         self.forward: Model = mixed(model, self._device)  # x -> logits, in training
         self._decay = recipe.ema_decay
         self._max_norm = recipe.max_gradient_norm

@@ -11,6 +11,7 @@ the end (fit.py).
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,9 +28,10 @@ from common.robustness.evaluate import is_collapsed, predict
 from edge.distill.batch import Batch, Images, Setting
 from edge.distill.class_temperatures import ClassTemperatures
 from edge.distill.fitting.checkpoint import FitState
-from edge.distill.fitting.delta_memory import DeltaMemory
+from edge.distill.fitting.delta_memory import DeltaMemory, ValueMemory
 from edge.distill.fitting.learner import Learner, under
 from edge.distill.fitting.overfitting import MAX_STEPS, Attacked, is_overfitted
+from edge.distill.knowledge import Knowledge
 from edge.distill.methods.losses import Method, method
 from edge.distill.methods.targets import find_target
 from edge.distill.sources.sampler import Sampler
@@ -67,8 +69,8 @@ class Training:
         self.clock = clock
         self.train = task.train.to(task.device)
         self.val = Images(task.val.x[:_VAL_IMAGES], task.val.y[:_VAL_IMAGES])
-        self.knowledge = task.knowledge.to(task.device)
         self.method = method(recipe.method)
+        self.knowledge = relabelled(task, self.method).to(task.device)
         self.rows = trained_rows(self.method, task)
         self.batch_size = min(task.batch_size or recipe.batch_size, len(self.rows))
         # Whether some images have another target than soft labels and a true label.
@@ -104,16 +106,24 @@ class Training:
         self.temperatures: ClassTemperatures | None = None
         if self.method.adapts_temperatures:
             self.temperatures = ClassTemperatures(self.task.num_classes)
-        self.memory: DeltaMemory | None = None
-        if self.method.keeps_deltas:
-            views = self.knowledge.views
-            self.memory = DeltaMemory.start(
-                self.train.x,
+        self.memory = self._memory()
+
+    def _memory(self) -> DeltaMemory | None:
+        """Begin to keep deltas, if the method does."""
+        views, kept = self.knowledge.views, self.method.keeps_deltas
+        margin = 0 if views is None else views.shift
+        x, device = self.train.x, self.task.device
+        if kept == "values":
+            return ValueMemory.begin(x, self.generator, margin=margin, device=device)
+        if kept == "signs":
+            return DeltaMemory.start(
+                x,
                 self.knowledge.delta_signs,
                 self.generator,
-                margin=0 if views is None else views.shift,
+                margin=margin,
                 device=device,
             )
+        return None
 
     def _built_for(self) -> dict[str, int]:
         """Say which images and classes the model is for."""
@@ -167,7 +177,7 @@ class Training:
             clean_accuracy=clean,
             robust_accuracy=robust,
         )
-        state.curve.append(point)
+        state.add(point)
         if collapsed and done >= _COLLAPSE_FROM and not state.attempt:
             state.retry()
             self.begin()
@@ -347,6 +357,21 @@ def trained_rows(method: Method, task: Task) -> Tensor:
             "of the student needs; add labelled images, or use method takt"
         )
     return usable.nonzero()[:, 0]
+
+
+def relabelled(task: Task, method: Method) -> Knowledge:
+    """Put what a method learns from in the place of the teacher's soft labels.
+
+    Samples without a true label keep no meaning: the method is not trained on them.
+    """
+    soft = task.knowledge.soft_labels
+    if method.relabel is None or soft is None:
+        return task.knowledge
+    y = task.train.y[: len(soft)]
+    labelled = y >= 0
+    changed = torch.zeros_like(soft)
+    changed[labelled] = method.relabel(soft[labelled], y[labelled])
+    return replace(task.knowledge, soft_labels=changed)
 
 
 def attacked_images(batch: Batch, delta: Tensor, eps: float) -> Attacked | None:

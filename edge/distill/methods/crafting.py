@@ -8,9 +8,9 @@ calls a remote one.
 The two `craft_warm_...` start from the delta of the sample's last epoch. That is
 the idea of ATTA (Zheng et al., "Efficient Adversarial Training with Transferable
 Adversarial Examples", CVPR 2020), which also moves a delta with the crop of its
-image; with a single step it is known as FGSM-EP and FGSM-PGI, the latter with a
-consistency term (Jia et al., ECCV 2022). Ours are kept as signs (fitting/)
-and get fresh uniform noise each time.
+image. Ours are kept as signs (fitting/) and get fresh uniform noise each time.
+`craft_from_prior` is the same with values instead of signs and without noise, as in
+FGSM-EP (Jia et al., ECCV 2022).
 
 Not here: the attacks themselves (common.robustness.attacks), what is then minimised
 (losses.py).
@@ -24,6 +24,8 @@ from common.models.forward import Model
 from common.robustness.attacks import SampleLoss, cross_entropy, pgd, warm_started
 from edge.distill.batch import Batch, Setting
 from edge.distill.class_temperatures import ClassTemperatures, at_temperature
+
+_WIDE_NOISE = 2.0  # in units of eps: k of the N-FGSM paper
 
 
 def craft_by_labels(model: Model, batch: Batch, setting: Setting) -> Tensor:
@@ -78,6 +80,34 @@ def craft_warm_by_labels(model: Model, batch: Batch, setting: Setting) -> Tensor
 def craft_warm_by_soft_labels(model: Model, batch: Batch, setting: Setting) -> Tensor:
     """Start from the shipped, later from the last epoch's delta; `mixed_labels`."""
     return _warm(model, batch, mixed_labels(batch, setting), setting)
+
+
+def craft_from_prior(model: Model, batch: Batch, setting: Setting) -> Tensor:
+    """Step from the last epoch's delta, as it is (FGSM-EP; Jia et al., ECCV 2022).
+
+    The paper takes one step of eps; more, or smaller ones, are as in PGD.
+    """
+    return _warm(model, batch, batch.y, setting, noise=0)
+
+
+def craft_from_wide_noise(model: Model, batch: Batch, setting: Setting) -> Tensor:
+    """Step from uniform noise of +-2 eps, bounded by [0, 1] alone (N-FGSM).
+
+    De Jorge et al., "Make Some Noise: Reliable and Efficient Single-Step Adversarial
+    Training", NeurIPS 2022: one step of eps, and the perturbation is not clipped to
+    the eps ball, so that a pixel may move by 3 eps.
+    """
+    return warm_started(
+        model,
+        batch.x,
+        torch.zeros_like(batch.x),
+        eps=1.0,  # of a ball that holds all images
+        step_size=setting.step_size,
+        steps=setting.steps,
+        noise=_WIDE_NOISE * setting.eps,
+        loss=lambda logits: F.cross_entropy(logits, batch.y, reduction="sum"),
+        generator=setting.generator,
+    )
 
 
 def mixed_labels(batch: Batch, setting: Setting) -> Tensor:
@@ -141,7 +171,14 @@ def _pgd(
     return x_adv - batch.x
 
 
-def _warm(model: Model, batch: Batch, target: Tensor, setting: Setting) -> Tensor:
+def _warm(
+    model: Model,
+    batch: Batch,
+    target: Tensor,
+    setting: Setting,
+    *,
+    noise: float | None = None,  # None: the recipe's
+) -> Tensor:
     assert batch.delta is not None, "a warm start needs a delta"
     return warm_started(
         model,
@@ -150,7 +187,7 @@ def _warm(model: Model, batch: Batch, target: Tensor, setting: Setting) -> Tenso
         eps=setting.eps,
         step_size=setting.step_size,
         steps=setting.steps,
-        noise=setting.recipe.noise,
+        noise=setting.recipe.noise if noise is None else noise,
         loss=lambda logits: F.cross_entropy(logits, target, reduction="sum"),
         generator=setting.generator,
     )

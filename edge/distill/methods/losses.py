@@ -5,8 +5,14 @@ Each method is two pure steps, so that their costs can be measured apart: `craft
 
 `warm_at` is the baseline without a teacher for `takt`'s own attack: adversarial
 training that starts each attack from the sample's last delta. It is in essence ATTA
-(Zheng et al., CVPR 2020); with a single step it is close to FGSM-EP and FGSM-PGI
-(Jia et al., ECCV 2022). `takt` keeps its deltas in the same way.
+(Zheng et al., CVPR 2020). `takt` keeps its deltas in the same way. `fgsm_pgi` keeps
+their values and adds a regulariser (Jia et al., ECCV 2022). `label_smoothing` and
+`class_means` are `takt` with other labels than the teacher's own, as controls.
+
+Free adversarial training (Shafahi et al., NeurIPS 2019) is left out: it takes the
+gradients of x and of the weights from one backward pass and repeats each batch, where
+every method here crafts first and learns then, so that both can be measured and
+interrupted; its successors above need less time (Wong et al., ICLR 2020).
 
 Not here: the loop and the schedules and the deltas kept between epochs
 (edge.distill.fitting).
@@ -23,12 +29,15 @@ from common.catalog import check_name
 from common.models.forward import Model
 from edge.distill.batch import Batch, Boundary, Setting
 from edge.distill.class_temperatures import at_temperature
+from edge.distill.methods.controls import class_means, uniform_smoothing
 from edge.distill.methods.crafting import (
     craft_by_class_soft_labels,
     craft_by_clean,
     craft_by_labels,
     craft_by_live_teacher,
     craft_by_soft_labels,
+    craft_from_prior,
+    craft_from_wide_noise,
     craft_warm_by_labels,
     craft_warm_by_soft_labels,
     mixed_labels,
@@ -39,7 +48,11 @@ from edge.distill.methods.crafting import (
 
 Craft = Callable[[Model, Batch, Setting], Tensor]
 Loss = Callable[[Model, Batch, Tensor | None, Setting], Tensor]
+# Soft labels (n, K) or (n, V, K) and labels (n,) -> soft labels of the same shape.
+Relabel = Callable[[Tensor, Tensor], Tensor]
 Known = Literal["labels", "soft_labels"]
+
+_PGI_WEIGHT = 10.0  # of the regulariser, as in the authors' code
 
 
 class Method(NamedTuple):
@@ -48,7 +61,9 @@ class Method(NamedTuple):
     craft: Craft | None  # None: no attack
     loss: Loss
     needs: tuple[Known, ...] = ("labels",)  # of an image, to be trained on
-    keeps_deltas: bool = False  # between epochs, as the next start (ATTA)
+    # Kept of a delta between epochs, as the next start (ATTA): its signs, or values.
+    keeps_deltas: Literal["signs", "values"] | None = None
+    relabel: Relabel | None = None  # what takes the place of the teacher's soft labels
     adapts_temperatures: bool = False  # of the classes, after each epoch
     finds_targets: bool = False  # of images that lack a label or soft labels
 
@@ -74,6 +89,23 @@ def adversarial_loss(
 ) -> Tensor:
     """Fit the labels of adversarial images (Madry et al., ICLR 2018)."""
     return F.cross_entropy(model(batch.x + _required(delta)), batch.y)
+
+
+def fgsm_pgi_loss(
+    model: Model, batch: Batch, delta: Tensor | None, setting: Setting
+) -> Tensor:
+    """CE(S(x_adv), y) + 10 |S(x_adv) - S(x_start)|^2 (Jia et al., ECCV 2022).
+
+    "Prior-Guided Adversarial Initialization for Fast Adversarial Training":
+    x_start is where the attack began, at the delta of the epoch before, and the
+    square is the mean over samples and logits. Left out of the paper's recipe are
+    its label smoothing and the momentum of its variant FGSM-MEP.
+    """
+    assert batch.delta is not None, "the method keeps its deltas"
+    start = (batch.x + batch.delta).clamp_(0, 1)
+    adversarial, before = _both(model, batch.x + _required(delta), start)
+    loss = F.cross_entropy(adversarial, batch.y)
+    return loss + _PGI_WEIGHT * F.mse_loss(adversarial, before)
 
 
 def trades_loss(
@@ -200,11 +232,14 @@ def takt_loss(
 
 
 _BOTH: tuple[Known, ...] = ("labels", "soft_labels")
+_TAKT = Method(craft_warm_by_soft_labels, takt_loss, _BOTH, keeps_deltas="signs")
 METHODS: dict[str, Method] = {
     "natural": Method(None, natural_loss),
     "pgd_at": Method(craft_by_labels, adversarial_loss),
     "trades": Method(craft_by_clean, trades_loss),
-    "warm_at": Method(craft_warm_by_labels, adversarial_loss, keeps_deltas=True),
+    "warm_at": Method(craft_warm_by_labels, adversarial_loss, keeps_deltas="signs"),
+    "n_fgsm": Method(craft_from_wide_noise, adversarial_loss),
+    "fgsm_pgi": Method(craft_from_prior, fgsm_pgi_loss, keeps_deltas="values"),
     "kd": Method(None, kd_loss, ("soft_labels",)),
     "ard": Method(craft_by_labels, ard_loss, _BOTH),
     "rslad": Method(craft_by_soft_labels, rslad_loss, ("soft_labels",)),
@@ -213,9 +248,9 @@ METHODS: dict[str, Method] = {
     ),
     "bss": Method(None, bss_loss, _BOTH),
     "adaad": Method(craft_by_live_teacher, adaad_loss, ()),
-    "takt": Method(
-        craft_warm_by_soft_labels, takt_loss, (), keeps_deltas=True, finds_targets=True
-    ),
+    "label_smoothing": _TAKT._replace(relabel=uniform_smoothing),
+    "class_means": _TAKT._replace(relabel=class_means),
+    "takt": _TAKT._replace(needs=(), finds_targets=True),
 }
 
 

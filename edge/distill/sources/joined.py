@@ -21,7 +21,6 @@ class OwnKnowledge:
     views: Views | None = None  # None: plain images alone
     # The teacher's softmax(logits / temperature): (num, K), or (num, V, K) with views.
     soft_labels: Tensor | None = None
-    taught: Tensor | None = None  # bool (num,): which have some; None: all of them
 
 
 def joined(released: Knowledge, num_released: int, own: OwnKnowledge) -> Knowledge:
@@ -38,7 +37,7 @@ def joined(released: Knowledge, num_released: int, own: OwnKnowledge) -> Knowled
     views = _joined_views(released.views, num_released, own)
     soft = released.soft_labels
     if own.soft_labels is not None:
-        taught[num_released:] = True if own.taught is None else own.taught
+        taught[num_released:] = True
         soft = _stacked(soft, num_released, own.soft_labels)
     if soft is not None and views is not None and soft.dim() == 2:
         soft = soft[:, None]
