@@ -2,15 +2,17 @@
 
 A grid (TOML, deploy/grids) names configs of runs and uses their students and schedules.
 A method may change their attack and further keys of the recipe, and a data set may
-give it a learning rate of its own, found on validation images (tests/bench/tune.py).
-Each `Entry` of the plan is one student to train, for the CPU-seconds that all methods
-get. Not here: training it (worker.py), the rows (rows.py).
+give it a learning rate of its own. Where the grid names a file of tries, each method
+has the settings that were its best on validation images (tuned.py). Each `Entry` of the
+plan is one student to train, for the CPU-seconds that all methods get; of `shipped`,
+the cloud's own student, which costs a node none. Not here: training it (worker.py), the
+rows (rows.py).
 """
 
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import Field
@@ -21,7 +23,13 @@ from common.config import AttackConfig, Name, RunConfig, Section, Seed, StudentC
 from common.config.toml_file import parse_config
 from common.errors import ConfigError
 from common.release import check_contents, check_views
-from deploy.runtime.settings import expanded, load_run_config, read_shipped, shipped
+from deploy.compare.tuned import Tries, Try, budget_name
+from deploy.runtime.paths import expanded
+from deploy.runtime.settings import load_run_config, read_shipped, shipped
+
+# An arm beside the methods: the recipe's student as the cloud distils and ships it.
+SHIPPED = "shipped"
+NO_BUDGET = "none"  # the name of its budget
 
 # What `MethodGrid.recipe` may change; the rest makes rows incomparable or is elsewhere.
 _OWN = frozenset(
@@ -49,6 +57,8 @@ class DatasetGrid(Section):
     num_images: int = Field(ge=1)  # test images under AutoAttack
     seeds: tuple[Seed, ...] = Field(min_length=1)
     cpu_budget_s: dict[Name, float] = Field(min_length=1)  # by the config's students
+    # Dotted keys of the config with values of the grid's own.
+    changes: dict[str, bool | int | float | str] = Field(default={})
     # By method, then student; where there is none, the config's.
     learning_rate: dict[str, dict[Name, float]] = Field(default={})
 
@@ -56,6 +66,9 @@ class DatasetGrid(Section):
 class Grid(Section):
     """The whole grid."""
 
+    # A file of tries: steps, step size, learning rate and views of each method are
+    # those of its best one. A path from the grid's folder; None: as given here.
+    tuned: str | None = None
     methods: dict[str, MethodGrid] = Field(min_length=1)
     datasets: tuple[DatasetGrid, ...] = Field(min_length=1)
 
@@ -66,12 +79,14 @@ class Entry:
 
     config: RunConfig
     name: str  # of the student in its config
-    method: str
+    method: str  # or SHIPPED
     seed: int
     recipe: StudentConfig
     temperature: float
     cpu_budget_s: float
+    budget: str  # its name, see `budget_name`
     num_images: int
+    tuned: bool  # whether the recipe is the best of as many tries as all methods had
 
     @property
     def student(self) -> str:
@@ -91,16 +106,18 @@ class Entry:
             "seed": self.seed,
             "cpu_budget_s": self.cpu_budget_s,
             "num_images": self.num_images,
+            "test_images": "stratified",
+            "tuned": self.tuned,
         }
         own = self.config.knowledge
         if self.recipe.num_views > 1:
             parts["views"] = [own.shift, own.flip]
-        if needs_live_teacher(self.method):
+        if needs_live_teacher(self.recipe.method):
             parts |= {
                 "teacher": teacher_digest(self.config),
                 "temperature": self.temperature,
             }
-        reads = contents_for(self.method, self.recipe.boundary_weight)
+        reads = contents_for(self.recipe.method, self.recipe.boundary_weight)
         if reads:
             unread = {"num_actors", "contents", "temperature"}
             unread |= {"num_views", "shift", "flip"}
@@ -154,7 +171,8 @@ def load_grid(name: str) -> Grid:
         part.model_copy(update={"config": _located(part.config, folder)})
         for part in grid.datasets
     )
-    return grid.model_copy(update={"datasets": located})
+    tuned = None if grid.tuned is None else str(folder / expanded(Path(grid.tuned)))
+    return grid.model_copy(update={"datasets": located, "tuned": tuned})
 
 
 def _located(config: str, folder: Path) -> str:
@@ -174,8 +192,10 @@ def make_plan(grid: Grid, overrides: Mapping[str, object]) -> list[Entry]:
         ConfigError: the grid names a method, student or config that is not there.
     """
     plan: list[Entry] = []
+    tries = None if grid.tuned is None else Tries(Path(grid.tuned))
     for part in grid.datasets:
-        config, _ = load_run_config(part.config, overrides)
+        overrides_here = {**part.changes, **overrides}
+        config, _ = load_run_config(part.config, overrides_here)
         if config.knowledge.images != "same":
             raise ConfigError(
                 f"config {part.config} ships its images to the nodes, but methods are "
@@ -186,31 +206,68 @@ def make_plan(grid: Grid, overrides: Mapping[str, object]) -> list[Entry]:
         _check_names(part.learning_rate, METHODS, "methods")
         for rates in part.learning_rate.values():
             _check_names(rates, part.cpu_budget_s, f"students of {part.config} here")
-        _check_names(grid.methods, METHODS, "methods")
-        recipes = {
-            (student, method): _recipe(
-                config, part, student, method, changes, overrides
-            )
+        _check_names(grid.methods, {*METHODS, SHIPPED}, "methods")
+        entries = [
+            entry
             for student in part.cpu_budget_s
             for method, changes in grid.methods.items()
-        }
-        plan += [
-            Entry(
-                config=config,
-                name=student,
-                method=method,
-                seed=seed,
-                recipe=recipe,
-                temperature=changes.temperature or config.knowledge.temperature,
-                cpu_budget_s=round(share * part.cpu_budget_s[student], 3),
-                num_images=part.num_images,
+            for entry in _entries(
+                config, part, student, method, changes, overrides_here, tries
             )
-            for seed in part.seeds
-            for (student, method), recipe in recipes.items()
-            for changes in [grid.methods[method]]
-            for share in changes.shares
         ]
+        plan += [replace(entry, seed=s) for s in part.seeds for entry in entries]
     return plan
+
+
+def _entries(
+    config: RunConfig,
+    part: DatasetGrid,
+    student: str,
+    method: str,
+    changes: MethodGrid,
+    overrides: Mapping[str, object],
+    tries: Tries | None,
+) -> list[Entry]:
+    """List what a method trains of a student: one a share of the budget."""
+    first = Entry(
+        config=config,
+        name=student,
+        method=method,
+        seed=part.seeds[0],
+        recipe=config.students[student],
+        temperature=changes.temperature or config.knowledge.temperature,
+        cpu_budget_s=0.0,
+        budget=NO_BUDGET,
+        num_images=part.num_images,
+        tuned=tries is not None,
+    )
+    if method == SHIPPED:
+        return [first]
+    recipe = _recipe(config, part, student, method, changes, overrides)
+    found = []
+    for share in changes.shares:
+        budget, own = budget_name(share), recipe
+        if tries is not None:
+            best = tries.best(
+                method, channel=config.channel, student=recipe.model, budget=budget
+            )
+            own = _tuned(recipe, best)
+        check_contents(own, config.knowledge)
+        check_views(own, config.knowledge)
+        seconds = round(share * part.cpu_budget_s[student], 3)
+        found.append(replace(first, recipe=own, cpu_budget_s=seconds, budget=budget))
+    return found
+
+
+def _tuned(recipe: StudentConfig, best: Try) -> StudentConfig:
+    attack = AttackConfig(steps=best.attack_steps, step_size=best.step_size)
+    return recipe.model_copy(
+        update={
+            "attack": attack,
+            "learning_rate": best.learning_rate,
+            "num_views": best.num_views,
+        }
+    )
 
 
 def chosen(
@@ -262,7 +319,7 @@ def _recipe(
     attack = base.attack
     if changes.steps is not None:
         attack = AttackConfig(steps=changes.steps, step_size=changes.step * eps)
-    recipe = base.model_copy(
+    return base.model_copy(
         update={
             "method": method,
             "attack": attack,
@@ -270,9 +327,6 @@ def _recipe(
             "num_views": changes.num_views or base.num_views,
         }
     )
-    check_contents(recipe, config.knowledge)
-    check_views(recipe, config.knowledge)
-    return recipe
 
 
 def _check_names(given: Collection[str], known: Collection[str], what: str) -> None:

@@ -27,6 +27,7 @@ from deploy.runtime.processes import (
 from edge.jobs.job import LiveLink
 
 NODE = "compare"
+LIVE_PREFIX = "takt-live-"  # of folders beside the log, one a gateway
 _GRACE_S = 5.0
 
 
@@ -55,7 +56,7 @@ def live_gateway(
     Raises:
         TaktError: the process ended before it served.
     """
-    with tempfile.TemporaryDirectory(prefix="takt-live-") as folder:
+    with tempfile.TemporaryDirectory(prefix=LIVE_PREFIX, dir=log.parent) as folder:
         process = start_worker("deploy.compare.live_gateway", log)
         try:
             job = GatewayJob(teacher=teacher.resolve(), folder=Path(folder))

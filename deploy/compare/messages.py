@@ -4,16 +4,12 @@ Free of torch: compare itself needs none while its workers train. Not here: doin
 job (worker.py), the fields of a row (rows.py).
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from common.config import DatasetConfig, StudentConfig
 from deploy.compare.rows import Row
-
-# Called with the step under way and the share of it that is done.
-OnProgress = Callable[[str, float], None]
 
 
 class Message(BaseModel):
@@ -28,10 +24,13 @@ class RowJob(Message):
     release_dir: Path  # see teacher.py
     dataset: DatasetConfig
     student: str
+    method: str  # the recipe's, or SHIPPED of grid.py
     recipe: StudentConfig
     temperature: float  # of the soft labels
     seed: int
     cpu_budget_s: float
+    budget: str
+    tuned: bool
     num_images: int
     digest: str  # of all that decides the row
 

@@ -42,9 +42,17 @@ Gain = tuple[int, float, float]  # parameters, mean and standard deviation over 
 def write_plots(rows: Sequence[Row], out: Path) -> list[Path]:
     """Write NAME-cpu.svg and the others beside the file of rows NAME.json.
 
+    Of tuned rows they are apart, NAME-tuned-cpu.svg and so on.
+
     Raises:
         StorageError: they cannot be written.
     """
+    plain = [row for row in rows if not row.tuned]
+    tuned = [row for row in rows if row.tuned]
+    return [*_write(plain, out, out.stem), *_write(tuned, out, f"{out.stem}-tuned")]
+
+
+def _write(rows: Sequence[Row], out: Path, stem: str) -> list[Path]:
     if not rows:
         return []
     texts = {
@@ -56,7 +64,7 @@ def write_plots(rows: Sequence[Row], out: Path) -> list[Path]:
         texts["teacher"] = gain_plot(gains)
     written = []
     for name, text in texts.items():
-        path = out.with_name(f"{out.stem}-{name}.svg")
+        path = out.with_name(f"{stem}-{name}.svg")
         write_atomic(path, text.encode())
         written.append(path)
     return written
@@ -80,7 +88,7 @@ def cost_plot(
         width=max(across * _WIDTH, 90 * len(methods) + _LEFT),
         height=_LEGEND + math.ceil(len(panels) / across) * _HEIGHT,
     )
-    _legend(picture, methods)
+    draw_legend(picture, methods)
     for i, (title, members) in enumerate(panels.items()):
         left, top = i % across * _WIDTH, _LEGEND + i // across * _HEIGHT
         axes = picture.axes(
@@ -127,10 +135,10 @@ def _group(
     spread = 100 * (group.spread("robust_accuracy") or 0)
     bar = (max(middle - spread, 0), min(middle + spread, 100))
     note = f"{group.first.method}: {group.percent('robust_accuracy')} %"
-    _point(picture, axes, index, (cost(group), middle), bar, note)
+    draw_point(picture, axes, index, (cost(group), middle), bar, note)
 
 
-def _point(
+def draw_point(
     picture: Picture,
     axes: Axes,
     index: int,
@@ -138,6 +146,7 @@ def _point(
     bar: tuple[float, float],
     note: str,
 ) -> None:
+    """Draw a mark at x, y, a bar from one value to another, and what a reader hears."""
     x, y = at
     (line,) = axes.plot([x, x], bar, color=color(hue(index)), linewidth=2)
     (point,) = axes.plot([x], [y], **_mark(index))
@@ -149,7 +158,7 @@ def _mark(index: int) -> dict[str, Any]:
     return {"linestyle": "none", "markeredgewidth": 0, **mark(index)}
 
 
-def _legend(picture: Picture, names: Sequence[str]) -> None:
+def draw_legend(picture: Picture, names: Sequence[str]) -> None:
     """Explain the series by their marks, in one line at the top."""
     picture.figure.legend(
         handles=[
@@ -207,7 +216,7 @@ def _differences(own: Sequence[Row]) -> list[float]:
 def gain_plot(gains: dict[str, list[Gain]]) -> str:
     """Draw the gains of `teacher_gains`, at least one: SVG text."""
     picture = Picture(_CURVE_WIDTH, _CURVE_HEIGHT)
-    _legend(picture, list(gains))
+    draw_legend(picture, list(gains))
     axes = picture.axes(48, 58, _CURVE_WIDTH - 48 - 44, _CURVE_HEIGHT - 58 - 44)
     picture.text(10, 44, "points of robust % over warm_at")
     axes.set_xlabel("parameters of the student", color=color("soft"))
@@ -222,7 +231,7 @@ def gain_plot(gains: dict[str, list[Gain]]) -> str:
         for size, middle, deviation in curve:
             bar = (middle - deviation, middle + deviation)
             note = f"{dataset}, {size:,} parameters: {middle:+.1f}"
-            _point(picture, axes, i, (size, middle), bar, note)
+            draw_point(picture, axes, i, (size, middle), bar, note)
     return picture.svg_file(
         "Points that takt is above warm_at, against the student's parameters"
     )

@@ -16,7 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common.durable import locked, make_folder, write_atomic
 from common.errors import StorageError, one_line
 
-Key = tuple[str, int, str, str, int, float, int]
+Key = tuple[str, int, str, str, int, float, int, bool]
+
+# Fields that are written a second time, under the names that the tries have for them.
+_SAME = {"attack_steps": "steps", "training_images": "num_train"}
+# Fields that came later: at their defaults they are not written.
+_LATER = ("teacher_cpu_s", "tuned", "step_size", "num_views", "held")
 
 
 class Row(BaseModel):
@@ -36,11 +41,12 @@ class Row(BaseModel):
     robust_accuracy: float = Field(ge=0, le=1)
     attack: str
     version: str
-    num_images: int  # attacked, the first of the test split
+    num_images: int  # attacked, of the test split, stratified
     eps: float
     norm: str
     num_train: int  # images
     cpu_budget_s: float
+    budget: str  # whole, fifth, tenth, see tuned.py; none: the cloud's student
     attack_cpu_s: float  # of cpu_s: making adversarial examples
     learning_rate: float
     pulled_bytes: int  # of knowledge; with a live teacher, all that was exchanged
@@ -49,13 +55,20 @@ class Row(BaseModel):
     trained_with: tuple[str, ...] = ()  # methods that this one was interleaved with
     teacher_sha256: str | None  # None: the method has no teacher
     teacher_cpu_s: float | None = None  # of a live one, beside cpu_s; or None
+    # Whether steps, step size, rate and views are the best of as many tries as every
+    # method had (tuned.py), and what they are.
+    tuned: bool = False
+    step_size: float | None = None  # of the attack, pixel scale
+    num_views: int = 1
+    # Which attacked images held, a bit each, the first one highest: hexadecimal.
+    held: str = ""
     identity: str  # digest of all that decides the row: `Entry.digest`
 
     @property
     def key(self) -> Key:
         """Name the row; one of another recipe takes its place."""
         student = (self.dataset, self.num_train, self.student, self.method, self.seed)
-        return (*student, self.cpu_budget_s, self.num_images)
+        return (*student, self.cpu_budget_s, self.num_images, self.tuned)
 
 
 class RowFile:
@@ -88,9 +101,11 @@ class RowFile:
 
 
 def _tree(row: Row) -> dict[str, object]:
-    """Return a row as JSON; `teacher_cpu_s` only where a live teacher was used."""
-    absent = {"teacher_cpu_s"} if row.teacher_cpu_s is None else None
-    return row.model_dump(mode="json", exclude=absent)
+    """Return a row as JSON, without later fields that say nothing of it."""
+    fields = Row.model_fields
+    absent = {k for k in _LATER if getattr(row, k) == fields[k].default}
+    tree = row.model_dump(mode="json", exclude=absent)
+    return {**tree, **{name: tree[field] for name, field in _SAME.items()}}
 
 
 def read_rows(path: Path) -> Sequence[Row]:
@@ -101,10 +116,13 @@ def read_rows(path: Path) -> Sequence[Row]:
     """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-        return [Row.model_validate(row) for row in tree["rows"]]
+        return [
+            Row.model_validate({k: v for k, v in row.items() if k not in _SAME})
+            for row in tree["rows"]
+        ]
     except OSError as e:
         raise StorageError(f"cannot read {path}: {e.strerror}") from e
-    except (ValueError, KeyError, TypeError, ValidationError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as e:
         reason = one_line(e, 160)
         raise StorageError(
             f"{path} does not hold rows of this takt's compare ({reason}); give "

@@ -6,25 +6,24 @@ made again. Not here: the plan (grid.py), a training and its evaluation (worker.
 tables and plots.
 """
 
+import shutil
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress, TaskID
-
 from common.errors import ConfigError
 from common.text import counted
 from deploy.compare.grid import Entry, chosen, load_grid, make_plan
+from deploy.compare.live_gateway import LIVE_PREFIX
 from deploy.compare.messages import GroupJob, RowJob
 from deploy.compare.pool import RowPool
-from deploy.compare.progress import StepDisplay, open_progress, print_line
 from deploy.compare.rows import Row, RowFile, sole_writer
 from deploy.compare.tables import print_summary
 from deploy.compare.trained import TrainedStudents
 from deploy.report.wording import percent
-from deploy.runtime.terminal import make_console
+from deploy.runtime.progress import Display, Step
+from deploy.runtime.settings import refuse_data_dir
 
 _POLL_S = 0.5  # between two readings of the workers' progress
 
@@ -46,6 +45,7 @@ def run_compare(
     data_dir: Path | None,
     choice: Choice,
     num_workers: int,
+    display: Display,
 ) -> None:
     """Make the rows of a grid that are not there yet, and the plots of all.
 
@@ -56,6 +56,7 @@ def run_compare(
         data_dir: where the data sets lie; None: embedded or takt's usual place.
         choice: which part of the grid.
         num_workers: processes at a time, one thread each.
+        display: shows what is done, and takes the summary.
 
     Raises:
         TaktError: a name is unknown, data is missing, a file cannot be written, or
@@ -70,24 +71,29 @@ def run_compare(
         students=choice.students,
         methods=choice.methods,
     )
-    console = make_console()
+    if plan and all(entry.config.dataset.is_embedded for entry in plan):
+        refuse_data_dir(plan[0].config.dataset)
     with sole_writer(out.parent, work):
         file = RowFile(out)
         missing = [entry for entry in plan if not file.has(entry.digest)]
+        for left in work.glob(f"*/{LIVE_PREFIX}*"):  # of a compare that was stopped
+            shutil.rmtree(left, ignore_errors=True)
         trained = TrainedStudents(work / "trained")
         for row in file.rows:
             trained.drop(row.identity)  # a kill may have come in between
         num_done = len(plan) - len(missing)
-        print_line(console, f"{counted(len(plan), 'row')}, {num_done} there already")
+        display.print(f"{counted(len(plan), 'row')}, {num_done} there already")
         if missing:
-            _make_rows(missing, file, work, trained, num_workers, console)
+            with display:
+                _make_rows(missing, file, work, trained, num_workers, display)
         from deploy.compare.plots import write_plots  # and with it matplotlib
 
         plots = write_plots(file.rows, out)
     wanted = {entry.digest for entry in plan}
+    console = display.console
     print_summary([row for row in file.rows if row.identity in wanted], console)
     for path in (out, *plots):
-        print_line(console, str(path))
+        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
 
 
 def _make_rows(
@@ -96,7 +102,7 @@ def _make_rows(
     work: Path,
     trained: TrainedStudents,
     num_workers: int,
-    console: Console,
+    display: Display,
 ) -> None:
     """Make rows, one teacher after the other."""
     from deploy.compare.teacher import prepare_stage  # and with it torch
@@ -104,11 +110,11 @@ def _make_rows(
     by_config: dict[str, list[Entry]] = {}
     for entry in entries:
         by_config.setdefault(entry.config.model_dump_json(), []).append(entry)
-    with open_progress(console) as progress:
-        total = progress.add_task("all rows", total=len(entries))
+    num_made = 0
+    with display.step("all rows") as total:
+        total.update(0.0, detail=f"0 of {len(entries)}")
         for own in by_config.values():
-            name = f"{own[0].config.channel}: stage 1"
-            with StepDisplay(progress, name) as on_progress:
+            with display.step(f"{own[0].config.channel}: stage 1") as on_progress:
                 release = prepare_stage(own[0].config, work, on_progress)
             with RowPool(num_workers=num_workers, log=work / "workers.log") as pool:
                 jobs: dict[Future[Row], Entry] = {}
@@ -116,18 +122,20 @@ def _make_rows(
                     row_jobs = tuple(_job(entry, release) for entry in group)
                     group_job = GroupJob(jobs=row_jobs, trained=trained.folder)
                     jobs |= zip(pool.submit(group_job), group, strict=True)
-                for entry, row in _as_they_come(jobs, pool, progress):
+                for entry, row in _as_they_come(jobs, pool, display):
                     file.add(row)
                     trained.drop(entry.digest)
-                    progress.advance(total)
-                    print_line(progress.console, _line(entry, row))
+                    num_made += 1
+                    done = f"{num_made} of {len(entries)}"
+                    total.update(num_made / len(entries), detail=done)
+                    display.print(_line(entry, row))
 
 
 def _as_they_come(
-    jobs: dict[Future[Row], Entry], pool: RowPool, progress: Progress
+    jobs: dict[Future[Row], Entry], pool: RowPool, display: Display
 ) -> Iterator[tuple[Entry, Row]]:
     """Yield finished rows; meanwhile show how far the others are."""
-    waiting, shown = set(jobs), dict[str, TaskID]()
+    waiting, shown = set(jobs), dict[str, Step]()
     names = {entry.digest: entry.group for entry in jobs.values()}
     while waiting:
         done, waiting = wait(waiting, _POLL_S, FIRST_COMPLETED)
@@ -135,12 +143,11 @@ def _as_they_come(
             yield jobs[future], future.result()
         updates = pool.updates()
         for digest in [old for old in shown if old not in updates]:
-            progress.remove_task(shown.pop(digest))
+            shown.pop(digest).end()
         for digest, now in updates.items():
             if digest not in shown:
-                shown[digest] = progress.add_task(names[digest], total=1.0)
-            text = f"{names[digest]}: {now.step}"
-            progress.update(shown[digest], description=text, completed=now.share)
+                shown[digest] = display.step(names[digest])
+            shown[digest].update(now.share, stage=now.step)
 
 
 def _groups(entries: Sequence[Entry]) -> list[list[Entry]]:
@@ -156,10 +163,13 @@ def _job(entry: Entry, release: Path) -> RowJob:
         release_dir=release,
         dataset=entry.config.dataset,
         student=entry.student,
+        method=entry.method,
         recipe=entry.recipe,
         temperature=entry.temperature,
         seed=entry.seed,
         cpu_budget_s=entry.cpu_budget_s,
+        budget=entry.budget,
+        tuned=entry.tuned,
         num_images=entry.num_images,
         digest=entry.digest,
     )

@@ -13,8 +13,11 @@ from rich.table import Table
 
 from deploy.compare.rows import Row
 
-ORDER = ("natural", "kd", "bss", "pgd_at", "trades", "ard", "rslad", "absld", "adaad")
-LAST = ("warm_at", "takt")
+ORDER = (
+    *("natural", "kd", "bss", "pgd_at", "trades", "ard", "rslad", "absld", "adaad"),
+    *("n_fgsm", "fgsm_pgi"),
+)
+LAST = ("warm_at", "label_smoothing", "class_means", "takt", "shipped")
 MISSING = "-"
 
 _Place = tuple[str, int, int, float, int, str]
@@ -53,9 +56,10 @@ class Group:
 
 def groups(rows: Iterable[Row]) -> list[Group]:
     """Group rows: by data set and size, then student, smallest first, then budget."""
-    found: dict[tuple[_Place, int], list[Row]] = {}
+    found: dict[tuple[_Place, int, bool], list[Row]] = {}
     for row in rows:
-        found.setdefault((_place(row), row.num_images), []).append(row)
+        place = (_place(row), row.num_images, row.tuned)
+        found.setdefault(place, []).append(row)
     return [Group(tuple(found[place])) for place in sorted(found)]
 
 

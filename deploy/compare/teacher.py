@@ -30,7 +30,7 @@ from common.release import (
     decode_manifest,
     encode_manifest,
 )
-from deploy.compare.messages import OnProgress
+from deploy.runtime.progress import OnProgress
 from edge.releases.sync import MANIFEST
 
 # Config, images, folder of checkpoints.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,19 +19,22 @@ from common.catalog import contents_for, needs_live_teacher
 from common.data.datasets import Dataset, load_dataset
 from common.errors import TaktError, TrustError
 from common.models.forward import Model
-from common.models.zoo import num_parameters
+from common.models.zoo import num_parameters, shipped_bytes
 from common.release import Manifest, student_card
 from common.robustness.evaluate import (
-    autoattack,
+    autoattack_each,
     clean_accuracy,
     is_collapsed,
     predict,
 )
+from deploy.compare.grid import SHIPPED
 from deploy.compare.interleave import YieldCpu, interleave
 from deploy.compare.live_gateway import live_gateway
-from deploy.compare.messages import GroupJob, OnProgress, RowJob, WorkerUpdate
+from deploy.compare.messages import GroupJob, RowJob, WorkerUpdate
 from deploy.compare.rows import Row
 from deploy.compare.trained import TrainedStudents, TrainingSummary
+from deploy.evaluation.images import stratified_positions
+from deploy.runtime.progress import OnProgress
 from edge.distill.batch import Images
 from edge.distill.fitting.fit import Fitted, fit_student
 from edge.distill.knowledge import read_knowledge, read_manifest
@@ -87,7 +91,7 @@ def make_rows(group: GroupJob, on_progress: OnProgress) -> Iterator[Row]:
     for job in group.jobs:
         student = trained[job.digest]
         assert student is not None, "every job's student was loaded or trained"
-        step = f"attacking {job.recipe.method}"
+        step = f"attacking {job.method}"
         on_progress(step, 0.0)
         yield _measure(job, manifest, student, dataset, partial(on_progress, step))
 
@@ -98,10 +102,14 @@ def _train_all(
     dataset: Dataset,
     on_progress: OnProgress,
 ) -> list[tuple[RowJob, _Trained]]:
-    """Train students interleaved."""
+    """Train students interleaved; the cloud's own before them, as no node does."""
+    found = [
+        (job, _ship(job, manifest, dataset)) for job in jobs if job.method == SHIPPED
+    ]
+    jobs = [job for job in jobs if job.method != SHIPPED]
     used_s = [0.0] * len(jobs)
     budget_s = sum(job.cpu_budget_s for job in jobs)
-    methods = tuple(job.recipe.method for job in jobs)
+    methods = tuple(job.method for job in jobs)
 
     def work(i: int) -> Callable[[YieldCpu], _Trained]:
         def train(yield_cpu: YieldCpu) -> _Trained:
@@ -116,10 +124,21 @@ def _train_all(
 
         return train
 
-    if not jobs:
-        return []
-    works = [work(i) for i in range(len(jobs))]
-    return list(zip(jobs, interleave(works), strict=True))
+    if jobs:
+        works = [work(i) for i in range(len(jobs))]
+        found += zip(jobs, interleave(works), strict=True)
+    return found
+
+
+def _ship(job: RowJob, manifest: Manifest, dataset: Dataset) -> _Trained:
+    """Distil a student as the cloud does, for its recipe's epochs, and ship it.
+
+    It costs a node no CPU-seconds, and is in half precision as a release has it.
+    """
+    fitted = _fit(job, manifest, dataset, lambda own_s: None, teacher=None)
+    costs = {"epochs": 0, "cpu_s": 0.0, "attack_cpu_s": 0.0}
+    summary = _summary(manifest, fitted).model_copy(update=costs)
+    return fitted.model.half().float(), summary
 
 
 def _train(
@@ -174,7 +193,7 @@ def _fit(
         knowledge=read_knowledge(manifest, job.release_dir, job.recipe),
         seed=job.seed,
     )
-    task = replace(task, cpu_budget_s=job.cpu_budget_s, teacher=teacher)
+    task = replace(task, cpu_budget_s=job.cpu_budget_s or None, teacher=teacher)
     return fit_student(
         job.recipe, task, on_epoch=lambda point: after_epoch(point.cpu_s)
     )
@@ -191,21 +210,23 @@ def _measure(
     model, summary = student
     x, y = dataset.test.tensors()
     collapsed = is_collapsed(predict(model, x), manifest.num_classes, labels=y)
-    found = autoattack(
+    chosen = stratified_positions(dataset.test.labels, min(job.num_images, len(y)))
+    attacked = autoattack_each(
         model,
-        x[: job.num_images],
-        y[: job.num_images],
+        x[chosen],
+        y[chosen],
         eps=manifest.eps,
         seed=manifest.seed,  # the same attack for every student
         progress=progress,
     )
+    found = attacked.evaluation
     contents = contents_for(job.recipe.method, job.recipe.boundary_weight)
     has_teacher = bool(contents) or needs_live_teacher(job.recipe.method)
     return Row(
         dataset=manifest.dataset,
         student=job.student,
         num_parameters=num_parameters(model),
-        method=job.recipe.method,
+        method=job.method,
         seed=job.seed,
         cpu_s=summary.cpu_s,
         steps=job.recipe.attack.steps if method(job.recipe.method).craft else 0,
@@ -219,17 +240,31 @@ def _measure(
         norm=found.norm,
         num_train=manifest.num_samples,
         cpu_budget_s=job.cpu_budget_s,
+        budget=job.budget,
         attack_cpu_s=summary.attack_cpu_s,
         learning_rate=job.recipe.learning_rate,
-        pulled_bytes=summary.live_bytes
-        + sum(s.num_bytes for s in manifest.shards_for(contents, job.recipe.num_views)),
+        pulled_bytes=_pulled_bytes(job, manifest, student),
         val_robust_accuracy=summary.val_robust_accuracy,
         flags=(*summary.flags, *found.flags, *(("collapsed",) if collapsed else ())),
         teacher_sha256=manifest.teacher.weights_sha256 if has_teacher else None,
         trained_with=summary.trained_with,
         teacher_cpu_s=summary.teacher_cpu_s,
+        tuned=job.tuned,
+        step_size=job.recipe.attack.step_size if job.tuned else None,
+        num_views=job.recipe.num_views,
+        held=np.packbits(attacked.robust.numpy()).tobytes().hex(),
         identity=job.digest,
     )
+
+
+def _pulled_bytes(job: RowJob, manifest: Manifest, student: _Trained) -> int:
+    """Count what a node pulls: knowledge, or the cloud's student; or exchanges."""
+    model, summary = student
+    if job.method == SHIPPED:
+        return shipped_bytes(model)
+    contents = contents_for(job.recipe.method, job.recipe.boundary_weight)
+    shards = manifest.shards_for(contents, job.recipe.num_views)
+    return summary.live_bytes + sum(shard.num_bytes for shard in shards)
 
 
 if __name__ == "__main__":

@@ -73,12 +73,18 @@ def weighted_loss(
 # Trained here alone, beside edge.distill.methods.losses' own.
 ONLY_HERE = {
     "takt_afresh": Method(afresh, takt_loss),
-    "takt_clean": Method(craft_warm_by_soft_labels, with_clean_loss, keeps_deltas=True),
+    "takt_clean": Method(
+        craft_warm_by_soft_labels, with_clean_loss, keeps_deltas="signs"
+    ),
     "takt_near": Method(
-        craft_warm_by_soft_labels, partial(weighted_loss, sign=-1.0), keeps_deltas=True
+        craft_warm_by_soft_labels,
+        partial(weighted_loss, sign=-1.0),
+        keeps_deltas="signs",
     ),
     "takt_far": Method(
-        craft_warm_by_soft_labels, partial(weighted_loss, sign=1.0), keeps_deltas=True
+        craft_warm_by_soft_labels,
+        partial(weighted_loss, sign=1.0),
+        keeps_deltas="signs",
     ),
 }
 

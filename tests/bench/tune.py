@@ -1,152 +1,150 @@
-"""Constants of the comparison's recipes, chosen by validation images alone.
+"""Steps, step size, learning rate and views of each method, by as many tries each.
 
-    .venv/bin/python tests/bench/tune.py GRID CONFIG METHOD... [--vary KEY=V,V,...]
+    .venv/bin/python tests/bench/tune.py GRID [--tries N] [--budgets whole fifth ...]
 
-Trains a method of a grid on each student of one of its data sets for the grid's CPU
-budget, with every combination of the given values interleaved. Measures PGD-20 and,
-with --autoattack N, AutoAttack standard on the first N validation images: means over
-seeds that the grid does not use. PGD alone misleads where students learn to hide
-their gradients. The rows go to results/tune.json; what is best goes into grid or
-config by hand. Test images are never touched.
+For every data set, student and budget of a grid (tests/bench/fair.toml): the first try
+of a method has the grid's own settings, the others are those of `SETTINGS`, the same
+for all methods; one-step methods try as many sizes of their step in the place of
+numbers. The methods of one try are trained in turns, so that a busy machine slows all
+alike, and measured by AutoAttack's APGD-CE and APGD-T on the validation images; test
+images are never touched. The rows go to results/tune.json, all of a try at once, and a
+tuned grid reads them. What is there already is not made again.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
 from rows import read_rows, write_rows
 from stage import Stage
 
-from common.config import StudentConfig
-from common.robustness.evaluate import autoattack
-from deploy.compare.grid import Entry, load_grid, make_plan
+from common.config import AttackConfig, StudentConfig
+from common.robustness.autoattack import autoattack_each
+from common.robustness.evaluate import clean_accuracy
+from deploy.compare.grid import SHIPPED, Entry, load_grid, make_plan
 from deploy.compare.interleave import interleave
+from deploy.compare.tuned import Try
 
 ROWS = Path(__file__).parent / "results" / "tune.json"
-RATES = "learning_rate=0.1,0.2,0.4"
-SEEDS = (1001, 1002)
-NOT_KEYS = ("temperature", "steps", "step")  # of a recipe
-WHOLE = ("steps", "batch_size", "eps_warmup_epochs")
+SEED = 1001  # of no grid
+ATTACKS = ("apgd-ce", "apgd-t")
+
+# Views or one view, learning rate, attack steps: every pair and triple of them.
+SETTINGS = tuple(product((False, True), (0.4, 0.2), (2, 1, 3)))
+REACH = {1: 1.0, 2: 1.25, 3: 1.5}  # of all steps together, by their number; units: eps
+ONE_STEP = {"n_fgsm": (1.25, 1.0, 0.75), "fgsm_pgi": (1.25, 1.0, 0.75)}  # sizes
 
 
-def scores(
-    entry: Entry,
-    changes: list[dict[str, Any]],
-    seed: int,
-    work: Path,
-    num_images: int,
-) -> list[list[float]]:
-    """Train a student with each change, interleaved; measure on the validation split.
+def recipe_of(entry: Entry, number: int) -> StudentConfig:
+    """Return what a method's try trains by; the first one is the entry's own."""
+    if number == 0:
+        return entry.recipe
+    with_views, rate, steps = SETTINGS[number - 1]
+    size = REACH[steps] / steps
+    if entry.method in ONE_STEP:
+        steps, size = 1, ONE_STEP[entry.method][steps - 1]
+    size = min(size * entry.config.threat.eps, 1.0)
+    return entry.recipe.model_copy(
+        update={
+            "attack": AttackConfig(steps=steps, step_size=size),
+            "learning_rate": rate,
+            "num_views": entry.config.knowledge.num_views if with_views else 1,
+        }
+    )
 
-    Returns:
-        For each change clean accuracy, that under PGD-20 and, of `num_images` that
-        are not zero, under AutoAttack.
-    """
-    prepared = Stage.prepare(entry.config, work)
-    trainings = []
-    for change in changes:
-        temperature = change.get("temperature", entry.temperature)
-        trainings.append(
-            prepared.at_temperature(temperature).training(
-                changed(entry, change), seed=seed, cpu_budget_s=entry.cpu_budget_s
-            )
+
+def tried(
+    stage: Stage, entries: Sequence[Entry], number: int, tries: int
+) -> list[dict[str, Any]]:
+    """Train one try of all methods in turns; measure on the validation images."""
+    recipes = [recipe_of(entry, number) for entry in entries]
+    fitted = interleave(
+        [
+            stage.training(recipe, seed=SEED, cpu_budget_s=entry.cpu_budget_s)
+            for entry, recipe in zip(entries, recipes, strict=True)
+        ]
+    )
+    x, y = stage.data.val.tensors()
+    rows = []
+    for entry, recipe, student in zip(entries, recipes, fitted, strict=True):
+        found = autoattack_each(
+            student.model,
+            x,
+            y,
+            eps=entry.config.threat.eps,
+            seed=0,
+            version="custom",
+            attacks=ATTACKS,
+        ).evaluation
+        row = Try(
+            dataset=entry.config.dataset.name,
+            channel=entry.config.channel,
+            student=entry.student,
+            method=entry.method,
+            budget=entry.budget,
+            cpu_budget_s=entry.cpu_budget_s,
+            seed=SEED,
+            number=number,
+            tries=tries,
+            attack_steps=recipe.attack.steps,
+            step_size=recipe.attack.step_size,
+            learning_rate=recipe.learning_rate,
+            num_views=recipe.num_views,
+            val_clean_accuracy=clean_accuracy(student.model, x, y),
+            val_robust_accuracy=found.accuracy,
+            attack=", ".join(ATTACKS),
+            num_images=found.num_images,
+            cpu_s=round(student.cpu_s.distil, 3),
         )
-    x, y = (part[:num_images] for part in prepared.data.val.tensors())
-    found = []
-    for fitted in interleave(trainings):
-        values = list(prepared.val_accuracies(fitted.model))
-        if num_images:
-            eps = entry.config.threat.eps
-            values.append(autoattack(fitted.model, x, y, eps=eps, seed=0).accuracy)
-        found.append(values)
+        rows.append(row.model_dump(mode="json"))
+    return rows
+
+
+def by_place(entries: Sequence[Entry]) -> dict[tuple[str, str, str], list[Entry]]:
+    """Put what is tuned together: a config, a student and a budget."""
+    found: dict[tuple[str, str, str], list[Entry]] = {}
+    for entry in entries:
+        place = (entry.config.channel, entry.student, entry.budget)
+        found.setdefault(place, []).append(entry)
     return found
 
 
-def changed(entry: Entry, change: dict[str, Any]) -> StudentConfig:
-    """Put the values of a change into the entry's recipe."""
-    own = {key: value for key, value in change.items() if key not in NOT_KEYS}
-    attack = entry.recipe.attack
-    if "steps" in change:
-        attack = attack.model_copy(update={"steps": change["steps"]})
-    if "step" in change:
-        size = change["step"] * entry.config.threat.eps
-        attack = attack.model_copy(update={"step_size": size})
-    return entry.recipe.model_copy(update={"attack": attack, **own})
-
-
-def combinations(varied: list[str]) -> list[dict[str, Any]]:
-    """Read KEY=V,V,... of each; numbers, and steps whole ones."""
-    keys, values = [], []
-    for text in varied:
-        key, _, given = text.partition("=")
-        number = int if key in WHOLE else float
-        keys.append(key)
-        values.append([number(value) for value in given.split(",")])
-    return [dict(zip(keys, chosen, strict=True)) for chosen in product(*values)]
-
-
 def main() -> None:
-    """Make one row a student, method and combination."""
+    """Make the tries that are missing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("grid")
-    parser.add_argument("config")
-    parser.add_argument("methods", nargs="+")
-    parser.add_argument("--student", help="only this architecture")
+    most = len(SETTINGS) + 1
+    parser.add_argument("--tries", type=int, default=most, help="of each method")
+    parser.add_argument("--budgets", nargs="+", help="whole, fifth, tenth; all")
     parser.add_argument("--work", type=Path, default=Path("runs/compare/work"))
     parser.add_argument("--data-dir")
-    parser.add_argument(
-        "--vary",
-        nargs="+",
-        default=[RATES],
-        help="a key of the recipe, 'temperature', or 'steps' and 'step' (in units "
-        f"of eps) of the attack; default: {RATES}",
-    )
-    parser.add_argument("--autoattack", type=int, default=0, metavar="N")
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     options = parser.parse_args()
+    if not 1 <= options.tries <= most:
+        parser.error(f"--tries: from 1 to {most}")
     torch.set_num_threads(1)
     overrides = {"dataset.data_dir": options.data_dir} if options.data_dir else {}
-    changes = combinations(options.vary)
-    plan = [
-        entry
-        for entry in make_plan(load_grid(options.grid), overrides)
-        if entry.config.channel == options.config
-        and entry.method in options.methods
-        and options.student in (None, entry.student)
-        and entry.seed == 0
-    ]
-    if not plan:
-        parser.error(f"the grid {options.grid} has nothing of the kind")
-    whole: dict[str, float] = {}  # budget of each student, of which others are shares
-    for entry in plan:
-        whole[entry.student] = max(whole.get(entry.student, 0), entry.cpu_budget_s)
-    for entry in plan:
-        if entry.cpu_budget_s < whole[entry.student]:
+    grid = load_grid(options.grid).model_copy(update={"tuned": None})
+    plan = [e for e in make_plan(grid, overrides) if e.method != SHIPPED]
+    for place, entries in by_place([e for e in plan if e.seed == plan[0].seed]).items():
+        if options.budgets and place[2] not in options.budgets:
             continue
-        found = [
-            scores(entry, changes, seed, options.work, options.autoattack)
-            for seed in options.seeds
-        ]
-        for change, values in zip(changes, zip(*found, strict=True), strict=True):
-            means = [mean(of) for of in zip(*values, strict=True)]
-            row = {
-                "dataset": entry.config.dataset.name,
-                "student": entry.student,
-                "method": entry.method,
-                "cpu_budget_s": entry.cpu_budget_s,
-                "changes": change,
-                "seeds": list(options.seeds),
-                "clean_accuracy": means[0],
-                "pgd20": means[1],
-                "autoattack": means[2] if options.autoattack else None,
-                "num_autoattack": options.autoattack,
-            }
-            write_rows(ROWS, [*read_rows(ROWS), row])
-            print(json.dumps(row), flush=True)
+        stage = Stage.prepare(entries[0].config, options.work)
+        for number in range(options.tries):
+            rows = read_rows(ROWS)
+            if any(
+                (r["channel"], r["student"], r["budget"], r["number"])
+                == (*place, number)
+                for r in rows
+            ):
+                continue
+            new = tried(stage, entries, number, options.tries)
+            write_rows(ROWS, [*rows, *new])
+            for row in new:
+                print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

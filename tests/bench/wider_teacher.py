@@ -24,8 +24,8 @@ from cloud.storage import StorageDir
 from cloud.training.teacher import TeacherRun
 from common.config import RunConfig
 from common.data.datasets import Dataset, Split, load_dataset
-from deploy.compare.messages import OnProgress
 from deploy.compare.teacher import prepare_stage, train_here
+from deploy.runtime.progress import OnProgress
 from deploy.runtime.settings import load_run_config, parse_assignments
 from deploy.selection.score import student_score, teacher_score
 from edge.distill.knowledge import read_manifest

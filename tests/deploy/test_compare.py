@@ -30,6 +30,10 @@ PUBLIC = {
     "num_images": int,
     "eps": float,
     "norm": str,
+    "attack_steps": int,
+    "training_images": int,
+    "budget": str,
+    "held": str,
 }
 
 
@@ -78,6 +82,7 @@ def test_a_method_without_a_teacher_pulls_nothing_and_takt_its_knowledge(
     assert rows["takt"].pulled_bytes == sum(path.stat().st_size for path in own)
 
 
+@pytest.mark.slow
 def test_with_the_live_teacher_a_row_counts_what_crossed_and_whose_time_it_was(
     site: Site, tmp_path: Path
 ) -> None:
@@ -95,6 +100,28 @@ def test_with_the_live_teacher_a_row_counts_what_crossed_and_whose_time_it_was(
     assert 0.5 * images < row.pulled_bytes < 1.3 * images
     assert row.teacher_sha256 is not None
     assert "teacher_cpu_s" not in site.out.read_text()
+
+
+@pytest.mark.slow
+def test_the_clouds_own_student_costs_a_node_nothing_but_its_bytes(
+    site: Site, tmp_path: Path
+) -> None:
+    site.grid.write_text(grid_text(site.config, "shipped"))
+    out = tmp_path / "rows.json"
+    try:
+        site.compare(out, Choice(methods=("shipped",)))
+    finally:
+        site.grid.write_text(grid_text(site.config, "takt"))
+    (row,) = read_rows(out)
+    assert (row.cpu_s, row.epochs, row.budget) == (0, 0, "none")
+    assert row.pulled_bytes == 2 * row.num_parameters
+    assert row.clean_accuracy > 0.2
+
+
+def test_which_images_held_is_said_of_each(site: Site) -> None:
+    for row in read_rows(site.out):
+        bits = f"{int(row.held, 16):08b}"
+        assert bits.count("1") == round(8 * row.robust_accuracy)
 
 
 def test_a_compare_goes_on_where_the_rows_end_and_makes_none_twice(

@@ -7,6 +7,7 @@ import pytest
 
 from deploy.compare.plots import gain_plot, teacher_gains, write_plots
 from deploy.compare.rows import Row, read_rows
+from deploy.dev.docs import plotted_rows
 
 RESULTS = Path(__file__).parents[1] / "bench" / "results"
 COMMITTED = read_rows(RESULTS / "compare.json")
@@ -62,12 +63,12 @@ def test_the_plot_of_gains_is_svg_that_names_each_student_and_its_gain() -> None
     assert "digits, 970 parameters: +10.0" in " ".join(root.itertext())
 
 
-@pytest.mark.parametrize("name", ["compare", "compare-few"])
+@pytest.mark.parametrize("rows", plotted_rows(), ids=lambda path: path.stem)
 def test_the_committed_plots_are_made_of_the_committed_rows(
-    name: str, tmp_path: Path
+    rows: Path, tmp_path: Path
 ) -> None:
-    for path in write_plots(read_rows(RESULTS / f"{name}.json"), tmp_path / name):
-        assert texts(path) == texts(RESULTS / path.name)
+    for path in write_plots(read_rows(rows), tmp_path / rows.name):
+        assert texts(path) == texts(RESULTS / path.name), "python -m deploy.dev.docs"
 
 
 def texts(path: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """The file of rows, and the table made of it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ def row(seed: int, **changes: object) -> Row:
         "norm": "Linf",
         "num_train": 1293,
         "cpu_budget_s": 3.5,
+        "budget": "whole",
         "attack_cpu_s": 1.0,
         "learning_rate": 0.4,
         "pulled_bytes": 2048,
@@ -70,6 +72,29 @@ def test_a_folder_has_one_compare_at_a_time(tmp_path: Path) -> None:
         sole_writer(tmp_path / "work"),
     ):
         pass
+
+
+def test_a_tuned_row_stands_beside_one_that_is_not_and_is_told_apart(
+    tmp_path: Path,
+) -> None:
+    file = RowFile(tmp_path / "rows.json")
+    file.add(row(0))
+    file.add(row(0, identity="tuned", tuned=True, step_size=0.15))
+    again = RowFile(tmp_path / "rows.json").rows
+    assert [(r.identity, r.tuned) for r in again] == [("row 0", False), ("tuned", True)]
+    assert len(groups(again)) == 2
+
+
+def test_steps_and_training_images_are_written_under_the_names_of_the_tries(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "rows.json"
+    RowFile(path).add(row(0))
+    (tree,) = json.loads(path.read_text())["rows"]
+    assert (tree["attack_steps"], tree["training_images"]) == (1, 1293)
+    assert (tree["steps"], tree["num_train"], tree["budget"]) == (1, 1293, "whole")
+    assert not {"tuned", "held", "step_size", "num_views", "teacher_cpu_s"} & {*tree}
+    assert RowFile(path).rows == [row(0)]
 
 
 def test_a_folder_may_be_both_out_and_work(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from waiting import WAIT_S
 
 from common.faults import VARIABLE
 from deploy.compare.run import Choice, run_compare
+from deploy.runtime.progress import Display
+from deploy.runtime.terminal import make_console
 
 RUN = """
 channel = "small"
@@ -63,6 +65,7 @@ class Site:
             data_dir=None,
             choice=choice or Choice(),
             num_workers=2,
+            display=Display(make_console()),
         )
 
     def process(self, fault: str = "") -> int:
