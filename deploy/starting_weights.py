@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from cloud.storage import StorageDir
 from common.config import RunConfig
-from common.durable import write_atomic
+from common.durable import storing, write_atomic
 from common.errors import ConfigError, StorageError
 from common.models.card import ModelCard
 from common.records import Record
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from common.data.datasets import Dataset
+    from edge.jobs.job import EpochPoint
 
 
 class StartingStudent(Record):
@@ -195,7 +196,14 @@ def distil_student(
     if needs_live_teacher(recipe.method):
         teacher, _ = load_model(storage.weights)
         task = replace(task, teacher=teacher.to(device))
-    model = fit_student(recipe, task).model.cpu()
+    progress = storage.starting_progress(student)
+
+    def note(point: "EpochPoint") -> None:
+        line = {"epoch": point.epoch, "epochs": point.epochs}
+        with storing(progress):
+            progress.write_text(json.dumps(line) + "\n")
+
+    model = fit_student(recipe, task, on_epoch=note).model.cpu()
     card = student_card(manifest, recipe, seed=config.seed)
     card = card.model_copy(update={"version": 0})  # not known before it is published
     path = storage.starting / f"weights-{student}.safetensors"

@@ -4,105 +4,34 @@ AutoAttack takes 30 to 70 ms an image on one core, so models (and chunks of very
 many images) are spread over as many single-threaded workers as there are cores.
 Chunks are of a fixed size: results do not depend on the number of workers. Workers
 run at a low priority, below the nodes and the teacher. Not here: the
-measuring itself (`deploy/evaluation/worker.py`, `common/robustness/evaluate.py`).
+measuring itself (`deploy/evaluation/worker.py`, `common/robustness/evaluate.py`), and
+what the replies come to (`deploy/evaluation/measurement.py`).
 """
 
 import os
 import queue
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 from common.config import DatasetConfig
 from common.config.own_images import CameraShift
-from common.errors import TaktError, error_of
-from common.records import Evaluation
-from deploy.evaluation.images import OWN_CLASSES
-from deploy.evaluation.worker import ClassCount, EvaluationJob, EvaluationReply
-from deploy.report.result import Accuracies
-from deploy.runtime.processes import exchange
+from common.errors import Interrupted, TaktError
+from deploy.evaluation.measurement import Measurement, accepted
+from deploy.evaluation.same_model import digest_of_function
+from deploy.evaluation.worker import EvaluationJob, EvaluationReply
+from deploy.report.details import Answer
+from deploy.runtime.processes import exchange, read_line
 from deploy.runtime.worker_pool import WorkerPool
 
 # Images. Small nets are cheapest in large batches (360 images of a net of 1,000
 # parameters: 33 CPU-seconds in one chunk, 59 in three), so few results are cut.
 CHUNK = 512
 LOW_PRIORITY = 10  # nice; lower would starve on a machine that others use, too
-
-
-@dataclass
-class Measurement:
-    """A measurement that is under way."""
-
-    clean: Future[EvaluationReply]
-    chunks: list[Future[EvaluationReply]]
-
-    @property
-    def progress(self) -> float:
-        """Return the fraction of the chunks that is done."""
-        return sum(chunk.done() for chunk in self.chunks) / len(self.chunks)
-
-    def done(self) -> bool:
-        """Return whether `result` would return at once."""
-        return self.clean.done() and all(chunk.done() for chunk in self.chunks)
-
-    def result(
-        self, timeout: float | None = None, *, classes: Sequence[int] = ()
-    ) -> Accuracies:
-        """Wait for the accuracies.
-
-        Args:
-            timeout: in seconds; None: as long as it takes.
-            classes: a node's own, which are measured apart as well; none: not.
-
-        Raises:
-            TaktError: a worker met an error, or died.
-        """
-        clean = _accepted(self.clean.result(timeout)).clean_accuracy
-        replies = [_accepted(chunk.result(timeout)) for chunk in self.chunks]
-        found = [reply.robust for reply in replies if reply.robust is not None]
-        assert clean is not None and len(found) == len(replies)
-        robust = merge_chunks(found)
-        counts = [reply.by_class for reply in replies]
-        return Accuracies(clean, robust, _of_classes(robust, counts, classes))
-
-
-def merge_chunks(chunks: Sequence[Evaluation]) -> Evaluation:
-    """Join evaluations of disjoint images; several are marked by a flag."""
-    num_images = sum(chunk.num_images for chunk in chunks)
-    right = sum(chunk.accuracy * chunk.num_images for chunk in chunks)
-    flags = {flag for chunk in chunks for flag in chunk.flags}
-    if len(chunks) > 1:
-        flags.add(f"chunks_of_{max(chunk.num_images for chunk in chunks)}")
-    return chunks[0].model_copy(
-        update={
-            "num_images": num_images,
-            "accuracy": round(right) / num_images,
-            "flags": tuple(sorted(flags)),
-        }
-    )
-
-
-def _of_classes(
-    robust: Evaluation,
-    counts: Sequence[tuple[ClassCount, ...]],
-    classes: Sequence[int],
-) -> Evaluation | None:
-    """Take the figure of some classes from an attack on all; None: no image of them."""
-    own = [chunk[k] for chunk in counts for k in classes if k < len(chunk)]
-    attacked = sum(count.attacked for count in own)
-    if not attacked:
-        return None
-    return robust.model_copy(
-        update={
-            "num_images": attacked,
-            "accuracy": sum(count.robust for count in own) / attacked,
-            "flags": (*robust.flags, OWN_CLASSES),
-        }
-    )
 
 
 def cut(num_images: int, chunk: int = CHUNK) -> list[tuple[int, int]]:
@@ -134,7 +63,11 @@ class EvaluationPool:
         self._workers = WorkerPool(
             "deploy.evaluation.worker", num_threads=num_workers, log=log
         )
-        self._idle: queue.SimpleQueue[subprocess.Popen[str]] = queue.SimpleQueue()
+        # None: the pool is closed.
+        self._idle: queue.SimpleQueue[subprocess.Popen[str] | None] = (
+            queue.SimpleQueue()
+        )
+        self._measurements: dict[tuple[str | None, int, CameraShift], Measurement] = {}
 
     def __enter__(self) -> Self:
         """Start the workers."""
@@ -144,20 +77,71 @@ class EvaluationPool:
 
     def __exit__(self, *error: object) -> None:
         """End the workers, whatever they are doing."""
+        for _ in range(self._num_workers):  # for threads that wait for a worker
+            self._idle.put(None)
         self._workers.close()
 
     def submit(
-        self, model: Path, num_images: int, *, shift: CameraShift = "none"
+        self,
+        model: Path,
+        num_images: int,
+        *,
+        shift: CameraShift = "none",
+        detailed: bool = False,
     ) -> Measurement:
         """Queue a model: AutoAttack on `num_images` test images, clean on all.
+
+        A model that is measured already, as the same function in another file, is not
+        measured again.
 
         Args:
             model: safetensors with takt's model card.
             num_images: to attack, some of each class; at most the test images.
             shift: how the camera of the model's node shifts its images.
+            detailed: measure what the page draws as well.
         """
         num_images = min(num_images, self._num_test)
-        job = EvaluationJob(
+        key = (digest_of_function(model), num_images, shift)
+        known = self._measurements.get(key)
+        if known is not None and (known.detailed or not detailed):
+            return known
+        job = self._job(model, num_images=num_images, shift=shift)
+        clean = self._ask(job, part="clean")
+        shares: dict[int, float] = {}
+        chunks = [
+            self._ask(
+                job,
+                partial(shares.__setitem__, place),
+                first=first,
+                count=count,
+                sampled=detailed,
+            )
+            for place, (first, count) in enumerate(cut(num_images))
+        ]
+        radii = self._ask(job, part="radii") if detailed else None
+        measurement = Measurement(clean, chunks, radii, shares)
+        if key[0] is not None:
+            self._measurements[key] = measurement
+        return measurement
+
+    def ask(self, model: Path, pixels: Sequence[str]) -> tuple[Answer, ...]:
+        """Wait for what a model says of images.
+
+        Args:
+            model: safetensors with takt's model card.
+            pixels: of each image, as `EvaluationJob` has them; one at least.
+
+        Raises:
+            TaktError: a worker met an error, or died.
+        """
+        job = self._job(model, num_images=0)
+        reply = self._ask(job, part="answers", pixels=tuple(pixels)).result()
+        return accepted(reply).answers
+
+    def _job(
+        self, model: Path, *, num_images: int, shift: CameraShift = "none"
+    ) -> EvaluationJob:
+        return EvaluationJob(
             model=model.resolve(),
             dataset=self._dataset,
             dataset_seed=self._seed,
@@ -166,22 +150,31 @@ class EvaluationPool:
             eps=self._eps,
             seed=self._seed,
         )
-        clean = self._ask(job, attack=False)
-        chunks = [
-            self._ask(job, first=first, count=count) for first, count in cut(num_images)
-        ]
-        return Measurement(clean, chunks)
 
-    def _ask(self, job: EvaluationJob, **part: object) -> Future[EvaluationReply]:
-        return self._workers.submit(self._exchange, job.model_copy(update=part))
+    def _ask(
+        self,
+        job: EvaluationJob,
+        on_share: Callable[[float], None] = lambda share: None,
+        **part: object,
+    ) -> Future[EvaluationReply]:
+        job = job.model_copy(update=part)
+        return self._workers.submit(self._exchange, job, on_share)
 
-    def _exchange(self, job: EvaluationJob) -> EvaluationReply:
+    def _exchange(
+        self, job: EvaluationJob, on_share: Callable[[float], None]
+    ) -> EvaluationReply:
         for _ in range(2):  # a worker may die for outside reasons: out of memory
             worker = self._idle.get()
+            if worker is None:
+                raise Interrupted("the pool was closed")
             line = exchange(worker, job.model_dump_json())
-            if line:
-                self._idle.put(worker)
-                return EvaluationReply.model_validate_json(line)
+            while line:
+                reply = EvaluationReply.model_validate_json(line)
+                if reply.share is None:
+                    self._idle.put(worker)
+                    return reply
+                on_share(reply.share)
+                line = read_line(worker)
             code = self._workers.end(worker)
             self._start()
         return EvaluationReply(
@@ -197,9 +190,3 @@ class EvaluationPool:
         with suppress(ProcessLookupError):  # it has died, which `exchange` will show
             os.setpriority(os.PRIO_PROCESS, worker.pid, LOW_PRIORITY)
         self._idle.put(worker)
-
-
-def _accepted(reply: EvaluationReply) -> EvaluationReply:
-    if reply.error_code:
-        raise error_of(reply.error_code)(reply.error)
-    return reply

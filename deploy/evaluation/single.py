@@ -6,6 +6,7 @@ the evaluation of a whole run (`deploy/evaluation/pool.py`), the attacks themsel
 
 import json
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,11 @@ from common.config import AttackConfig, DatasetConfig
 from common.errors import ConfigError, DataError
 from common.models.card import ModelCard
 from common.models.foreign import refuse_foreign
+from common.text import counted
 from deploy.evaluation.images import stratified_positions
 from deploy.report.wording import describe, percent
+from deploy.runtime.progress import Display
+from deploy.runtime.settings import refuse_data_dir
 from deploy.runtime.surroundings import require_address_space
 
 if TYPE_CHECKING:
@@ -50,6 +54,7 @@ def evaluate_model(
     data_dir: Path | None,
     seed: int,
     as_json: bool,
+    display: Display,
 ) -> None:
     """Measure a model on the test split of its data set and print the results.
 
@@ -61,9 +66,10 @@ def evaluate_model(
         data_dir: where the data set lies; None: embedded or takt's usual place.
         seed: of the attack.
         as_json: print a JSON object instead of two lines.
+        display: shows how far it is.
 
     Raises:
-        ConfigError: the attack is unknown.
+        ConfigError: the attack is unknown, or --data-dir is given to no purpose.
         DataError: the data set is missing, or is not the model's.
         StorageError: the model cannot be read.
     """
@@ -78,18 +84,22 @@ def evaluate_model(
         robust_accuracy_pgd,
     )
 
-    model, card = load_model(path)
-    dataset = dataset_of(card, data_dir)
-    x, y = dataset.test.tensors()
-    clean = clean_accuracy(model, x, y)
-    positions = stratified_positions(dataset.test.labels, num_images)
-    x, y = x[positions], y[positions]
-    radius = card.eps if eps is None else eps
-    if attack == "autoattack":
-        robust = autoattack(model, x, y, eps=radius, seed=seed)
-    else:
-        steps = AttackConfig(steps=40, step_size=min(radius / 8, 1.0), restarts=2)
-        robust = robust_accuracy_pgd(model, x, y, attack=steps, eps=radius, seed=seed)
+    with display, display.step("evaluate") as step:
+        model, card = load_model(path)
+        dataset = dataset_of(card, data_dir)
+        x, y = dataset.test.tensors()
+        step.update(stage="clean accuracy")
+        clean = clean_accuracy(model, x, y)
+        positions = stratified_positions(dataset.test.labels, num_images)
+        x, y = x[positions], y[positions]
+        radius = card.eps if eps is None else eps
+        if attack == "autoattack":
+            progress = partial(step, f"AutoAttack on {counted(len(y), 'image')}")
+            robust = autoattack(model, x, y, eps=radius, seed=seed, progress=progress)
+        else:
+            step.update(stage=f"PGD on {counted(len(y), 'image')}")
+            pgd = AttackConfig(steps=40, step_size=min(radius / 8, 1.0), restarts=2)
+            robust = robust_accuracy_pgd(model, x, y, attack=pgd, eps=radius, seed=seed)
     if as_json:
         tree = {
             "architecture": card.architecture,
@@ -113,6 +123,7 @@ def dataset_of(card: ModelCard, data_dir: Path | None) -> "Dataset":
         data_dir: where the data set lies; None: embedded or takt's usual place.
 
     Raises:
+        ConfigError: a folder is given, and the data set comes with takt.
         DataError: it is missing, or is not the model's.
     """
     from common.data.datasets import load_dataset
@@ -126,6 +137,7 @@ def dataset_of(card: ModelCard, data_dir: Path | None) -> "Dataset":
             "image_size": card.image_size if card.dataset == "folder" else None,
         }
     )
+    refuse_data_dir(settings)
     dataset = load_dataset(settings, seed=card.seed)
     found = dataset.train.fingerprint()
     # Of images that a release ships, the split here does not show which they are.

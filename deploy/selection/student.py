@@ -26,8 +26,10 @@ from common.config import (
 from common.errors import CapError, ConfigError, TrustError
 from common.model_names import is_packaged
 from common.release import decode_manifest
+from deploy.runtime.progress import Display
+from deploy.runtime.settings import refuse_data_dir
 from edge.jobs.sizing import Trial, try_out
-from edge.limits import MINIMUM_MIB
+from edge.limits import require_memory
 
 _LEAST_CPUS, _MOST_CPUS = 0.01, 1024.0  # a hundredth of a core already takes minutes
 
@@ -73,11 +75,7 @@ def caps_of(*, cpus: float, memory_mib: int, cpu_s: float) -> ProfileConfig:
             f"--cpus {cpus:g}: expected {_LEAST_CPUS:g} to {_MOST_CPUS:g} cores, such "
             "as 0.5"
         )
-    if memory_mib < MINIMUM_MIB:
-        raise CapError(
-            f"--memory-mib {memory_mib}: importing torch and one batch need "
-            f"{MINIMUM_MIB} MiB; give at least that"
-        )
+    require_memory(memory_mib, f"--memory-mib {memory_mib}")
     return ProfileConfig(cpus=cpus, memory_mib=memory_mib, bandwidth_kib_s=1)
 
 
@@ -91,7 +89,7 @@ def subject_of_release(folder: Path, data_dir: Path | None) -> Subject:
     """Take the recipes of a pulled release.
 
     Raises:
-        ConfigError: there is no release in the folder.
+        ConfigError: there is no release in the folder, or its images need no data_dir.
         TrustError: its manifest is malformed.
     """
     try:
@@ -102,6 +100,8 @@ def subject_of_release(folder: Path, data_dir: Path | None) -> Subject:
             "manifest.json and the shards of one"
         ) from e
     dataset = DatasetConfig(data_dir=data_dir)
+    if manifest.dataset == dataset.name:
+        refuse_data_dir(dataset)
     if not manifest.students:
         raise TrustError(f"the release in {folder} has no recipe; pull another")
     recipes, seed, eps = manifest.students, manifest.seed, manifest.eps
@@ -128,17 +128,24 @@ def try_students(
     subject: Subject,
     profile: ProfileConfig,
     cpu_s: float,
-    update: Callable[[str], None],
+    update: Callable[[str, float], None],
 ) -> list[TriedStudent]:
-    """Try every student, the smallest first; call `update` with the name of each.
+    """Try every student, the smallest first.
+
+    Args:
+        subject: what would be trained.
+        profile: of the node.
+        cpu_s: that a training may take.
+        update: called with the name of each, and the share of all that is done.
 
     Raises:
         CapError: the memory cap cannot be held, or is too small for any student.
         TaktError: images or release are missing or wrong.
     """
-    found = []
-    for name, recipe in students_to_try(subject.recipes).items():
-        update(name)
+    found: list[TriedStudent] = []
+    students = students_to_try(subject.recipes)
+    for name, recipe in students.items():
+        update(name, len(found) / len(students))
         trial = try_out(
             recipe,
             profile,
@@ -171,18 +178,28 @@ def select_student(
     cpu_s: float,
     as_json: bool,
     console: Console,
-    progress: Console,
+    display: Display,
 ) -> None:
     """Try out, print the table (or JSON) and the choice.
+
+    Args:
+        subject: what would be trained.
+        profile: of the node.
+        cpu_s: that a training may take.
+        as_json: print a JSON object instead of the table.
+        console: takes the table.
+        display: shows how far the trials are.
 
     Raises:
         CapError: no student fits.
         TaktError: as `try_students`.
     """
-    with progress.status("trying out students") as status:
-        tried = try_students(
-            subject, profile, cpu_s, lambda name: status.update(f"trying out {name}")
-        )
+    with display, display.step("fit", "train a few steps of each student") as step:
+
+        def update(name: str, share: float) -> None:
+            step.update(share, detail=f"trying out {name}")
+
+        tried = try_students(subject, profile, cpu_s, update)
     chosen = largest_that_fits(tried)
     if as_json:
         print(json.dumps(_tree(tried, chosen, profile, cpu_s), indent=1))
@@ -218,7 +235,7 @@ def _nothing_fits(
     return CapError(
         f"no student fits --cpu-s {cpu_s:g}: the smallest, {smallest.name}, would take "
         f"{at_least}{cost.cpu_s:.1f} CPU-s (its memory fits); raise it, or give the "
-        "recipe fewer epochs"
+        "recipe fewer epochs, of its tuning where starting weights are shipped"
     )
 
 

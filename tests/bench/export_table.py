@@ -14,15 +14,15 @@ _FIGURES = tuple(GateFigures.__dataclass_fields__)
 def markdown(rows: list[Row]) -> str:
     """Write the rows as a Markdown table, and a line that gives it meaning."""
     lines = [
-        "| data set | student | file | bytes | ms, 1 image | ms, 64 images | clean % "
-        "| robust % | gate |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| data set | student | seed | file | bytes | ms, 1 image | ms, 64 images "
+        "| clean % | robust % | gate |",
+        "| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for row in rows:
         clean, robust, gate = _measured(row, rows)
         lines.append(
             f"| {row['dataset']} | {row['student']} ({row['num_parameters']:,}) "
-            f"| {row['format']} | {row['bytes']:,} | {row['ms_1']:.3f} "
+            f"| {row['seed']} | {row['format']} | {row['bytes']:,} | {row['ms_1']:.3f} "
             f"| {row['ms_64']:.2f} | {clean:.1f} | {robust:.1f} | {gate} |"
         )
     return "\n".join([*lines, "", _meaning(rows)])
@@ -42,14 +42,15 @@ def _measured(row: Row, rows: list[Row]) -> tuple[float, float, str]:
     return 100 * figures.clean_after, 100 * figures.robust_after, gate
 
 
-def _place(row: Row) -> tuple[str, str]:
-    return row["dataset"], row["student"]
+def _place(row: Row) -> tuple[str, str, int]:
+    return row["dataset"], row["student"], row["seed"]
 
 
 def _meaning(rows: list[Row]) -> str:
     sets = dict.fromkeys(
         f"{r['dataset']}: eps {r['eps']:g}, {r['num_images']} test images, "
-        f"{r['num_attacked']} of them attacked, {r['cpu_s']:g} CPU-s of training"
+        f"{r['num_attacked']} of them attacked"
+        + (f" ({r['note']})" if r["note"] else "")
         for r in rows
         if r["format"] != "float"
     )

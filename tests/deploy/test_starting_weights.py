@@ -257,6 +257,7 @@ def test_a_teacher_is_chosen_by_a_student_of_the_images_that_would_be_shipped(
     assert 0 <= found.robust_accuracy <= found.clean_accuracy <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_ray_tasks_distil_each_recipe_and_their_errors_are_takts(
     storage: StorageDir, dataset: Dataset, tmp_path: Path

@@ -1,6 +1,7 @@
 """`takt fit`: the largest student within the caps, by measuring."""
 
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from waiting import WAIT_S
 
 from common.catalog import STUDENT_ARCHITECTURES
-from common.config import KnowledgeConfig, ProfileConfig
+from common.config import KnowledgeConfig, ProfileConfig, TuningConfig
 from common.errors import CapError, ConfigError
 from common.models.zoo import build_model, num_macs
 from deploy.runtime.settings import load_run_config
@@ -120,6 +121,19 @@ def test_a_trial_measures_steps_and_memory_inside_the_caps() -> None:
     assert 100 < trial.peak_memory_mib < 500
 
 
+def test_a_training_from_shipped_weights_is_measured_as_the_node_does_it() -> None:
+    changes = {"images": "transfer", "num_images": 200, "weights": True}
+    knowledge = CONFIG.knowledge.model_copy(update=changes)
+    tuning = TuningConfig(epochs=3)
+    trial, whole = (
+        tried("tiny", memory_mib=500, cpu_s=1000.0, tuning=tuning, knowledge=each)
+        for each in (knowledge, CONFIG.knowledge)
+    )
+    assert trial.cost is not None and whole.cost is not None
+    assert trial.cost.cpu_s == pytest.approx(3 * trial.cost.cpu_s_per_epoch)
+    assert trial.cost.cpu_s < whole.cost.cpu_s / 10
+
+
 def test_a_student_on_views_is_tried_on_views() -> None:
     knowledge = CONFIG.knowledge.model_copy(update={"num_views": 4, "shift": 1})
     trial = tried(
@@ -150,14 +164,14 @@ def test_a_student_far_over_the_cpu_seconds_is_not_measured_to_the_end() -> None
 def test_a_memory_cap_below_importing_torch_is_refused_before_any_trial() -> None:
     profile = ProfileConfig(cpus=1.0, memory_mib=100, bandwidth_kib_s=1)
     with pytest.raises(CapError, match="memory cap 100 MiB is too small"):
-        try_students(subject_of_config(CONFIG), profile, 60.0, lambda name: None)
+        try_students(subject_of_config(CONFIG), profile, 60.0, lambda name, share: None)
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["--memory-mib", "500", "--cpu-s", "0"], 2, "--cpu-s 0: expected a number"),
-        (["--memory-mib", "100", "--cpu-s", "9"], 4, "--memory-mib 100: importing"),
+        (["--memory-mib", "100", "--cpu-s", "9"], 4, "--memory-mib 100 is too small"),
         (
             ["--memory-mib", "500", "--cpu-s", "9", "--release", "/nonexistent"],
             2,
@@ -184,7 +198,9 @@ def test_bad_input_gives_one_line_and_its_exit_code(
 ) -> None:
     done = takt_fit(*arguments)
     assert done.returncode == code
-    (line,) = done.stderr.splitlines()
+    progress = r"\[ *[\d.]+ s\] fit: .*"
+    lines = done.stderr.splitlines()
+    (line,) = [each for each in lines if not re.fullmatch(progress, each)]
     assert line.startswith("takt: ") and words in line
 
 

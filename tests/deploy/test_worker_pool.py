@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from waiting import WAIT_S
+from waiting import WAIT_S, until
 
 from common.errors import Interrupted
 from deploy.runtime.processes import exchange
@@ -16,6 +16,7 @@ def test_a_closed_pool_has_ended_its_workers_and_starts_no_more(tmp_path: Path) 
     pool = WorkerPool(READER, num_threads=1, log=tmp_path / "log")
     workers = [pool.start(), pool.start()]
     waiting = pool.submit(exchange, workers[0], "[1,")  # it answers at the end only
+    until("the call is made", waiting.running)
     pool.close()
     assert waiting.result(timeout=WAIT_S) == ""
     assert all(worker.returncode is not None for worker in workers)
