@@ -17,7 +17,7 @@ from common.effective_limits import usable_cores
 from common.model_names import is_packaged
 from common.release import MAX_WEIGHTS_BYTES, Manifest, TeacherCard
 from deploy.runtime.exits import arm_signals, interrupt_code
-from deploy.runtime.surroundings import require_address_space
+from deploy.runtime.surroundings import require_room_for_ray
 
 # Ray and Ray Train take seconds to import; each step imports what it uses.
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ def cluster(
 
     Raises:
         ClusterError: Ray did not start, or cannot be reached.
-        CapError: the address space is too limited for that.
+        CapError: addresses or processes are too limited for that.
     """
     from cloud.cluster.local import connect, local_cluster
 
-    require_address_space()
+    require_room_for_ray()
 
     try:
         if address:
@@ -188,6 +188,7 @@ def publish(
     dataset: "Dataset | None" = None,
     *,
     force: bool = False,
+    unsigned: Path | None = None,
 ) -> Manifest:
     """Sign what was extracted as the channel's new release.
 
@@ -196,6 +197,7 @@ def publish(
         storage: the cloud side's folder.
         dataset: of the config, where it is loaded already.
         force: publish a new version even if nothing is new.
+        unsigned: see `ReleaseRepository.publish`.
 
     Raises:
         ConfigError: the teacher was trained, or the knowledge extracted, with other
@@ -215,7 +217,9 @@ def publish(
     fingerprint = dataset.train.fingerprint()
     check_knowledge(config, storage, fingerprint)
     weights = starting_weights(config, storage, fingerprint)
-    return publish_release(config, storage, dataset, weights=weights, force=force)
+    return publish_release(
+        config, storage, dataset, weights=weights, force=force, unsigned=unsigned
+    )
 
 
 def has_release(config: RunConfig, storage: StorageDir) -> bool:

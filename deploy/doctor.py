@@ -21,7 +21,9 @@ from typing import Literal, NamedTuple
 
 from cryptography import x509
 
-from cloud.gateway.addresses import bind_error
+from cloud.gateway.addresses import check_ports as refuse_ports
+from cloud.gateway.addresses import wanted
+from common.address import join
 from common.config import (
     DatasetConfig,
     GatewayConfig,
@@ -31,12 +33,21 @@ from common.config import (
     RunConfig,
 )
 from common.data.folder_counts import count_folder
-from common.data.sources import open_sources
-from common.effective_limits import address_space_mib, effective_limits
-from common.errors import DataError
+from common.data.sources import default_data_dir, open_sources
+from common.effective_limits import (
+    address_space_mib,
+    effective_limits,
+    process_limit,
+)
+from common.errors import AddressError, CapError, DataError
 from common.interpreter import python
 from common.text import counted
-from deploy.runtime.surroundings import ADDRESS_SPACE_MIB
+from deploy.runtime.surroundings import (
+    ADDRESS_SPACE_MIB,
+    NUM_PROCESSES,
+    before_install,
+    require_memory_of_nodes,
+)
 from edge.limits import MINIMUM_MIB, probe_methods
 
 FAILED = 1  # exit code when a check failed; warnings alone leave it 0
@@ -95,6 +106,7 @@ def examine(
     finish_torch = start_torch_check()  # the slow one, in the background
     rest = [
         check_cores(),
+        check_processes(),
         check_memory(config.nodes),
         check_caps(),
         check_ports(config.gateway),
@@ -195,16 +207,26 @@ def check_cores() -> Finding:
     return Finding("ok", "cores", found)
 
 
+def check_processes() -> Finding:
+    """Check how many processes and threads there may be."""
+    limit = process_limit()
+    if limit is None:
+        return Finding("ok", "procs", "no limit on processes")
+    found = f"{limit[0]} processes and threads (by {limit[1]})"
+    if limit[0] < NUM_PROCESSES:
+        return Finding("fail", "procs", found, f"raise it to {NUM_PROCESSES} or more")
+    return Finding("ok", "procs", found)
+
+
 def check_memory(nodes: tuple[NodeConfig, ...]) -> Finding:
     """Check the memory against a simulation and the nodes' caps."""
     limits = effective_limits()
     found = f"{limits.memory_mib:.0f} MiB (by {limits.memory_by})"
-    for node in nodes:
-        cap = node.profile.memory_mib
-        if cap < MINIMUM_MIB:
-            found = f"{found}; node '{node.name}' is capped to {cap} MiB"
-            fix = f"give its profile memory_mib = {MINIMUM_MIB} or more"
-            return Finding("fail", "memory", found, fix)
+    try:
+        require_memory_of_nodes(nodes)
+    except CapError as e:
+        what, _, fix = str(e).partition("; ")
+        return Finding("fail", "memory", f"{found}; {what}", fix)
     if limits.memory_mib < MINIMUM_MIB:
         fix = f"a node needs {MINIMUM_MIB} MiB, a simulation {SIMULATION_MIB} MiB"
         return Finding("fail", "memory", found, fix)
@@ -240,16 +262,15 @@ def check_caps() -> Finding:
 
 def check_ports(gateway: GatewayConfig) -> Finding:
     """Check that the gateway's addresses can be bound."""
-    ports = [port for port in (gateway.port, gateway.enroll_port) if port]
-    for port in ports:
-        refusal = bind_error(gateway.host, port)
-        if refusal is not None:
-            found, _, fix = str(refusal).partition("; ")
-            return Finding("fail", "ports", found, fix)
+    try:
+        refuse_ports(gateway)
+    except AddressError as e:
+        found, _, fix = str(e).partition("; ")
+        return Finding("fail", "ports", found, fix)
+    ports = [join(host, port) for _, host, port in wanted(gateway)]
     if not ports:
         return Finding("ok", "ports", f"any free ones on {gateway.host}")
-    listed = " and ".join(map(str, ports))
-    return Finding("ok", "ports", f"free on {gateway.host}: {listed}")
+    return Finding("ok", "ports", f"free: {' and '.join(ports)}")
 
 
 def check_clock(now: float, pki_dir: Path | None) -> Finding:
@@ -262,8 +283,9 @@ def check_clock(now: float, pki_dir: Path | None) -> Finding:
     shown = datetime.fromtimestamp(now, UTC)
     found = f"{shown:%Y-%m-%d %H:%M} UTC"
     fix = "set the clock (timedatectl set-ntp true); certificates depend on it"
-    if now < Path(__file__).stat().st_mtime - 86400:
-        return Finding("fail", "clock", f"{found} is before takt was installed", fix)
+    wrong = before_install(now)
+    if wrong is not None:
+        return Finding("fail", "clock", wrong, fix)
     before_s = _wall_ahead_s()
     time.sleep(0.1)
     drift_s = _wall_ahead_s() - before_s
@@ -318,9 +340,9 @@ def check_data(dataset: DatasetConfig) -> Finding:
     """Check that a data set's files are there and whole; fetches nothing."""
     name = dataset.name
     if name == "cifar10":  # opening it imports torchvision
-        folder = dataset.data_dir
+        folder = (dataset.data_dir or default_data_dir()).expanduser()
         names = ("cifar-10-batches-py", "cifar10/train")
-        if folder is not None and any((folder / n).is_dir() for n in names):
+        if any((folder / name).is_dir() for name in names):
             return Finding("ok", "data", f"{name} in {folder}")
         fix = "a run downloads it; offline, give --data-dir"
         return Finding("warn", "data", f"{name} is not there", fix)

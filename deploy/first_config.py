@@ -18,7 +18,7 @@ from common.data.image_folder import GREY, scan_tree, size_and_mode
 from common.data.sources import open_sources
 from common.durable import make_folder, write_atomic
 from common.errors import ConfigError
-from common.text import counted
+from common.text import counted, printable
 
 CONFIG = "takt.toml"
 _SIZES = (8, 16, 24, 28, 32, 48, 64)  # larger ones take too long on two cores
@@ -60,7 +60,7 @@ def write_config(folder: Path, data: Path, *, force: bool = False) -> FolderSize
         )
     size = look_at(data)
     make_folder(folder)
-    write_atomic(path, config_text(data, size).encode())
+    write_atomic(path, config_text(data, size, path).encode())
     return size
 
 
@@ -71,7 +71,8 @@ def look_at(data: Path) -> FolderSize:
         DataError: they are missing, unreadable, or lie otherwise.
     """
     # Checks the layout, with its own advice; any size will do.
-    open_sources(DatasetConfig(name="folder", data_dir=data, image_size=32), None)
+    config = DatasetConfig(name="folder", data_dir=data, image_size=32)
+    open_sources(config, None, option="--data")
     tree = scan_tree(data / "train")
     headers = [size_and_mode(path) for path in tree.paths]
     sides = [side for side, _ in headers]
@@ -97,8 +98,14 @@ def describe(size: FolderSize) -> str:
     )
 
 
-def config_text(data: Path, size: FolderSize) -> str:
-    """Write the config of a first run: TOML with comments."""
+def config_text(data: Path, size: FolderSize, path: Path) -> str:
+    """Write the config of a first run: TOML with comments.
+
+    Args:
+        data: the folder of the images.
+        size: what lies there.
+        path: where the config will be, as it was typed.
+    """
     pixels = image_size(size)
     limit = _MOST_PIXELS // pixels**2
     num_trained = min(limit, size.num_images)
@@ -107,6 +114,7 @@ def config_text(data: Path, size: FolderSize) -> str:
     steps = max(1, num_trained // batch)
     values = {
         "found": describe(size),
+        "path": printable(str(path)),
         "channel": _channel(data),
         "data_dir": json.dumps(str(data.absolute()), ensure_ascii=False),
         "image_size": pixels,
@@ -154,7 +162,7 @@ def _channel(data: Path) -> str:
 
 _TEMPLATE = """\
 # {found}.
-# A first run: takt simulate --config takt.toml
+# A first run: takt simulate --config {path}
 # Every key, with its default: deploy/configs/README.md. What each student costs on a
 # node: takt fit. Nothing here is more than a starting point.
 channel = "{channel}" # the name under which nodes follow the releases

@@ -6,16 +6,18 @@ what the user reads; not here: the steps (deploy/cloud_side.py).
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cloud.storage import StorageDir
+from common.address import join
 from common.text import counted
 from deploy.cli.groups import VerbGroup
+from deploy.cli.long_verbs import is_quiet, long_verb, open_display
 from deploy.cli.options import (
     DEFAULT_RUNS,
     DEFAULT_STORAGE,
@@ -31,19 +33,23 @@ from deploy.cli.options import (
     expand,
     settings_of,
 )
+from deploy.runtime.surroundings import require_clock
 
 if TYPE_CHECKING:
     from common.config import RunConfig
+    from deploy.runtime.progress import Display
 
 app = typer.Typer(
     cls=VerbGroup,
     help="The cloud side: train, extract, publish, serve.",
     no_args_is_help=True,
+    add_completion=False,  # it is the whole command's
     rich_markup_mode=None,
 )
 
 
 @app.command()
+@long_verb
 def run(
     config: Config,
     storage: Storage = DEFAULT_STORAGE,
@@ -52,28 +58,32 @@ def run(
     limit: Limit = None,
     seed: Seed = None,
     assign: Assign = None,
-    serve: Annotated[bool, typer.Option(help="Serve the release at the end.")] = True,
+    serve: Annotated[bool, typer.Option(help="Serve nodes, from the start.")] = True,
 ) -> None:
     """Train, extract, publish, and serve until stopped; nodes may join at once."""
     from deploy.cloud_side import check_images
 
-    settings, _ = settings_of(config, data_dir, limit, seed, assign)
+    settings, _ = settings_of(config, data_dir, limit, seed, assign, of_deployment=True)
+    require_clock()
     folder = StorageDir(storage)
     with folder.recorded_failure():
         check_images(settings)
     with (
-        folder.recorded_failure(),
-        _cluster(address, folder, settings),
-        _gateway(settings, folder) if serve else nullcontext(),
+        folder.recorded_failure() as work_is_done,
+        open_display(on_stdout=True) as display,
+        _cluster(address, folder, settings, display),
+        _gateway(settings, folder, display.print) if serve else nullcontext(),
     ):
-        _train(settings, folder)
-        _extract(settings, folder)
-        _publish(settings, folder)
+        display.print(_train(settings, folder, display))
+        display.print(_extract(settings, folder, display))
+        typer.echo(_publish(settings, folder, display))
+        work_is_done()
         if serve:
             _wait()
 
 
 @app.command()
+@long_verb
 def train(
     config: Config,
     storage: Storage = DEFAULT_STORAGE,
@@ -86,14 +96,20 @@ def train(
     """Train the teacher, or the best of [choice]; resumes what was interrupted."""
     from deploy.cloud_side import check_images
 
-    settings, _ = settings_of(config, data_dir, limit, seed, assign)
+    settings, _ = settings_of(config, data_dir, limit, seed, assign, of_deployment=True)
     check_images(settings)
     folder = StorageDir(storage)
-    with _cluster(address, folder, settings):
-        _train(settings, folder)
+    with (
+        folder.recorded_failure(),
+        open_display(on_stdout=True) as display,
+        _cluster(address, folder, settings, display),
+    ):
+        found = _train(settings, folder, display)
+    typer.echo(found)
 
 
 @app.command()
+@long_verb
 def extract(
     config: Config,
     storage: Storage = DEFAULT_STORAGE,
@@ -106,14 +122,20 @@ def extract(
     """Extract the teacher's knowledge into shards, and distil starting weights."""
     from deploy.cloud_side import check_extractable
 
-    settings, _ = settings_of(config, data_dir, limit, seed, assign)
+    settings, _ = settings_of(config, data_dir, limit, seed, assign, of_deployment=True)
     folder = StorageDir(storage)
     check_extractable(settings, folder)
-    with _cluster(address, folder, settings):
-        _extract(settings, folder)
+    with (
+        folder.recorded_failure(),
+        open_display(on_stdout=True) as display,
+        _cluster(address, folder, settings, display),
+    ):
+        found = _extract(settings, folder, display)
+    typer.echo(found)
 
 
 @app.command()
+@long_verb
 def publish(
     config: Config,
     storage: Storage = DEFAULT_STORAGE,
@@ -124,10 +146,24 @@ def publish(
     force: Annotated[
         bool, typer.Option("--force", help="A new version even if nothing is new.")
     ] = False,
+    unsigned: Annotated[
+        Path | None,
+        typer.Option(
+            callback=expand,
+            help="Write the targets metadata there, for `takt keys sign` elsewhere.",
+        ),
+    ] = None,
 ) -> None:
     """Sign what was extracted as the channel's new release."""
-    settings, _ = settings_of(config, data_dir, limit, seed, assign)
-    _publish(settings, StorageDir(storage), force=force)
+    settings, _ = settings_of(config, data_dir, limit, seed, assign, of_deployment=True)
+    folder = StorageDir(storage)
+    require_clock()
+    folder.check_teacher()
+    with folder.recorded_failure(), open_display(on_stdout=True) as display:
+        found = _publish(settings, folder, display, force=force, unsigned=unsigned)
+    typer.echo(found)
+    if unsigned is not None:
+        typer.echo(f"once {unsigned} is signed: takt keys accept {unsigned}")
 
 
 @app.command()
@@ -141,10 +177,15 @@ def serve(
     assign: Assign = None,
 ) -> None:
     """Serve the repository to nodes until stopped."""
-    settings, _ = settings_of(config, data_dir, limit, seed, assign)
+    settings, _ = settings_of(config, data_dir, limit, seed, assign, of_deployment=True)
     folder = StorageDir(storage)
+    require_clock()
     folder.check_servable()
-    with _cluster(address, folder, settings), _gateway(settings, folder):
+    with (
+        open_display(on_stdout=True) as display,
+        _cluster(address, folder, settings, display),
+        _gateway(settings, folder, typer.echo),
+    ):
         _say_if_unpublished(settings, folder)
         _wait()
 
@@ -158,6 +199,7 @@ def check(storage: Storage = DEFAULT_STORAGE) -> None:
 
 
 @app.command()
+@long_verb
 def report(
     config: Config,
     nodes_dir: Annotated[
@@ -172,7 +214,9 @@ def report(
     compare: Compare = False,
 ) -> int:
     """Follow a job and its nodes that run elsewhere; end as `takt simulate` does."""
-    settings, text = settings_of(config, data_dir, limit, seed, assign)
+    settings, text = settings_of(
+        config, data_dir, limit, seed, assign, of_deployment=True
+    )
     StorageDir(storage.resolve()).check_there()
     from deploy.simulation.collect import collect_run
 
@@ -183,62 +227,103 @@ def report(
         nodes_dir=nodes_dir,
         runs_dir=runs_dir,
         compare=compare,
+        quiet=is_quiet(),
     )
 
 
+@contextmanager
 def _cluster(
-    address: str | None, storage: StorageDir, settings: "RunConfig"
-) -> AbstractContextManager[str]:
+    address: str | None,
+    storage: StorageDir,
+    settings: "RunConfig",
+    display: "Display",
+) -> Iterator[None]:
     from deploy import cloud_side
 
-    return cloud_side.cluster(settings, logs=storage.ray_logs, address=address)
+    with ExitStack() as stack:
+        with display.step("cluster"):
+            stack.enter_context(
+                cloud_side.cluster(settings, logs=storage.ray_logs, address=address)
+            )
+        yield
 
 
-def _train(settings: "RunConfig", storage: StorageDir) -> None:
+def _train(settings: "RunConfig", storage: StorageDir, display: "Display") -> str:
+    """Train the teacher; say in a line what came of it."""
     from common.data.datasets import dataset_notes
     from deploy import cloud_side
+    from deploy.cloud_progress import shown, teacher_progress
     from deploy.report.wording import describe, percent
 
     for note in dataset_notes(settings.dataset, seed=settings.seed):
-        typer.echo(f"note: {note}")
-    card = cloud_side.train(settings, storage, typer.echo)
+        display.print(f"note: {note}")
+    with shown(
+        *(display, "teacher", "adversarial training with Ray Train"),
+        lambda: teacher_progress(settings, storage),
+    ):
+        card = cloud_side.train(settings, storage, display.print)
     trial = " (a trial of two epochs on CPUs)" if card.trial else ""
-    typer.echo(
+    return (
         f"teacher {card.architecture}{trial}: clean {percent(card.clean_accuracy)} %, "
         + ", ".join(f"{percent(e.accuracy)} % ({describe(e)})" for e in card.robust)
     )
 
 
-def _extract(settings: "RunConfig", storage: StorageDir) -> None:
+def _extract(settings: "RunConfig", storage: StorageDir, display: "Display") -> str:
+    """Extract knowledge, distil starting weights; say where they are."""
     from deploy import cloud_side
+    from deploy.cloud_progress import knowledge_progress, shown, weights_progress
 
-    typer.echo(f"knowledge: {cloud_side.extract(settings, storage)}")
-    cloud_side.distil_weights(settings, storage, typer.echo)
+    with shown(
+        *(display, "knowledge", "extract it with Ray actors"),
+        lambda: knowledge_progress(storage),
+    ):
+        folder = cloud_side.extract(settings, storage)
+    if settings.knowledge.weights:
+        with shown(
+            *(display, "weights", "distil starting weights with Ray"),
+            lambda: weights_progress(settings, storage),
+        ):
+            cloud_side.distil_weights(settings, storage, display.print)
+    return f"knowledge: {folder}"
 
 
 def _publish(
-    settings: "RunConfig", storage: StorageDir, *, force: bool = False
-) -> None:
+    settings: "RunConfig",
+    storage: StorageDir,
+    display: "Display",
+    *,
+    force: bool = False,
+    unsigned: Path | None = None,
+) -> str:
+    """Sign a release; say in a line what it is."""
     from deploy import cloud_side
 
-    manifest = cloud_side.publish(settings, storage, force=force)
+    with display.step("publish", f"sign a release to '{settings.channel}'"):
+        manifest = cloud_side.publish(settings, storage, force=force, unsigned=unsigned)
     trial = " (of a trial teacher)" if manifest.teacher.trial else ""
-    typer.echo(
-        f"channel '{manifest.channel}' is at version {manifest.version}{trial}: "
+    verb = "is at" if unsigned is None else "waits for signatures for"
+    return (
+        f"channel '{manifest.channel}' {verb} version {manifest.version}{trial}: "
         f"{manifest.num_bytes:,} bytes, "
         f"{counted(manifest.num_samples, 'sample')}"
     )
 
 
 @contextmanager
-def _gateway(settings: "RunConfig", storage: StorageDir) -> Iterator[None]:
+def _gateway(
+    settings: "RunConfig", storage: StorageDir, say: Callable[[str], None]
+) -> Iterator[None]:
     from deploy import cloud_side
 
     with cloud_side.gateway(settings, storage) as addresses:
-        typer.echo(
+        say(
             f"serving channel '{settings.channel}' at {addresses.address}, enrolment "
             f"at {addresses.enroll_address}; nodes trust {storage.ca}"
         )
+        if addresses.status_port:
+            page = join(addresses.status_host, addresses.status_port)
+            typer.echo(f"its status is at http://{page}/, for Prometheus at /metrics")
         yield
 
 

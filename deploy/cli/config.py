@@ -17,6 +17,7 @@ app = typer.Typer(
     name="config",
     help="Say what a config amounts to, and what its keys mean.",
     no_args_is_help=True,
+    add_completion=False,  # it is the whole command's
     rich_markup_mode=None,
 )
 

@@ -5,6 +5,7 @@ Not here: what a node does (edge/daemon/node.py) and how it joins
 """
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -13,7 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from common.errors import ConfigError, DataError, StudentError, TaktError
+from common.text import shortened
+from common.text_file import read_text, reason_of
 from deploy.cli.groups import VerbGroup
+from deploy.cli.long_verbs import long_verb, open_display
 from deploy.cli.options import AsJson, expand
 
 if TYPE_CHECKING:
@@ -27,6 +31,7 @@ app = typer.Typer(
     cls=VerbGroup,
     help="A node: enrol, follow a channel, distil under caps.",
     no_args_is_help=True,
+    add_completion=False,  # it is the whole command's
     rich_markup_mode=None,
 )
 
@@ -42,6 +47,7 @@ TokenFile = Annotated[
     ),
 ]
 DEFAULT = Path("edge.toml")
+_MOST_OF_MESSAGE = 300  # characters
 TOKEN_VARIABLE = "TAKT_TOKEN"
 
 
@@ -77,7 +83,7 @@ def run(
     config: Config = DEFAULT,
     token: Annotated[
         str | None,
-        typer.Option(envvar=TOKEN_VARIABLE, help="Enrol first, where that is missing."),
+        typer.Option(envvar=TOKEN_VARIABLE, help="Enrols this node, unless it is."),
     ] = None,
     token_file: TokenFile = None,
 ) -> int:
@@ -100,26 +106,31 @@ def run(
 
 
 @app.command()
+@long_verb
 def once(
     config: Config = DEFAULT,
     wait: Annotated[
-        bool, typer.Option("--wait", help="For a channel's first release.")
+        bool, typer.Option("--wait", help="Wait, if the channel has no release yet.")
     ] = False,
 ) -> int:
     """Distil the channel's present release, report, and end."""
+    from deploy.cli.node_progress import followed
     from edge.config import load_edge_config
     from edge.daemon import run_daemon
     from edge.state import read_status
 
     settings = load_edge_config(config)
-    _log_to_stderr(settings)
-    code = run_daemon(settings, once=True, wait=wait)
+    with open_display(write_line=logging.getLogger("takt").info) as display:
+        _log_to_stderr(settings, quiet=display.quiet)
+        with followed(display, settings.state_dir):
+            code = run_daemon(settings, once=True, wait=wait)
     if code == 0:
         typer.echo(describe_status(read_status(settings.state_dir)))
     return code
 
 
 @app.command()
+@long_verb
 def export(
     config: Config = DEFAULT,
     to: Annotated[str, typer.Option(help="onnx or onnx-int8.")] = "onnx-int8",
@@ -137,7 +148,9 @@ def export(
     promoted = state.read_current().promoted
     if promoted is None:
         raise StudentError("no student is promoted yet; see `takt edge status`")
-    for line in run_export(settings, promoted, (format,), stop=threading.Event()):
+    with open_display() as display, display.step("export", f"write {format}"):
+        lines = run_export(settings, promoted, (format,), stop=threading.Event())
+    for line in lines:
         typer.echo(line)
     typer.echo(state.exported_file(promoted, format))
 
@@ -233,8 +246,10 @@ def describe_status(status: "Status") -> str:
     if status.cap is not None:
         kind = "hard" if status.cap.hard else "soft"
         parts.append(f"caps by {status.cap.method} ({kind})")
+    if status.outcome in ("kept", "refused", "failed"):
+        parts.append(f"the last release was {status.outcome}")
     if status.message:
-        parts.append(status.message)
+        parts.append(shortened(status.message, _MOST_OF_MESSAGE))
     return ", ".join(parts)
 
 
@@ -248,19 +263,18 @@ def _read_token(path: Path) -> str:
     if str(path) == "-":
         return sys.stdin.readline().strip()
     try:
-        return path.read_text(encoding="utf-8-sig").strip()
+        return read_text(path).strip()
     except (OSError, UnicodeDecodeError) as e:
-        reason = e.strerror if isinstance(e, OSError) else "not text"
         raise ConfigError(
-            f"cannot read the token in {path}: {reason}; `takt pki allow NODE` prints "
-            "one"
+            f"cannot read the token in {path}: {reason_of(e)}; `takt pki allow NODE` "
+            "prints one"
         ) from e
 
 
-def _log_to_stderr(settings: "EdgeConfig") -> None:
+def _log_to_stderr(settings: "EdgeConfig", *, quiet: bool = False) -> None:
     from common.logs import log_to
 
-    log_to(sys.stderr, settings.log_format, node=settings.node)
+    log_to(sys.stderr, settings.log_format, node=settings.node, quiet=quiet)
 
 
 def _answer_new(

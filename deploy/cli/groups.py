@@ -27,3 +27,18 @@ class VerbGroup(TyperGroup):
         if rows:
             with formatter.section(_("Commands")):
                 formatter.write_dl(rows)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a verb; its help names an argument by our word alone, if it has one.
+
+        typer adds the type of Python, such as list[Path].
+        """
+        verb = super().get_command(ctx, cmd_name)
+        for each in verb.params if verb is not None else ():
+            if each.param_type_name == "argument" and each.metavar is not None:
+                each.display_type_rich = _no_type  # type: ignore[attr-defined]
+        return verb
+
+
+def _no_type(ctx: Any) -> None:
+    return None

@@ -16,6 +16,8 @@ from deploy.cli.cloud import app as cloud_app
 from deploy.cli.config import app as config_app
 from deploy.cli.edge import app as edge_app
 from deploy.cli.groups import VerbGroup
+from deploy.cli.keys import app as keys_app
+from deploy.cli.long_verbs import is_quiet, long_verb, open_display
 from deploy.cli.models import app as models_app
 from deploy.cli.options import (
     DEFAULT_RUNS,
@@ -27,12 +29,17 @@ from deploy.cli.options import (
     Limit,
     RunsDir,
     Seed,
+    existing_folder,
     expand,
     settings_of,
 )
 from deploy.cli.pki import app as pki_app
 from deploy.cli.runs import app as runs_app
 
+OnlyThis = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Only this one; may be repeated."),
+]
 COMPLETION_VARIABLE = "_TAKT_COMPLETE"  # of click, for a program called takt
 
 app = typer.Typer(
@@ -47,6 +54,7 @@ app = typer.Typer(
 app.add_typer(cloud_app, name="cloud")
 app.add_typer(config_app, name="config")
 app.add_typer(edge_app, name="edge")
+app.add_typer(keys_app, name="keys")
 app.add_typer(models_app, name="models")
 app.add_typer(pki_app, name="pki")
 app.add_typer(runs_app, name="runs")
@@ -97,6 +105,7 @@ def init(
 
 
 @app.command()
+@long_verb
 def simulate(
     config: Config = "digits",
     data_dir: DataDir = None,
@@ -109,14 +118,21 @@ def simulate(
     """Run the whole system on this machine: teacher, release, capped nodes."""
     settings, text = settings_of(config, data_dir, limit, seed, assign)
     # Imported after the config was read: a wrong one is refused at once.
-    from deploy.runtime.surroundings import require_address_space
+    from deploy.runtime.surroundings import (
+        require_memory_of_nodes,
+        require_room_for_ray,
+    )
     from deploy.simulation.simulate import run_simulation
 
-    require_address_space()
-    return run_simulation(settings, text, runs_dir=runs_dir, compare=compare)
+    require_memory_of_nodes(settings.nodes)
+    require_room_for_ray()
+    return run_simulation(
+        settings, text, runs_dir=runs_dir, compare=compare, quiet=is_quiet()
+    )
 
 
 @app.command()
+@long_verb
 def evaluate(
     model: Annotated[
         Path, typer.Argument(callback=expand, help="A .safetensors file of takt.")
@@ -143,10 +159,12 @@ def evaluate(
         data_dir=data_dir,
         seed=seed,
         as_json=as_json,
+        display=open_display(),
     )
 
 
 @app.command()
+@long_verb
 def export(
     student: Annotated[
         Path, typer.Argument(callback=expand, help="A .safetensors file of takt.")
@@ -162,10 +180,11 @@ def export(
         int, typer.Option(min=1, help="Of these, so many are attacked.")
     ] = 200,
     max_clean_drop: Annotated[
-        float, typer.Option(min=0, help="Points of clean accuracy that may be lost.")
+        float,
+        typer.Option(min=0, help="Clean accuracy it may lose: percentage points."),
     ] = 0.5,
     max_robust_drop: Annotated[
-        float, typer.Option(min=0, help="Points of robust accuracy, likewise.")
+        float, typer.Option(min=0, help="The same of its robust accuracy.")
     ] = 1.0,
     data_dir: DataDir = None,
     seed: Annotated[
@@ -174,6 +193,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a student as an ONNX file, unless that answers worse."""
+    from common.export.bounds import Bounds
     from deploy.export import export_student
 
     export_student(
@@ -182,15 +202,16 @@ def export(
         to=to,
         num_images=images,
         num_attacked=attacked,
-        max_clean_drop=max_clean_drop / 100,
-        max_robust_drop=max_robust_drop / 100,
+        bounds=Bounds(clean=max_clean_drop / 100, robust=max_robust_drop / 100),
         data_dir=data_dir,
         seed=seed,
         as_json=as_json,
+        display=open_display(),
     )
 
 
 @app.command()
+@long_verb
 def fit(
     memory_mib: Annotated[int, typer.Option(min=1, help="The node's memory cap.")],
     cpu_s: Annotated[
@@ -211,8 +232,6 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """Pick the largest student whose training fits a node, by measuring steps."""
-    from rich.console import Console
-
     from deploy.runtime.terminal import make_console
     from deploy.selection.student import (
         caps_of,
@@ -233,22 +252,24 @@ def fit(
         cpu_s=cpu_s,
         as_json=as_json,
         console=make_console(),
-        progress=Console(stderr=True),
+        display=open_display(),
     )
 
 
 @app.command()
+@long_verb
 def compare(
     full: Annotated[
         bool, typer.Option("--full", help="The whole grid: hours, not minutes.")
     ] = False,
     grid: Annotated[
-        str | None, typer.Option(help="A grid of your own, TOML; see deploy/grids.")
+        str | None, typer.Option(help="A shipped grid's name, or a TOML file of yours.")
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            callback=expand, help="The file of rows (.json); goes on from it."
+            callback=expand,
+            help="The file of rows, goes on from it; default: runs/compare/GRID.json.",
         ),
     ] = None,
     work: Annotated[
@@ -258,15 +279,9 @@ def compare(
         ),
     ] = Path("runs/compare/work"),
     data_dir: DataDir = None,
-    dataset: Annotated[
-        list[str] | None, typer.Option(help="Only this one; may be repeated.")
-    ] = None,
-    student: Annotated[
-        list[str] | None, typer.Option(help="Only this one; may be repeated.")
-    ] = None,
-    method: Annotated[
-        list[str] | None, typer.Option(help="Only this one; may be repeated.")
-    ] = None,
+    dataset: OnlyThis = None,
+    student: OnlyThis = None,
+    method: OnlyThis = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Rows at a time; default: the cores.")
     ] = None,
@@ -275,10 +290,10 @@ def compare(
     from common.effective_limits import usable_cores
     from deploy.compare.grid import which_grid
     from deploy.compare.run import Choice, run_compare
-    from deploy.runtime.surroundings import require_address_space
+    from deploy.runtime.surroundings import require_room_for_ray
 
     name = which_grid(grid, full=full)
-    require_address_space()
+    require_room_for_ray()
     run_compare(
         name,
         out=out or Path("runs/compare") / f"{Path(name).stem}.json",
@@ -286,21 +301,25 @@ def compare(
         data_dir=None if data_dir is None else data_dir.absolute(),
         choice=Choice(dataset or (), student or (), method or ()),
         num_workers=workers or usable_cores(),
+        display=open_display(on_stdout=True),
     )
 
 
 @app.command()
+@long_verb
 def report(
     run: Annotated[
         Path, typer.Argument(callback=expand, help="A run's folder, see runs/.")
     ],
 ) -> None:
-    """Make a run's report.html again and print its table, from its result.json."""
-    from deploy.report.page import write_report
+    """Make a run's report.html again and print its table, from its folder."""
     from deploy.report.table import print_result
     from deploy.runtime.terminal import make_console
 
-    result = write_report(run)
+    with open_display() as display, display.step("report"):
+        from deploy.report.page import write_report  # and with it matplotlib
+
+        result = write_report(run)
     print_result(result, make_console(), run if run.is_dir() else run.parent)
 
 
@@ -315,7 +334,8 @@ def doctor(
     pki: Annotated[
         Path | None,
         typer.Option(
-            callback=expand, help="A folder of certificates, to check the clock."
+            callback=existing_folder,
+            help="A folder of certificates, to check the clock.",
         ),
     ] = None,
 ) -> int:
@@ -337,8 +357,10 @@ def exit_codes() -> None:
 
 def main() -> None:
     """Run the command line; the entry point of `takt`."""
+    from common.ownership import keep_others_from_writing
     from deploy.runtime.exits import leave, run
 
+    keep_others_from_writing()
     leave(run(lambda: invoke(sys.argv[1:])))
 
 
@@ -348,11 +370,20 @@ def invoke(arguments: list[str]) -> int:
     Not by calling `app`, which would turn an interrupt into an exit code before
     `deploy.runtime.exits` can see which signal it was.
     """
-    command = typer.main.get_command(app)
     if COMPLETION_VARIABLE in os.environ:  # a shell asks what may follow
-        command.main(arguments, "takt", standalone_mode=False)
+        whole = typer.main.get_command(app)
+        whole.main(arguments, "takt", standalone_mode=False)
+    verbs, path = app, "takt"
+    for group in app.registered_groups:  # making all verbs takes as long as some do
+        if arguments[:1] == [group.name] and group.typer_instance is not None:
+            verbs, path, arguments = (
+                group.typer_instance,
+                f"takt {group.name}",
+                arguments[1:],
+            )
+    command = typer.main.get_command(verbs)
     try:
-        with command.make_context("takt", arguments) as context:
+        with command.make_context(path, arguments) as context:
             code = command.invoke(context)
     except typer.Exit as e:  # of --help
         return e.exit_code

@@ -15,6 +15,7 @@ app = typer.Typer(
     name="models",
     help="Say which models a config may name, and what each costs.",
     no_args_is_help=True,
+    add_completion=False,  # it is the whole command's
     rich_markup_mode=None,
 )
 

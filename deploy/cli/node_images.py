@@ -35,7 +35,8 @@ def sharing(data: OwnImagesConfig, gateway: str) -> str:
         return "no image leaves this device (share_images = false)"
     return (
         "images leave this device (share_images = true): each one that is trained on, "
-        f"and its shifted views, goes once to gateway {gateway}, whose teacher answers"
+        f"and its shifted views, goes once to gateway {gateway}, whose teacher "
+        "answers; none where the release's recipe trains without its answers"
     )
 
 

@@ -15,9 +15,19 @@ if TYPE_CHECKING:
 
 def expand(value: Path | None) -> Path | None:
     """Expand ~ in a path option; no shell does it in --storage=~/takt."""
-    from deploy.runtime.settings import expanded
+    from deploy.runtime.paths import expanded
 
     return None if value is None else expanded(value)
+
+
+def existing_folder(value: Path | None) -> Path | None:
+    """Expand ~, and refuse a folder that is not there."""
+    from common.errors import StorageError
+
+    path = expand(value)
+    if path is not None and not path.is_dir():
+        raise StorageError(f"there is no folder {path}; give one that is there")
+    return path
 
 
 def own_folder(value: Path | None) -> Path | None:
@@ -77,16 +87,32 @@ def settings_of(
     limit: int | None = None,
     seed: int | None = None,
     assign: list[str] | None = None,
+    *,
+    of_deployment: bool = False,
 ) -> "tuple[RunConfig, str]":
     """Read a verb's config with its options on top; also as TOML text.
 
+    Args:
+        config: a TOML file, or a shipped config's name.
+        data_dir: of the option of that name, as the next three are.
+        limit: the same.
+        seed: the same.
+        assign: the same.
+        of_deployment: the verb is one that the files of a deployment run, which name
+            one folder of data, whichever data set it is for.
+
     Raises:
-        ConfigError: the config cannot be read, or a key or value is wrong.
+        ConfigError: the config cannot be read, a key or value is wrong, or a folder
+            is given for a data set that comes with takt.
     """
-    from deploy.runtime.settings import load_run_config
+    from deploy.runtime.settings import load_run_config, refuse_data_dir
 
     overrides, typed = overrides_of(data_dir, limit, seed, assign)
-    return load_run_config(config, overrides, typed=typed)
+    settings, text = load_run_config(config, overrides, typed=typed)
+    if not of_deployment:
+        given = "dataset.data_dir" if data_dir is None else "--data-dir"
+        refuse_data_dir(settings.dataset, given)
+    return settings, text
 
 
 def overrides_of(
@@ -100,7 +126,8 @@ def overrides_of(
     Raises:
         ConfigError: an option cannot be read.
     """
-    from deploy.runtime.settings import parse_assignments, require_utf_8
+    from deploy.runtime.paths import require_utf_8
+    from deploy.runtime.settings import parse_assignments
 
     overrides = parse_assignments(assign or [])
     if data_dir is not None:

@@ -26,13 +26,14 @@ from deploy.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from cloud.pki.authority import Authority
+    from cloud.pki.authority import Authority, Lifetimes
 
 app = typer.Typer(
     cls=VerbGroup,
     name="pki",
     help="Make the project's authority, and say which nodes may join.",
     no_args_is_help=True,
+    add_completion=False,  # it is the whole command's
     rich_markup_mode=None,
 )
 
@@ -44,13 +45,17 @@ def init(
     storage: Storage = DEFAULT_STORAGE,
     host: Annotated[
         list[str] | None,
-        typer.Option(help="A name or address that nodes reach the gateway by."),
+        typer.Option(
+            metavar="NAME", help="A name or address that nodes reach the gateway by."
+        ),
     ] = None,
 ) -> None:
     """Make the authority and the gateway's certificate, unless they are there."""
     from cloud.pki.authority import Authority
     from cloud.storage import StorageDir
+    from deploy.runtime.surroundings import require_clock
 
+    require_clock()
     authority = Authority(StorageDir(storage).pki)
     authority.init()
     authority.server_credentials(tuple(host or ()))
@@ -91,7 +96,7 @@ def invite(
     """Write what each node of a config needs to join: config, CA, one-time token."""
     from deploy.cli.invite import CA, invite_nodes
 
-    settings, _ = settings_of(config, data_dir, limit, seed, assign)
+    settings, _ = settings_of(config, data_dir, limit, seed, assign, of_deployment=True)
     authority = _authority(storage)
     invited = invite_nodes(
         settings,
@@ -119,16 +124,36 @@ def sign(
         Path | None,
         typer.Option(callback=expand, help="Where the certificate goes; else printed."),
     ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config", "-c", help="Of the gateway: its node_days is what is signed."
+        ),
+    ] = None,
+    assign: Assign = None,
 ) -> None:
-    """Sign a node's request by hand, for nodes that enrol without a network."""
+    """Sign a node's request by hand, for nodes that enrol without a network.
+
+    For as long as gateway.node_days of the config says; 30 days without one.
+    """
+    from cloud.pki.authority import Lifetimes
     from common.durable import write_atomic
     from common.errors import ConfigError
 
     try:
         csr_pem = request.read_bytes()
     except OSError as e:
-        raise ConfigError(f"cannot read request {request}: {e.strerror}") from e
-    certificate = _authority(storage).sign(csr_pem, node)
+        raise ConfigError(
+            f"cannot read request {request}: {e.strerror}; name the file of the node's "
+            "signing request"
+        ) from e
+    lifetimes = Lifetimes()
+    if config is not None:
+        gateway = settings_of(config, assign=assign, of_deployment=True)[0].gateway
+        lifetimes = Lifetimes.of(gateway.node_days, gateway.server_days)
+    elif assign:
+        raise ConfigError("--set changes a config; name the gateway's with --config")
+    certificate = _authority(storage, lifetimes).sign(csr_pem, node)
     if out is None:
         typer.echo(certificate.decode(), nl=False)
     else:
@@ -173,11 +198,17 @@ def rotate(
     ] = False,
 ) -> None:
     """Give a role that signs releases, or the authority, a new key; nodes follow."""
+    from cloud.publishing.repository import ReleaseRepository
+    from cloud.publishing.role_changes import check_role
+    from cloud.publishing.roles import ROLES
+    from cloud.storage import StorageDir
+    from deploy.runtime.surroundings import require_clock
+
+    check_role(role, (*ROLES, "authority"))
+    require_clock()
     if role == "authority":
         _rotate_authority(storage, finish=finish)
         return
-    from cloud.publishing.repository import ReleaseRepository
-    from cloud.storage import StorageDir
 
     folder = StorageDir(storage)
     folder.check_published()
@@ -235,11 +266,11 @@ def log(
         typer.echo(printable(line))
 
 
-def _authority(storage: Path) -> "Authority":
+def _authority(storage: Path, lifetimes: "Lifetimes | None" = None) -> "Authority":
     """Return the authority of a folder that has one."""
-    from cloud.pki.authority import Authority
+    from cloud.pki.authority import Authority, Lifetimes
     from cloud.storage import StorageDir
 
     folder = StorageDir(storage)
     folder.check_project()
-    return Authority(folder.pki)
+    return Authority(folder.pki, lifetimes=lifetimes or Lifetimes())

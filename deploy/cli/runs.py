@@ -16,6 +16,7 @@ app = typer.Typer(
     name="runs",
     help="Look at the runs that were made.",
     no_args_is_help=True,
+    add_completion=False,  # it is the whole command's
     rich_markup_mode=None,
 )
 

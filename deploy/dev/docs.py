@@ -4,8 +4,9 @@
 
 A page is a README.md of the clone. A part called ``exit-codes`` stands on it between
 ``<!-- exit-codes -->`` and ``<!-- /exit-codes -->``, and is made anew from the code or
-from the committed rows of a benchmark. A test compares. Not here: prose, and how a
-table of results is laid out (tests/bench).
+from the committed rows of a benchmark; so are the plots beside such rows. Tests
+compare. Not here: prose, and how a table or a plot is laid out (tests/bench,
+deploy/compare).
 """
 
 import ast
@@ -22,6 +23,8 @@ from typer.core import TyperGroup
 
 from common.errors import exit_codes
 from deploy.cli.main import app
+from deploy.compare.plots import write_plots
+from deploy.compare.rows import read_rows
 from deploy.dev.config_tables import edge_config_table, run_config_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -197,8 +200,17 @@ def _bench_tables(root: Path) -> Parts:
     return tables
 
 
+def plotted_rows(root: Path = ROOT) -> list[Path]:
+    """List the committed rows of comparisons that have their plots beside them."""
+    plots = (root / "tests" / "bench" / "results").glob("*-cpu.svg")
+    rows = (path.with_name(path.name.replace("-cpu.svg", ".json")) for path in plots)
+    return sorted(path for path in rows if path.exists())
+
+
 def main() -> None:
-    """Bring all pages up to date."""
+    """Bring all pages, and the plots that they show, up to date."""
+    for rows in plotted_rows():
+        write_plots(read_rows(rows), rows)
     parts = parts_of()
     for path in pages():
         old = path.read_text(encoding="utf-8")

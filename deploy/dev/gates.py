@@ -55,7 +55,7 @@ class Group(NamedTuple):
 GROUPS = (
     Group("default tests", "not slow and not docker and not gpu", parallel=True),
     Group("container tests", "docker", frozenset({"--docker", "--all"})),
-    Group("slow tests", "slow and not docker", frozenset({"--slow", "--all"})),
+    Group("slow tests", "slow and not docker", frozenset({"--slow", "--all"}), True),
     Group("GPU tests", "gpu and not slow and not docker", frozenset({"--all"})),
 )
 MAX_WORKERS = 4  # the tests that start a Ray stay on one, and are the longest part then

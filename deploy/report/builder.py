@@ -143,6 +143,7 @@ def node_result(
     state: str,
     data: OwnImages | None = None,
     references: tuple[Reference, ...] | None = None,
+    details: str | None = None,
 ) -> NodeResult:
     """Describe a node.
 
@@ -155,6 +156,7 @@ def node_result(
         state: the report's outcome, or what else became of the node.
         data: its own images, as its config says; None: it has none.
         references: what its student is to be seen beside; None: nothing.
+        details: name of the file of what the page draws of the student.
     """
     plain = NodeResult(
         name=node.name,
@@ -177,6 +179,7 @@ def node_result(
         "curve": tuple(from_wire(CurvePoint, each) for each in report.curve),
         "own_class_robust": _of_own_classes(accuracies),
         "as_shipped": report.as_shipped or None,
+        "details": details,
     }
     if data is not None:
         counts = {
@@ -235,15 +238,17 @@ def reference_result(
     *,
     method: str,
     accuracies: Accuracies | None,
+    details: str | None = None,
 ) -> Reference:
     """Describe what a node's student is seen beside.
 
     Args:
-        kind: "own_only" or "shipped".
+        kind: "own_only", "shipped" or "natural".
         result: of its training; None: there was none, or it failed.
         student: the model; None: its training failed.
         method: by which it was or should have been trained.
         accuracies: on the test images; None: not measured.
+        details: name of the file of what the page draws of it.
     """
     trained = "shipped" if result is None else "trained"
     return Reference(
@@ -255,6 +260,7 @@ def reference_result(
         own_class_robust=_of_own_classes(accuracies),
         cpu_s=NotMeasured() if result is None else result.cpu_s,
         state="failed" if student is None else trained,
+        details=details,
     )
 
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from deploy.report.svg import Picture, color, mark, styled
+from deploy.report.svg import Picture, color, hue, mark, styled
 
 # The page shows the one that fits: texts keep a readable size on phones and desks.
 SIZES = {"wide": (1030, 330), "medium": (600, 300), "narrow": (340, 270)}
@@ -29,10 +29,16 @@ class Series:
     points: Sequence[tuple[float, float]] = field(default_factory=tuple)
     dashed: bool = False
     note: str = ""  # shown while the pointer is over it
+    rings: Sequence[tuple[float, float]] = ()  # of another measurement, as `points`
 
 
 def curves(
-    series: Sequence[Series], *, x_label: str, y_label: str, summary: str
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    summary: str,
+    rule: float | None = None,
 ) -> list[str]:
     """Draw curves of fractions as SVG elements, one for each of SIZES.
 
@@ -41,9 +47,10 @@ def curves(
         x_label: what x is, with its unit.
         y_label: what y is.
         summary: the same in words, for readers who cannot see it.
+        rule: an x that is marked by a line; None: none is.
     """
     return [
-        _picture(series, size, (x_label, y_label)).svg(summary, css_class=name)
+        _picture(series, size, (x_label, y_label), rule).svg(summary, css_class=name)
         for name, size in SIZES.items()
     ]
 
@@ -61,7 +68,10 @@ def swatch(series: Series) -> str:
 
 @styled
 def _picture(
-    series: Sequence[Series], size: tuple[int, int], labels: tuple[str, str]
+    series: Sequence[Series],
+    size: tuple[int, int],
+    labels: tuple[str, str],
+    rule: float | None,
 ) -> Picture:
     width, height = size
     picture = Picture(width, height)
@@ -72,9 +82,20 @@ def _picture(
     axes.set(xlim=(0, ticks[-1]), ylim=(0, 100))
     axes.set_xlabel(labels[0], color=color("soft"), labelpad=4)
     picture.text(0, 12, labels[1])
+    if rule is not None:
+        axes.axvline(rule, color=color("soft"), linewidth=1, linestyle=(0, (4, 3)))
     for each in series:
         line = _line(axes, each, [(x, 100 * y) for x, y in each.points])
-        picture.explain(each.note or each.name, [line])
+        rings = axes.plot(
+            [x for x, _ in each.rings],
+            [100 * y for _, y in each.rings],
+            linestyle="",
+            **mark(each.index),
+            markerfacecolor=color("card"),
+            markeredgecolor=color(hue(each.index)),
+            markeredgewidth=2,
+        )
+        picture.explain(each.note or each.name, [line, *rings])
     return picture
 
 

@@ -1,15 +1,17 @@
-"""report.html: one self-contained page about a run, from its result.json.
+"""report.html: one self-contained page about a run, from what lies in its folder.
 
 No script, no font, no picture from elsewhere: it opens anywhere and offline, in
 the reader's light or dark scheme, on a phone or a desk. It shows nothing that is
-not in result.json, and what was not measured is left out. The page itself is in
-`deploy/report/templates/`; here is what the templates are given.
+not in result.json or in the files of details that this names, and what was not
+measured is left out. The page itself is in `deploy/report/templates/`; here is what
+the templates are given.
 
-Not here: bars (`deploy/report/bars.py`), curves (`deploy/report/charts.py`). Importing
-this loads jinja2 and matplotlib; import it where a page is written.
+Not here: bars (`deploy/report/bars.py`), curves (`deploy/report/charts.py`), images and
+classes of students (`deploy/report/pictured.py`). Importing this loads jinja2 and
+matplotlib; import it where a page is written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +21,11 @@ from markupsafe import Markup
 from common.durable import write_atomic
 from common.records import Evaluation
 from common.text import counted
-from deploy.report import bars
+from deploy.report import bars, pictured
 from deploy.report.arms import run_arms
 from deploy.report.charts import Series, curves, swatch
+from deploy.report.details import Details, read_details
+from deploy.report.pictured import curves_of, describe_curves
 from deploy.report.result import (
     VALIDATION,
     NodeResult,
@@ -41,20 +45,37 @@ REPORT_NAME = "report.html"
 
 
 def write_report(run_dir: Path) -> RunResult:
-    """Render `run_dir`/report.html from its result.json; return that result.
+    """Render `run_dir`/report.html from what lies there; return the result.
 
     Raises:
-        StorageError: there is no result, it is damaged, or the page cannot be
-            written.
+        StorageError: there is no result, it or a file that it names is damaged, or
+            the page cannot be written.
     """
     result = read_result(run_dir)
-    folder = run_dir if run_dir.is_dir() else run_dir.parent
-    write_atomic(folder / REPORT_NAME, render(result).encode())
+    write_page(result, run_dir if run_dir.is_dir() else run_dir.parent)
     return result
 
 
-def render(result: RunResult) -> str:
-    """Render the whole page as HTML."""
+def write_page(result: RunResult, folder: Path) -> None:
+    """Render `folder`/report.html from a result and the details in that folder.
+
+    Raises:
+        StorageError: details are damaged, or the page cannot be written.
+    """
+    found = {
+        name: read_details(folder, name) for name in pictured.named_details(result)
+    }
+    details = {name: each for name, each in found.items() if each is not None}
+    write_atomic(folder / REPORT_NAME, render(result, details).encode())
+
+
+def render(result: RunResult, details: Mapping[str, Details] | None = None) -> str:
+    """Render the whole page as HTML.
+
+    Args:
+        result: of a run.
+        details: that it names and that are there, by the names of their files.
+    """
     environment = Environment(
         loader=PackageLoader("deploy.report"),
         autoescape=True,
@@ -67,6 +88,7 @@ def render(result: RunResult) -> str:
         "describe": describe,
         "human_bytes": human_bytes,
     }
+    choice = pictured.choose(result, details or {})
     return environment.get_template("report.html").render(
         result=result,
         accuracy_rows=bars.accuracy_rows(result),
@@ -75,6 +97,9 @@ def render(result: RunResult) -> str:
         arm_rows=bars.arm_rows(result),
         arm_note=arms_caption(run_arms(result), in_one_cell=False),
         learning=_learning(result),
+        withstanding=_withstanding(choice),
+        pictured=pictured.cards_of(choice),
+        pictured_notes=choice.notes,
         labelled_nodes=list(_labelled_nodes(result)),
         release_rows=bars.release_rows(result),
         memory_rows=bars.memory_rows(result),
@@ -116,15 +141,35 @@ def _robust_note(result: RunResult) -> str:
 
 
 @dataclass(frozen=True)
-class _Learning:
-    """The section about robust accuracy against CPU-seconds."""
+class _Curves:
+    """A section of curves."""
 
     note: str
     pictures: list[Markup]
     legend: list[tuple[Markup, str]]  # a swatch and the name of a curve
 
 
-def _learning(result: RunResult) -> _Learning | None:
+def _withstanding(choice: pictured.Choice) -> _Curves | None:
+    """Draw accuracy against eps, of the students that are pictured."""
+    series = [each for student in choice.students for each in curves_of(student)]
+    if not series:
+        return None
+    first = choice.students[0].details
+    pictures = curves(
+        series,
+        x_label="eps of the attack, pixel scale",
+        y_label="accuracy under PGD, %",
+        summary="Accuracy against eps: " + ", ".join(each.note for each in series),
+        rule=first.eps,
+    )
+    return _Curves(
+        note=describe_curves(choice),
+        pictures=[Markup(picture) for picture in pictures],  # safe, as below
+        legend=[(Markup(swatch(each)), each.name) for each in series],
+    )
+
+
+def _learning(result: RunResult) -> _Curves | None:
     """Draw robust accuracy against the node's CPU-seconds."""
     series = list(_series(result))
     if not series:
@@ -148,7 +193,7 @@ def _learning(result: RunResult) -> _Learning | None:
     )
     if any(each.dashed for each in series):
         note += f" Dashed: {baseline_name(result.baselines)}, as many CPU-seconds."
-    return _Learning(
+    return _Curves(
         note=note,
         # Safe: SVG of deploy.report.svg, which escapes the texts in it.
         pictures=[Markup(picture) for picture in pictures],

@@ -1,8 +1,9 @@
 """result.json, the public record of a run: its models, its reader, its writer.
 
 The schema is an interface: other programs read it, and the terminal table and
-`report.html` show nothing that is not in it. Accuracies are fractions. What was
-not measured is absent from the file, never 0. It does not measure anything and
+`report.html` show nothing that is not in it, or in the files of details that it names
+(deploy/report/details.py). Accuracies are fractions. What was not measured is absent
+from the file, never 0. It does not measure anything and
 does not decide what a good result is, except for the one-sentence verdict in
 `deploy/report/wording.py`.
 """
@@ -104,8 +105,9 @@ class Reference(Record):
     """What a node's student is to be seen beside, on the same test images.
 
     `kind` is "own_only" (the node's own images alone, from scratch, for the student's
-    CPU-seconds in the node's caps) or "shipped" (the release's starting weights as they
-    are, no training). `state` is "trained", "shipped" or "failed".
+    CPU-seconds, in its memory), "shipped" (the release's starting weights as they are,
+    no training) or "natural" (the same model and images, no attack, in a quarter of
+    the CPU-seconds). `state` is "trained", "shipped" or "failed".
     """
 
     kind: str
@@ -118,6 +120,7 @@ class Reference(Record):
         default=NotMeasured(), union_mode="left_to_right"
     )
     state: str
+    details: str | None = None  # of a natural twin, as of its node
 
     @property
     def autoattack(self) -> Evaluation | None:
@@ -154,6 +157,7 @@ class NodeResult(Record):
     references: tuple[Reference, ...] | None = None
     # Training did not improve the starting weights: they are the student. Absent: no.
     as_shipped: bool | None = None
+    details: str | None = None  # what the page draws of it, see deploy.report.details
 
     @property
     def autoattack(self) -> Evaluation | None:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from common.errors import StorageError
 from common.records import Evaluation
+from common.text_file import read_text
 from deploy.report.result import RESULT_NAME, RunResult, read_result
 from deploy.report.wording import percent
 from deploy.runtime.config_keys import leaves
@@ -82,6 +83,8 @@ def print_runs(runs_dir: Path, console: Console, *, as_json: bool) -> None:
     table = Table(box=None, pad_edge=False)
     for head in ("run", "ended", "data", "nodes", "teacher %", "students %", "status"):
         table.add_column(head, justify="right" if head.endswith("%") else "left")
+    # The name is what other verbs are given: it is never cut.
+    table.columns[0].min_width = max((len(x.folder.name) for x in lines), default=0)
     for line in lines:
         table.add_row(*(Text(text) for text in _cells(line)))
     console.print(table)
@@ -174,7 +177,7 @@ def _keys_of(run: Path) -> dict[str, str]:
     """Read a run's config: each key with its value."""
     folder = run if run.is_dir() else run.parent
     try:
-        tree = tomllib.loads((folder / _CONFIG).read_text(encoding="utf-8-sig"))
+        tree = tomllib.loads(read_text(folder / _CONFIG))
     except (OSError, ValueError, RecursionError):
         return {}
     return {key: str(value) for key, value in leaves(tree) if key}

@@ -9,11 +9,14 @@ the user's matplotlibrc has no effect.
 Not here: what is drawn (`deploy/report/charts.py`, `deploy/compare/plots.py`).
 """
 
+import atexit
 import io
-import logging
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -40,9 +43,21 @@ text{font-family:system-ui,"DejaVu Sans",sans-serif}
 path{stroke-linejoin:round}
 """
 
-# Its notes on font caches and folders would end up among the user's output.
-logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
+def _remove_own_folder() -> None:
+    """Remove the folder that matplotlib makes where HOME takes none.
+
+    It has read its fonts by now, and would remove it at the end of the interpreter
+    only, which a run that leaves at once does not come to.
+    """
+    for folder in map(Path, {matplotlib.get_configdir(), matplotlib.get_cachedir()}):
+        made_now = folder.name.startswith("matplotlib-")
+        if made_now and folder.parent == Path(tempfile.gettempdir()).resolve():
+            shutil.rmtree(folder, ignore_errors=True)
+            atexit.unregister(shutil.rmtree)  # matplotlib's own call, which would fail
+
+
+_remove_own_folder()
 styled = matplotlib.rc_context(_RC)
 
 

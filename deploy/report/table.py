@@ -21,7 +21,7 @@ from deploy.report.arms import (
     describe_own,
     run_arms,
 )
-from deploy.report.result import NodeResult, RunResult
+from deploy.report.result import Failure, NodeResult, RunResult
 from deploy.report.wording import TRIAL, describe, human_bytes, percent
 
 COLUMNS = (
@@ -41,8 +41,17 @@ SPARED_FIRST = {"pulled", "caps held by"}
 MISSING = "-"
 
 
-def print_result(result: RunResult, console: Console, run_dir: Path) -> None:
-    """Print table, verdict and paths of a run; of one without a release its paths."""
+def print_result(
+    result: RunResult, console: Console, run_dir: Path, *, error_follows: bool = False
+) -> None:
+    """Print table, verdict and paths of a run; of one without nodes no table.
+
+    Args:
+        result: of the run.
+        console: takes it.
+        run_dir: the run's folder.
+        error_follows: the error that ended the run will have a line of its own.
+    """
     rows = _rows(result) if result.release is not None else []
     console.print()
     if rows:
@@ -67,8 +76,11 @@ def print_result(result: RunResult, console: Console, run_dir: Path) -> None:
                 soft_wrap=True,
             )
         console.print()
+    if rows or not error_follows:
         style = "bold" if result.status == "ok" else "bold red"
         console.print(escape(result.verdict), style=style, highlight=False)
+    if result.error is not None and not error_follows:
+        _print_error(result.error, result.verdict, console)
     for label, name in (
         ("report", "report.html"),
         ("result", "result.json"),
@@ -78,6 +90,14 @@ def print_result(result: RunResult, console: Console, run_dir: Path) -> None:
         if (run_dir / name).exists():
             line = f"{label:9} {escape(str(run_dir / name))}"
             console.print(line, highlight=False, soft_wrap=True)
+
+
+def _print_error(error: Failure, verdict: str, console: Console) -> None:
+    """Print what ended a run: its exit code, and the line unless the verdict has it."""
+    line = f"exit code {error.code}"
+    if error.message not in verdict:
+        line += f": {escape(error.message)}"
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 def caption(result: RunResult) -> str:

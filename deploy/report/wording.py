@@ -69,26 +69,26 @@ def describe_teacher(card: TeacherCard) -> str:
     return ", ".join(parts)
 
 
-def describe_progress(
-    epoch: Mapping[str, object], config: RunConfig, num_val: int
-) -> str:
+def describe_progress(epoch: Mapping[str, object], config: RunConfig) -> str:
     """Say how far the teacher's training is.
 
     Args:
         epoch: the last line of its progress file; may lack any key.
         config: of the run.
-        num_val: how many validation images were attacked.
     """
     if "epoch" not in epoch:
         return ""
     epochs, wanted = epoch.get("epochs", "?"), config.teacher.epochs
     text = f"epoch {epoch['epoch']}/{epochs}"
-    if isinstance(epochs, int) and epochs < wanted:  # see cloud.training.job
+    # See cloud.training.job; a candidate of a choice may have fewer of its own.
+    is_trial = config.teacher.trial and config.choice is None
+    if is_trial and isinstance(epochs, int) and epochs < wanted:
         text += f" (a trial on CPUs; a GPU would train {wanted})"
     clean, robust = epoch.get("clean_accuracy"), epoch.get("robust_accuracy")
+    num_val = epoch.get("num_val")
     if isinstance(clean, float):
         text += f", clean {percent(clean)} %"
-    if isinstance(robust, float):
+    if isinstance(robust, float) and isinstance(num_val, int):
         threat = config.threat
         text += (
             f", PGD {percent(robust)} % ({threat.norm}, eps {threat.eps:.4g}, "
@@ -147,8 +147,11 @@ def make_verdict(
     whole = f"All {len(nodes)}" if len(nodes) > 1 else "The one"
     count = whole if not bad else f"{len(good)} of {len(nodes)}"
     noun = "nodes" if len(nodes) > 1 else "node"
-    parts = [f"{count} {noun} promoted a student{_robustness(good, teacher)}"]
-    parts.append(_added(good))
+    shifted = [node for node in good if _is_shifted(node)]
+    plain = [node for node in good if node not in shifted]
+    robustness = _robustness(plain, teacher) if plain else _robustness(shifted, None)
+    parts = [f"{count} {noun} promoted a student{robustness}"]
+    parts += [_on_shifted(shifted) if plain else "", _added(good)]
     if baselines is not None:
         parts.append(_margins(good, baselines))
     if bad:
@@ -160,6 +163,20 @@ def make_verdict(
 
 def _states(nodes: Sequence[NodeResult]) -> str:
     return ", ".join(f"{node.name} {node.state}" for node in nodes)
+
+
+def _is_shifted(node: NodeResult) -> bool:
+    return node.data is not None and node.data.shift not in (None, "none")
+
+
+def _on_shifted(nodes: Sequence[NodeResult]) -> str:
+    """Say how robust students are that are measured on images of a shifted camera."""
+    found = [
+        f"{node.name} {percent(node.autoattack.accuracy)} %"
+        for node in nodes
+        if node.autoattack is not None
+    ]
+    return f"on images shifted as its own are: {', '.join(found)}" if found else ""
 
 
 def _robustness(nodes: Sequence[NodeResult], teacher: TeacherResult | None) -> str:

@@ -4,7 +4,7 @@ The note is the docstring under the field. Not here: reading a config
 (deploy.runtime.settings), tables of the documentation (deploy.dev.config_tables).
 """
 
-import difflib
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +14,7 @@ from typing import Any
 
 from common.config import RunConfig, Section
 from common.errors import ConfigError
+from common.text import nearest
 
 _UNITS = {
     "pixel scale": 'above 0, at most 1: `0.15`, `"8/255"`',
@@ -45,7 +46,7 @@ def explain_key(key: str) -> list[str]:
     table: dict[str, Any] = schema
     entry: dict[str, Any] = {}
     required = may_be_name = False
-    for part in key.split("."):
+    for place, part in enumerate(key.split(".")):
         known = table.get("properties", {})
         if part in known:
             entry, required = known[part], part in table.get("required", ())
@@ -54,7 +55,7 @@ def explain_key(key: str) -> list[str]:
         elif may_be_name:
             may_be_name = False
         else:
-            raise _unknown(key, part, known)
+            raise _unknown(key, place, known)
     return list(_lines(key, entry, table, required=required))
 
 
@@ -80,10 +81,15 @@ def _table_in(entry: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, 
     return {} if found is None else dict(schema["$defs"][found[1]])
 
 
-def _unknown(key: str, part: str, known: Mapping[str, Any]) -> ConfigError:
-    close = difflib.get_close_matches(part, known, n=1)
-    if close:
-        return ConfigError(f"unknown key '{key}'; did you mean '{close[0]}'?")
+def _unknown(key: str, place: int, known: Mapping[str, Any]) -> ConfigError:
+    """Say which part of a key is unknown, with the nearest key if that is one."""
+    parts = key.split(".")
+    part = parts[place]
+    if (name := nearest(part, known)) is not None:
+        other = ".".join([*parts[:place], name, *parts[place + 1 :]])
+        with contextlib.suppress(ConfigError):
+            explain_key(other)
+            return ConfigError(f"unknown key '{key}'; did you mean '{other}'?")
     where = f"known there: {', '.join(known)}" if known else "nothing is below that key"
     return ConfigError(f"unknown key '{key}': no '{part}'; {where}")
 

@@ -137,10 +137,11 @@ def run(verb: Callable[[], object]) -> int:
 def leave(code: int) -> NoReturn:
     """End this process with a code.
 
-    At once where other threads are at work still: one of them may wait for a Ray that
-    has gone, for a minute or for good, and the interpreter would wait for it.
+    At once where other threads are at work still, or Ray's core was loaded: a thread
+    may wait for a Ray that has gone, for a minute or for good, and the interpreter
+    would wait for it; and the core may crash while the interpreter takes it down.
     """
-    if threading.active_count() == 1:
+    if threading.active_count() == 1 and "ray" not in sys.modules:
         sys.exit(code)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # the code says already what failed
@@ -164,6 +165,8 @@ def _usage_error(error: Any) -> int:
         first = cause.errors(include_url=False)[0]
         message = f"{error.param.opts[0]} {first['input']}: {expectation(first)}"
     verb = error.ctx.command_path if error.ctx is not None else "takt"
+    if verb == "takt" and "command 'test'" in message:
+        message = "No such command 'test' (it is of a clone: ./takt test)"
     if message.endswith("?"):  # "Did you mean 'train'?"
         _print_line(f"{message} See {verb} --help")
     else:

@@ -1,14 +1,16 @@
 """Standard output and standard error when nobody reads them, or nothing fits any more.
 
 A write to standard output that fails raises one of takt's own errors, whoever writes
-(print, typer, rich): `ReaderGone` after `| head`, `OutputError` on a full device. Each
-thread hears of it once; what it writes later is dropped, so that a clean-up may still
-print. Standard error is where errors go, so one on it is nobody's concern. What the
-encoding lacks is written as an escape. Not here: what is shown (terminal.py), the last
-line and the exit code (exits.py).
+(print, typer, rich): `ReaderGone` after `| head`, `OutputError` on a full device and
+where the caller closed it (`>&-`), as in coreutils. Each thread hears of it once; what
+it writes later is dropped, so that a clean-up may still print. Standard error is where
+errors go, so one on it is nobody's concern. What the encoding lacks is written as an
+escape. Not here: what is shown (terminal.py), the last line and the exit code
+(exits.py).
 """
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -109,6 +111,11 @@ class _Output(io.TextIOWrapper):
 def _error_of(error: OSError) -> TaktError:
     if isinstance(error, BrokenPipeError):
         return ReaderGone("the reader of the output went away")
+    if error.errno == errno.EBADF:
+        return OutputError(
+            "standard output is closed; send it to a file, or to /dev/null if nobody "
+            "is to read it"
+        )
     return OutputError(
         f"cannot write standard output: {error.strerror}; free some space there, or "
         "send the output elsewhere"
@@ -121,7 +128,8 @@ def guard_output() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)
+            # Not for writing where it is the output: a write is an error then.
+            os.open(os.devnull, os.O_RDONLY if descriptor == 1 else os.O_RDWR)
     sys.stdout = open_output(1, like=sys.stdout)
     sys.stderr = _Output(2, None, like=sys.stderr, line_buffering=True, closes=False)
 

@@ -80,12 +80,21 @@ def start_daemon(
 
 def exchange(worker: "subprocess.Popen[str]", line: str) -> str:
     """Write a line to a worker and read one; nothing comes from one that has died."""
-    assert worker.stdin is not None and worker.stdout is not None
+    assert worker.stdin is not None
     try:
         worker.stdin.write(line + "\n")
         worker.stdin.flush()
-        return worker.stdout.readline()
     except (OSError, ValueError):  # ValueError: its pipes were closed meanwhile
+        return ""
+    return read_line(worker)
+
+
+def read_line(worker: "subprocess.Popen[str]") -> str:
+    """Read a line of a worker; nothing comes from one that has died."""
+    assert worker.stdout is not None
+    try:
+        return worker.stdout.readline()
+    except (OSError, ValueError):
         return ""
 
 

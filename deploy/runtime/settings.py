@@ -5,17 +5,19 @@ down the one config that it really used. Not here: the keys and their bounds
 (common.config).
 """
 
-import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import date, time
 from importlib.resources import files
 from pathlib import Path
 
-from common.config import RunConfig
+from common.config import DATA_DIR_MISSING, DatasetConfig, RunConfig
+from common.config.store_url import check_store_url
 from common.config.toml_file import WrongKeyError, parse_config, set_options
 from common.errors import ConfigError
 from common.release import check_contents, check_views
+from common.text_file import read_text, reason_of
+from deploy.runtime.paths import expanded
 
 _DATA_DIR = "dataset.data_dir"  # the key that is a path
 
@@ -58,10 +60,31 @@ def load_run_config(
     if config.dataset.data_dir is not None:  # the text is kept in other folders
         options = {_DATA_DIR: config.dataset.data_dir}
         text = set_options(text, options, source=source)
+    if config.teacher.store is not None:
+        check_store_url(config.teacher.store)
+    if config.dataset.name == "folder" and config.dataset.data_dir is None:
+        raise ConfigError(f"{source}: {DATA_DIR_MISSING}")
     for recipe in config.students.values():
         check_contents(recipe, config.knowledge)
         check_views(recipe, config.knowledge)
     return config, text
+
+
+def refuse_data_dir(dataset: DatasetConfig, given: str = "--data-dir") -> None:
+    """Refuse a folder that would not be looked at: the data set comes with takt.
+
+    Args:
+        dataset: with the folder in it, if one is given.
+        given: where that comes from, in the words of the one who gave it.
+
+    Raises:
+        ConfigError: there is a folder, and the data set is embedded.
+    """
+    if dataset.is_embedded and dataset.data_dir is not None:
+        raise ConfigError(
+            f"data set {dataset.name} needs no {given}; for your own images: takt init "
+            "FOLDER --data DIR"
+        )
 
 
 def _complaint_about(text: str, source: str, folder: Path) -> str:
@@ -97,36 +120,6 @@ def _blamed(
 
 def _as_typed(key: str, value: object, typed: Mapping[str, str]) -> str:
     return typed.get(key) or f"--set {key}={value}"
-
-
-def expanded(path: Path) -> Path:
-    """Expand ~ and ~name at the start of a path that a user wrote.
-
-    Raises:
-        ConfigError: there is no such user, or no home.
-    """
-    try:
-        return path.expanduser()
-    except RuntimeError as e:
-        raise ConfigError(
-            f"cannot tell whose home {path} begins with; write the whole path"
-        ) from e
-
-
-def require_utf_8(path: Path) -> None:
-    """Refuse a path that configs and records, which are UTF-8, cannot hold.
-
-    Raises:
-        ConfigError: a name in the whole path is not UTF-8.
-    """
-    whole = os.fsencode(path.absolute())
-    try:
-        whole.decode()
-    except UnicodeDecodeError as e:
-        shown = whole.decode(errors="backslashreplace")
-        raise ConfigError(
-            f"the path {shown} is not UTF-8, as files of takt are; rename that folder"
-        ) from e
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, object]:
@@ -173,12 +166,11 @@ def read_shipped(name: str, folder: str) -> tuple[str, str]:
         entry = files("deploy").joinpath(folder, f"{name}.toml")
         return f"{name}.toml", entry.read_text(encoding="utf-8")
     try:
-        return name, path.read_text(encoding="utf-8-sig")
+        return name, read_text(path)
     except (OSError, UnicodeDecodeError) as e:
-        reason = e.strerror if isinstance(e, OSError) else "not UTF-8 text"
         raise ConfigError(
-            f"cannot read {folder.removesuffix('s')} {name}: {reason}; give a TOML "
-            f"file or one of {', '.join(shipped(folder))}"
+            f"cannot read {folder.removesuffix('s')} {name}: {reason_of(e)}; give a "
+            f"TOML file or one of {', '.join(shipped(folder))}"
         ) from e
 
 

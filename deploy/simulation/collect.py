@@ -12,8 +12,6 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import Console
-
 from cloud.fleet.database import Fleet, sqlite_url
 from cloud.gateway.addresses import Addresses
 from cloud.publishing.repository import ReleaseRepository
@@ -31,18 +29,20 @@ from deploy.report.wording import (
     describe_release,
     describe_teacher,
 )
+from deploy.runtime.progress import Display
 from deploy.simulation.lifecycle import run_in_folder
 from deploy.simulation.live_view import open_view, print_notes, take_snapshot
 from deploy.simulation.node_images import describe_shared_parts
-from deploy.simulation.node_reports import STALL_S, collect_reports
+from deploy.simulation.node_reports import collect_reports
 from deploy.simulation.nodes import RemoteNodes
 from deploy.simulation.phases import Phases
 from deploy.simulation.references import References
 from deploy.simulation.run_folder import RunFolder
 from deploy.simulation.run_state import RunState
-from deploy.simulation.simulate import open_pool
+from deploy.simulation.simulate import open_pool, wait_for_results
 
 POLL_S = 0.5
+STALL_S = 3600.0  # an epoch of a teacher on CPUs may take a quarter of it
 Found = TypeVar("Found")
 
 
@@ -54,6 +54,7 @@ def collect_run(
     nodes_dir: Path,
     runs_dir: Path,
     compare: bool,
+    quiet: bool = False,
 ) -> int:
     """Wait for a run's parts, measure their results, and write the record.
 
@@ -64,24 +65,27 @@ def collect_run(
         nodes_dir: has <node>/students of every node.
         runs_dir: where the run's folder is made.
         compare: train the teacher-free baselines as well.
+        quiet: show the result alone.
 
     Raises:
         TaktError: a part failed; result.json says the same.
     """
 
-    def body(state: RunState, console: Console) -> None:
-        _collect(state, console, nodes_dir, compare=compare)
+    def body(state: RunState, display: Display) -> None:
+        _collect(state, display, nodes_dir, compare=compare)
 
-    return run_in_folder(config, config_text, body, runs_dir=runs_dir, storage=storage)
+    return run_in_folder(
+        config, config_text, body, runs_dir=runs_dir, storage=storage, quiet=quiet
+    )
 
 
 def _collect(
-    state: RunState, console: Console, nodes_dir: Path, *, compare: bool
+    state: RunState, display: Display, nodes_dir: Path, *, compare: bool
 ) -> None:
     """Do all phases; results go into `state` at once."""
     config, run = state.config, state.run
     with ExitStack() as stack:
-        view = stack.enter_context(open_view(console, lambda: take_snapshot(state)))
+        view = stack.enter_context(open_view(display, lambda: take_snapshot(state)))
         phases = Phases(view, time.monotonic)
         state.phases = phases
         with phases.phase("gateway", f"wait for a job on {run.cloud.root}") as phase:
@@ -98,10 +102,9 @@ def _collect(
             state.dataset = facts = dataset_facts(
                 dataset, describe_shared_parts(config)
             )
-            state.num_val = len(dataset.val)
             found = counted(len(dataset.test), "image")
             phase.summary = f"{dataset.name}: {found} to test"
-        print_notes(console, facts)
+        print_notes(display, facts)
         with phases.phase("teacher", "wait for the cloud job") as phase:
             card = _awaited(run, lambda: _teacher(config, run.cloud))
             state.teacher = card
@@ -120,8 +123,7 @@ def _collect(
             phase.summary = describe_nodes(state.states())
         with phases.phase("evaluation", "AutoAttack on the test images") as phase:
             references.finish(compare=compare)
-            measured = [each.result() for each in state.measurements()]
-            phase.summary = describe_evaluation(measured)
+            phase.summary = describe_evaluation(wait_for_results(state))
 
 
 def _teacher(config: RunConfig, storage: StorageDir) -> TeacherCard | None:

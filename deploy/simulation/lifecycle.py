@@ -6,16 +6,15 @@ that ends the run is the one that the record names. Not here: what is done in be
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-
-from rich.console import Console
 
 from common.config import NodeConfig, OwnImagesConfig, RunConfig
 from common.config.node_images import NUM_CLASSES
-from common.durable import write_atomic
 from common.errors import StudentError, TaktError
 from common.text import counted
-from deploy.evaluation.pool import Measurement
+from deploy.cloud_progress import read_lines
+from deploy.evaluation.measurement import Measurement
 from deploy.report.builder import (
     baseline_result,
     build_result,
@@ -23,6 +22,7 @@ from deploy.report.builder import (
     reference_result,
     teacher_result,
 )
+from deploy.report.events import writing_events
 from deploy.report.result import (
     Accuracies,
     Failure,
@@ -35,16 +35,18 @@ from deploy.report.result import (
 from deploy.report.table import print_result
 from deploy.report.wording import DELIVERED, describe_failure, make_verdict
 from deploy.runtime.exits import interrupt_code, record_bug
+from deploy.runtime.progress import Display
 from deploy.runtime.terminal import quiet_output
+from deploy.simulation.details import write_all_details
 from deploy.simulation.node_images import (
     describe_images,
     images_of_nodes,
     own_classes,
 )
-from deploy.simulation.run_folder import create_run
+from deploy.simulation.run_folder import RunFolder, create_run
 from deploy.simulation.run_state import FinishedNode, FinishedReference, RunState
 
-Body = Callable[[RunState, Console], None]
+Body = Callable[[RunState, Display], None]
 
 
 def run_in_folder(
@@ -54,6 +56,7 @@ def run_in_folder(
     *,
     runs_dir: Path,
     storage: Path | None = None,
+    quiet: bool = False,
 ) -> int:
     """Do a run in a folder of its own; print the table; leave the folder.
 
@@ -63,6 +66,7 @@ def run_in_folder(
         body: does the run, and puts each result into the state at once.
         runs_dir: where the run's folder is made.
         storage: of a cloud side that runs elsewhere; None: in the run's folder.
+        quiet: show the result alone.
 
     Raises:
         TaktError: a part failed; result.json says the same.
@@ -73,16 +77,18 @@ def run_in_folder(
     error: BaseException | None = None
     with quiet_output(run.log("simulation")) as console:
         try:
-            line = f"run {run.run_id}: {run.path}"
-            console.print(line, highlight=False, soft_wrap=True)
-            body(state, console)
+            with Display(console, quiet=quiet) as display:
+                display.print(f"run {run.run_id}: {run.path}")
+                body(state, display)
+                write_all_details(state)
         except BaseException as e:
             error = e
         error, state.failure = _ending(error, state)
         result = record_of(state)
-        _write(result, run.path)
+        _write(result, run)
         if not isinstance(error, KeyboardInterrupt):
-            print_result(result, console, run.path)
+            told = error is not None
+            print_result(result, console, run.path, error_follows=told)
     if error is not None:
         raise error
     return 0
@@ -130,17 +136,23 @@ def record_of(state: RunState) -> RunResult:
     )
 
 
-def _write(result: RunResult, folder: Path) -> None:
-    """Write page and record; the record last: who waits for it finds the page.
+def _write(result: RunResult, run: RunFolder) -> None:
+    """Write page, events and record; the record last: who waits for it finds the page.
 
-    A page that cannot be made does not cost the record, which is all of the figures.
+    A page that cannot be made does not cost the record, which is all of the figures. A
+    run that is stopped has ten seconds, and goes without events.
     """
     try:
-        from deploy.report.page import REPORT_NAME, render  # which loads matplotlib
+        from deploy.report.page import write_page  # which loads matplotlib
 
-        write_atomic(folder / REPORT_NAME, render(result).encode())
+        epochs, log = read_lines(run.cloud.progress), run.log("simulation")
+        events: AbstractContextManager[None] = nullcontext()
+        if interrupt_code() is None:
+            events = writing_events(result, epochs, run.path, log)
+        with events:
+            write_page(result, run.path)
     finally:
-        write_result(result, folder)
+        write_result(result, run.path)
 
 
 def _ending(
@@ -197,6 +209,7 @@ def _node_result(
         state=found.state,
         data=describe_images(data),
         references=references or None,
+        details=found.details,
     )
 
 
@@ -205,6 +218,7 @@ def _reference(
 ) -> Reference:
     """Describe what a node's student is seen beside."""
     recipe = state.config.students[found.node.student]
+    planned = "natural" if found.kind == "natural" else recipe.method
     student = None
     if found.student is not None:
         student = Student(
@@ -216,8 +230,9 @@ def _reference(
         found.kind,
         found.result,
         student,
-        method=recipe.method if found.result is None else found.result.method,
+        method=planned if found.result is None else found.result.method,
         accuracies=_accuracies(found.measurement, data),
+        details=found.details,
     )
 
 
@@ -236,5 +251,5 @@ def _accuracies(
         return None
     try:
         return measurement.result(timeout=0, classes=own_classes(data, NUM_CLASSES))
-    except TaktError:
+    except TaktError:  # it failed
         return None

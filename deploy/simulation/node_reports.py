@@ -95,6 +95,7 @@ def _finish(
         copy,
         state.config.evaluation.autoattack_images,
         shift=shift_of(images_of_nodes(state.config).get(name)),
+        detailed=True,
     )
     return found
 

@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 from common.durable import storage_error
 from common.regular_file import open_below
+from edge.state import STUDENT, student_folders
 
 MOST_BYTES = 512 << 20  # the largest architecture of the catalogue has 139 MiB
-_FILE = "student.safetensors"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 1 << 20
 
@@ -29,8 +29,8 @@ def take_student(
     """Copy a node's student to `target`, which appears whole or not at all.
 
     Args:
-        state_dir: the node's folder; its students are in students/<version>/, or in
-            students/<version>-<first 8 of the digest>/.
+        state_dir: the node's folder; its students are in students/, see
+            `student_folders`.
         version: of the release.
         digest: of the student's file, as the node reported it.
         target: a file in the run's folder.
@@ -43,16 +43,16 @@ def take_student(
     if not _DIGEST.fullmatch(digest):
         raise NoStudentError("it reports a promoted student without its digest")
     reasons = []
-    for folder in (str(version), f"{version}-{digest[:8]}"):
+    for folder in student_folders(version, digest):
         try:
-            with open_below(state_dir, "students", folder, _FILE, most=most) as file:
+            with open_below(state_dir, "students", folder, STUDENT, most=most) as file:
                 found = _copied(file, target, digest, most)
         except OSError as e:
-            reasons.append(f"{folder}/{_FILE}: {e.strerror or e}")
+            reasons.append(f"{folder}/{STUDENT}: {e.strerror or e}")
             continue
         if found:
             return
-        reasons.append(f"{folder}/{_FILE} has another digest")
+        reasons.append(f"{folder}/{STUDENT} has another digest")
     raise NoStudentError(
         f"it reports a promoted student, but {state_dir}/students has none: "
         + "; ".join(reasons)

@@ -6,33 +6,47 @@
                with images: the same images, views and weights with true labels. Of
                another: PGD-AT of Madry et al. (ICLR 2018), 7 steps of a quarter eps,
                from random weights
+    natural    with ``--compare``: the natural twin, the same model and images without
+               an attack and without the teacher's knowledge, from random weights. It
+               shows what a student answers that nobody made robust
 
-What is trained has the node's student, seed, caps and child process, and as many
-CPU-seconds as the node's own training took. Each is measured on the same test images
-as the node's student. Not here: the measuring (deploy.evaluation), the training
+What is trained has the node's student, seed, threads, memory cap and child process,
+and as many CPU-seconds as the node's own training took, of which the natural twin gets
+a quarter. They may be spent as fast as a core allows: a node's share of one would make
+the run longer, and the student no other. Each is measured on the same test images as
+the node's student. Not here: the measuring (deploy.evaluation), the training
 (edge.distill).
 """
 
 import shutil
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from cloud.publishing.repository import ReleaseRepository
 from common.config import AttackConfig, DatasetConfig, NodeConfig, OwnImagesConfig
 from common.durable import make_folder, storing, write_atomic
 from common.errors import DataError, StudentError
 from common.release import Manifest, encode_manifest
-from deploy.evaluation.pool import EvaluationPool, Measurement
+from deploy.evaluation.measurement import Measurement
+from deploy.evaluation.pool import EvaluationPool
 from deploy.simulation.node_images import images_of_nodes, shift_of
-from deploy.simulation.run_state import FinishedBaseline, FinishedReference, RunState
-from edge.jobs.job import STUDENT, DistilJob, DistilResult
+from deploy.simulation.run_state import (
+    FinishedBaseline,
+    FinishedReference,
+    ReferenceKind,
+    RunState,
+)
+from edge.jobs.job import DistilJob, DistilResult
 from edge.jobs.runner import ChildUsage, Distillation
 from edge.limits import num_threads
 from edge.releases.sync import MANIFEST
+from edge.state import STUDENT
 
 PGD_STEPS = 7
+NATURAL_SHARE = 0.25  # of the student's CPU-seconds: an epoch without attack is cheap
 
 
 class References:
@@ -53,7 +67,6 @@ class References:
         self._stop = threading.Event()
         self._threads = ThreadPoolExecutor(max(len(state.config.nodes), 1))
         self._trainings: list[Future[None]] = []
-        self._shipped: dict[tuple[str, str], Measurement] = {}
 
     def __enter__(self) -> Self:
         """Measure the students that are shipped."""
@@ -73,13 +86,14 @@ class References:
         found = self._state.finished[node.name]
         report = found.report
         if report is not None and report.own_labelled and report.cpu_s.distil > 0:
-            self._start(node, "own_only", report.cpu_s.distil)
+            self._start(self._own_only, node, report.cpu_s.distil)
 
     def finish(self, *, compare: bool) -> None:
         """Wait until everything is trained; it may not be measured yet.
 
         Args:
-            compare: train a baseline in the place of each promoted student as well.
+            compare: train a baseline in the place of each promoted student as well,
+                and its natural twin.
 
         Raises:
             TaktError: a training could not be done.
@@ -89,10 +103,25 @@ class References:
             for node in self._state.config.nodes:
                 found = self._state.finished[node.name]
                 if found.student is not None and found.report is not None:
-                    self._start(node, "baseline", found.report.cpu_s.distil)
+                    budget_s = found.report.cpu_s.distil
+                    self._start(self._baseline, node, budget_s)
+                    self._start(self._natural, node, NATURAL_SHARE * budget_s)
         wait(self._trainings)
         for training in self._trainings:
             training.result()
+        for each in self._references():
+            if each.kind == "natural" and each.student is not None:
+                self._answer_for_student(each, each.student)
+
+    def _answer_for_student(self, twin: FinishedReference, model: Path) -> None:
+        """Ask a natural twin about the images that its student was attacked with."""
+        measured = self._state.finished[twin.node.name].measurement
+        samples = () if measured is None else measured.samples()
+        if samples:
+            pixels = [each.pixels for each in samples]
+            answers = self._pool.ask(self._state.run.path / model, pixels)
+            places = [each.sample.position for each in samples]
+            twin.answers = dict(zip(places, answers, strict=True))
 
     def _measure_shipped(self, node: NodeConfig) -> None:
         info = self._manifest.weights[node.student]
@@ -100,33 +129,47 @@ class References:
         place = release_file(self._repository(), info.path, info.sha256)
         with storing(self._state.run.path / student):
             shutil.copyfile(place, self._state.run.path / student)
-        key = (info.sha256, shift_of(self._own.get(node.name)))
-        if key not in self._shipped:
-            self._shipped[key] = self._measure(node, student)
-        found = FinishedReference(
-            node, "shipped", student, measurement=self._shipped[key]
-        )
+        # With what the page draws of a student: that of a node may be the very same.
+        measurement = self._measure(node, student, detailed=True)
+        found = FinishedReference(node, "shipped", student, measurement=measurement)
         self._references().append(found)
 
     def _start(
-        self, node: NodeConfig, kind: Literal["own_only", "baseline"], budget_s: float
+        self,
+        task: Callable[[NodeConfig, float], None],
+        node: NodeConfig,
+        budget_s: float,
     ) -> None:
-        task = self._own_only if kind == "own_only" else self._baseline
         self._trainings.append(self._threads.submit(task, node, budget_s))
 
     def _own_only(self, node: NodeConfig, budget_s: float) -> None:
-        """Train on a node's own images alone; that these are too few is a finding."""
+        self._reference(node, "own_only", self._manifest, budget_s, without="release")
+
+    def _natural(self, node: NodeConfig, budget_s: float) -> None:
+        manifest = natural_twin(self._manifest, node.student)
+        self._reference(node, "natural", manifest, budget_s, without="")
+
+    def _reference(
+        self,
+        node: NodeConfig,
+        kind: ReferenceKind,
+        manifest: Manifest,
+        budget_s: float,
+        *,
+        without: str,
+    ) -> None:
+        """Train and measure a reference; that its images are too few is a finding."""
         try:
             result, _, student = self._train(
-                node, "own_only", self._manifest, budget_s, without="release"
+                node, kind, manifest, budget_s, without=without
             )
         except (DataError, StudentError) as e:
-            failed = FinishedReference(node, "own_only", None, message=str(e))
+            failed = FinishedReference(node, kind, None, message=str(e))
             self._references().append(failed)
             return
-        measurement = self._measure(node, student)
+        measurement = self._measure(node, student, detailed=kind == "natural")
         self._references().append(
-            FinishedReference(node, "own_only", student, result, measurement)
+            FinishedReference(node, kind, student, result, measurement)
         )
 
     def _baseline(self, node: NodeConfig, budget_s: float) -> None:
@@ -150,7 +193,7 @@ class References:
         *,
         without: str,
     ) -> tuple[DistilResult, ChildUsage, Path]:
-        """Train a student in the node's caps; its path is within the run's folder."""
+        """Train a student in the node's memory; its path is within the run's folder."""
         run = self._state.run
         folder = run.references / node.name / kind
         release, work = folder / "release", folder / "work"
@@ -178,7 +221,7 @@ class References:
             }
         )
         distillation = Distillation(
-            node.profile,
+            node.profile.model_copy(update={"cpus": max(node.profile.cpus, 1.0)}),
             node=f"{node.name}-{kind}",
             cap_method=None,
             stop=self._stop,
@@ -191,11 +234,14 @@ class References:
             shutil.copyfile(work / STUDENT, run.path / student)
         return result, usage, student
 
-    def _measure(self, node: NodeConfig, student: Path) -> Measurement:
+    def _measure(
+        self, node: NodeConfig, student: Path, *, detailed: bool = False
+    ) -> Measurement:
         return self._pool.submit(
             self._state.run.path / student,
             self._state.config.evaluation.autoattack_images,
             shift=shift_of(self._own.get(node.name)),
+            detailed=detailed,
         )
 
     def _repository(self) -> ReleaseRepository:
@@ -236,11 +282,17 @@ def with_pgd_at(manifest: Manifest, student: str) -> Manifest:
     Starting weights are of the teacher's knowledge, which the baseline goes without.
     """
     attack = AttackConfig(steps=PGD_STEPS, step_size=min(manifest.eps / 4, 1.0))
-    recipe = manifest.students[student].model_copy(
-        update={"method": "pgd_at", "attack": attack}
-    )
-    changed = {"students": {student: recipe}, "weights": {}}
-    return manifest.model_copy(update=changed)
+    return _trained_by(manifest, student, method="pgd_at", attack=attack)
+
+
+def natural_twin(manifest: Manifest, student: str) -> Manifest:
+    """Change a student's recipe to natural training, from random weights."""
+    return _trained_by(manifest, student, method="natural")
+
+
+def _trained_by(manifest: Manifest, student: str, **changes: object) -> Manifest:
+    recipe = manifest.students[student].model_copy(update=changes)
+    return manifest.model_copy(update={"students": {student: recipe}, "weights": {}})
 
 
 def _unshared(data: OwnImagesConfig | None) -> OwnImagesConfig | None:

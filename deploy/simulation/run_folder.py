@@ -3,6 +3,8 @@
     result.json  report.html  config.toml  students/<node>.safetensors  logs/*.log
     cloud/ (the storage of the cloud side)  nodes/<name>/ (a node's state folder)
     references/<name>/<kind>/ (trainings to compare with)
+    details/<name>/student.json natural.json (of a student and its natural twin)
+    tensorboard/<model>/ (curves, where tensorboardX is installed)
 
 Not here: what is in result.json, and the layouts inside cloud/ and nodes/.
 """
@@ -13,7 +15,7 @@ from pathlib import Path
 from cloud.storage import StorageDir
 from common.durable import make_folder, storing, write_atomic
 from common.errors import StorageError
-from deploy.runtime.settings import require_utf_8
+from deploy.runtime.paths import require_utf_8
 
 
 class RunFolder:
@@ -38,6 +40,10 @@ class RunFolder:
     def run_id(self) -> str:
         """The run's name: the folder's."""
         return self.path.name
+
+    def details_of(self, node: str, kind: str) -> str:
+        """Name the file of what the page draws of a model, relative to the folder."""
+        return f"details/{node}/{kind}.json"
 
     def log(self, name: str) -> Path:
         """Name the log of one part."""

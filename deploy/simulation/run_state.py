@@ -12,13 +12,16 @@ from typing import Literal
 from common.config import NodeConfig, RunConfig
 from common.pb.takt_pb2 import ReportRequest
 from common.release import Manifest, TeacherCard
-from deploy.evaluation.pool import Measurement
+from deploy.evaluation.measurement import Measurement
+from deploy.report.details import Answer
 from deploy.report.result import DatasetFacts, Failure
 from deploy.simulation.nodes import Nodes
 from deploy.simulation.phases import Phases
 from deploy.simulation.run_folder import RunFolder
 from edge.jobs.job import DistilResult
 from edge.jobs.runner import ChildUsage
+
+ReferenceKind = Literal["own_only", "shipped", "natural"]
 
 
 @dataclass
@@ -30,6 +33,7 @@ class FinishedNode:
     report: ReportRequest | None = None
     student: Path | None = None  # relative to the run's folder
     measurement: Measurement | None = None
+    details: str | None = None  # file for the page, relative to the run's folder
 
 
 @dataclass
@@ -48,11 +52,14 @@ class FinishedReference:
     """What became of one reference of a node's student."""
 
     node: NodeConfig
-    kind: Literal["own_only", "shipped"]
+    kind: ReferenceKind
     student: Path | None  # None: its training failed
     result: DistilResult | None = None  # None: it was not trained
     measurement: Measurement | None = None
     message: str = ""
+    details: str | None = None  # as of a node
+    # Of a natural twin: what it says of its student's attacked images, by position.
+    answers: dict[int, Answer] = field(default_factory=dict)
 
 
 @dataclass
@@ -64,7 +71,6 @@ class RunState:
     phases: Phases | None = None
     nodes: Nodes | None = None
     dataset: DatasetFacts | None = None
-    num_val: int = 0
     teacher: TeacherCard | None = None
     teacher_measurement: Measurement | None = None
     manifest: Manifest | None = None
@@ -84,9 +90,10 @@ class RunState:
 
     def measurements(self) -> list[Measurement]:
         """List every measurement that was begun."""
+        # Copies, since the view asks from a thread of its own.
         found = [self.teacher_measurement]
-        found += [node.measurement for node in self.finished.values()]
-        found += [reference.measurement for reference in self.references or ()]
-        found += [baseline.measurement for baseline in self.baselines or ()]
-        # Nodes of one recipe are shipped the same student, which is measured once.
+        found += [node.measurement for node in list(self.finished.values())]
+        found += [reference.measurement for reference in list(self.references or ())]
+        found += [baseline.measurement for baseline in list(self.baselines or ())]
+        # Of one function, in whatever files it lies, there is one measurement.
         return list({id(each): each for each in found if each is not None}.values())

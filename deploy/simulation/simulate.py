@@ -11,9 +11,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from rich.console import Console
-
-from cloud.gateway.ray_serve import check_ports
+from cloud.gateway.addresses import check_ports
 from cloud.pki.authority import Authority
 from common.config import RunConfig
 from common.data.datasets import Dataset, load_dataset
@@ -22,6 +20,7 @@ from common.text import counted
 from deploy import cloud_side
 from deploy.evaluation.pool import EvaluationPool
 from deploy.report.builder import dataset_facts, release_facts
+from deploy.report.result import Accuracies
 from deploy.report.wording import (
     describe_evaluation,
     describe_nodes,
@@ -29,6 +28,7 @@ from deploy.report.wording import (
     describe_teacher,
 )
 from deploy.runtime.background import Background
+from deploy.runtime.progress import Display
 from deploy.simulation.lifecycle import run_in_folder
 from deploy.simulation.live_view import open_view, print_notes, take_snapshot
 from deploy.simulation.node_images import (
@@ -47,7 +47,12 @@ MOST_WORKERS = 8  # of the evaluation; each holds torch and a data set
 
 
 def run_simulation(
-    config: RunConfig, config_text: str, *, runs_dir: Path, compare: bool
+    config: RunConfig,
+    config_text: str,
+    *,
+    runs_dir: Path,
+    compare: bool,
+    quiet: bool = False,
 ) -> int:
     """Run the whole system; print the table; leave the run's folder.
 
@@ -56,23 +61,24 @@ def run_simulation(
         config_text: the same as TOML, for the run's folder.
         runs_dir: where the run's folder is made.
         compare: train the teacher-free baselines as well.
+        quiet: show the result alone.
 
     Raises:
         TaktError: a part failed; result.json says the same.
         KeyboardInterrupt: the run was stopped; result.json says so.
     """
 
-    def body(state: RunState, console: Console) -> None:
-        _simulate(state, console, compare=compare)
+    def body(state: RunState, display: Display) -> None:
+        _simulate(state, display, compare=compare)
 
-    return run_in_folder(config, config_text, body, runs_dir=runs_dir)
+    return run_in_folder(config, config_text, body, runs_dir=runs_dir, quiet=quiet)
 
 
-def _simulate(state: RunState, console: Console, *, compare: bool) -> None:
+def _simulate(state: RunState, display: Display, *, compare: bool) -> None:
     """Do all phases; results go into `state` at once."""
     config, run = state.config, state.run
     with ExitStack() as stack:
-        view = stack.enter_context(open_view(console, lambda: take_snapshot(state)))
+        view = stack.enter_context(open_view(display, lambda: take_snapshot(state)))
         phases = Phases(view, time.monotonic)
         state.phases = phases
         with phases.phase("data", f"read {config.dataset.name}") as phase:
@@ -80,13 +86,12 @@ def _simulate(state: RunState, console: Console, *, compare: bool) -> None:
             state.dataset = facts = dataset_facts(
                 dataset, describe_shared_parts(config)
             )
-            state.num_val = len(dataset.val)
             images = counted(len(dataset.train), "image")
             phase.summary = (
                 f"{dataset.name}: {images} to learn from, "
                 f"{len(dataset.val):,} to validate, {len(dataset.test):,} to test"
             )
-        print_notes(console, facts)
+        print_notes(display, facts)
         check_drawn_images(config)  # rather than at the nodes, after the teacher
         check_ports(config.gateway)  # rather than after the teacher's training
         # One thread for the run's whole length: its children end when it does.
@@ -110,8 +115,7 @@ def _simulate(state: RunState, console: Console, *, compare: bool) -> None:
             nodes.stop()
             cloud.close()
             references.finish(compare=compare)
-            measured = [each.result() for each in state.measurements()]
-            phase.summary = describe_evaluation(measured)
+            phase.summary = describe_evaluation(wait_for_results(state))
 
 
 def _start_gateway(config: RunConfig, run: RunFolder, nodes: SimulatedNodes) -> str:
@@ -156,6 +160,19 @@ def _train_and_publish(
         state.manifest = cloud_side.publish(config, run.cloud, dataset)
         phase.summary = describe_release(release_facts(state.manifest))
     return pool
+
+
+def wait_for_results(state: RunState) -> list[Accuracies]:
+    """Wait until all that was begun is measured, with what the page draws of it.
+
+    Raises:
+        TaktError: a measurement failed.
+    """
+    measurements = state.measurements()
+    results = [each.result() for each in measurements]
+    for each in measurements:
+        each.details()  # the pool's end would cut it short
+    return results
 
 
 def open_pool(config: RunConfig, run: RunFolder, dataset: Dataset) -> EvaluationPool:

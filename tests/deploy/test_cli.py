@@ -16,7 +16,7 @@ from waiting import WAIT_S, until
 from cloud.publishing.repository import ReleaseRepository
 from common.errors import ConfigError
 from deploy.cli.main import app
-from deploy.cli.options import expand, own_folder
+from deploy.cli.options import existing_folder, expand, own_folder
 from deploy.runtime.exits import record_bug
 from deploy.runtime.settings import (
     load_run_config,
@@ -397,7 +397,7 @@ def test_every_path_option_expands_the_home_folder() -> None:
             kind, *options = get_args(hint) or (hint,)
             if Path in (kind, *get_args(kind)) and name not in of_other_machines:
                 found += 1
-                known = options[0].callback in (expand, own_folder)
+                known = options[0].callback in (expand, existing_folder, own_folder)
                 assert known, f"{callback.__name__}: {name}"
     assert found > 20
 

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pytest
+import typer
+from waiting import WAIT_S
 
 from common.config import ProfileConfig
 from common.errors import CapError, ConfigError
 from deploy.cli import options
+from deploy.cli.groups import VerbGroup
 from deploy.cli.main import app
 from deploy.runtime.settings import load_run_config
 from deploy.selection.student import caps_of
@@ -27,7 +30,7 @@ def takt(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
         [sys.executable, "-m", "deploy.cli.main", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT_S,
     )
 
 
@@ -47,6 +50,10 @@ def refused(code: int, *arguments: str | Path) -> str:
         (["edge", "run", "-x"], "No such option: -x; see takt edge run"),
         (["pki", "rotate"], "Missing argument 'role'; see takt pki rotate"),
         (["frobnicate"], "No such command 'frobnicate'; see takt"),
+        (
+            ["test"],
+            "No such command 'test' (it is of a clone: ./takt test); see takt",
+        ),
         (
             ["simulate", "--limit", "many"],
             "--limit many: expected a whole number, for instance 3; see takt simulate",
@@ -74,6 +81,17 @@ def test_help_lists_the_whole_line_of_each_verb(
         assert verb.callback.__doc__.splitlines()[0].strip() in shown
 
 
+@pytest.mark.parametrize("group", GROUPS)
+def test_help_shows_no_type_of_python(group: str) -> None:
+    command = typer.main.get_command(GROUPS[group])
+    assert isinstance(command, VerbGroup)
+    with command.make_context("takt", ["x"], resilient_parsing=True) as context:
+        for name in command.list_commands(context):
+            verb = command.get_command(context, name)
+            with verb.make_context(name, [], resilient_parsing=True) as inner:
+                assert "list[" not in verb.get_help(inner), name
+
+
 def test_every_verb_that_reads_a_runs_config_takes_the_same_options_for_it() -> None:
     verbs = [v.callback for group in GROUPS.values() for v in group.registered_commands]
     found = 0
@@ -98,6 +116,15 @@ def test_every_verb_that_reads_a_runs_config_takes_the_same_options_for_it() -> 
         ({"teacher.epochs": 0}, "--set teacher.epochs=0: expected 1 or more"),
         ({"teacher.epoch": 8}, "--set teacher.epoch=8: unknown key 'teacher.epoch'"),
         ({"teacher": 1}, "--set teacher=1: expected a table"),
+        (
+            {"teacher.store": "foo://x"},
+            "teacher.store = 'foo://x': expected s3://BUCKET/FOLDER",
+        ),
+        ({"dataset.name": "folder"}, "digits.toml: data set 'folder' needs"),
+        (
+            {"students.tiny.model": "wrn_28_10"},
+            "--set students.tiny.model=wrn_28_10: model 'wrn_28_10' is a teacher only",
+        ),
         (
             {"nodes.sensor.profile.cpus": math.inf, "seed": 1},
             "--set nodes.sensor.profile.cpus=inf: expected a finite number",
@@ -160,7 +187,7 @@ def test_an_option_that_stands_for_a_key_is_named_as_it_was_typed(
         (1e-9, 500, 60.0, ConfigError, "--cpus 1e-09: expected 0.01 to 1024"),
         (1.0, 500, math.inf, ConfigError, "--cpu-s inf: expected a number above 0"),
         (1.0, 500, math.nan, ConfigError, "--cpu-s nan: expected a number above 0"),
-        (1.0, 10, 60.0, CapError, "--memory-mib 10: importing torch and one batch"),
+        (1.0, 10, 60.0, CapError, "--memory-mib 10 is too small"),
     ],
 )
 def test_fit_names_the_number_that_is_impossible(
@@ -202,6 +229,15 @@ def test_own_images_are_looked_for_before_ray_is_started(
     line = refused(3, "cloud", verb, "-c", "digits", "-s", tmp_path / "cloud", *folder)
     assert str(tmp_path / "none") in line
     assert not (tmp_path / "cloud" / "logs").exists()
+
+
+def test_a_node_that_could_train_nothing_is_refused_before_the_run_begins(
+    tmp_path: Path,
+) -> None:
+    small = ("--set", "nodes.camera.profile.memory_mib=10")
+    line = refused(4, "simulate", "--runs-dir", tmp_path / "runs", *small)
+    assert line.startswith("memory cap 10 MiB of node 'camera' is too small")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_group_without_a_verb_shows_its_help() -> None:

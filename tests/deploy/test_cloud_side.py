@@ -15,6 +15,7 @@ from cloud.training.teacher_files import as_trial, teacher_digest, teacher_optio
 from common.config import AttackConfig, RunConfig
 from common.data.datasets import Dataset, load_dataset
 from common.errors import ConfigError, DataError, StorageError, TaktError
+from deploy.cli.main import invoke
 from deploy.cloud_side import extract, has_release, publish
 
 CONFIG = small_run(AttackConfig(steps=4, step_size=0.06), model="cnn_tiny", epochs=1)
@@ -96,6 +97,15 @@ def test_publish_refuses_options_that_the_knowledge_was_not_extracted_with(
     error = refusal(publish, config, storage)
     assert isinstance(error, ConfigError)
     assert re.search(f"{told}.*; {SAME} extract", str(error)), error
+
+
+def test_a_step_alone_that_fails_says_so_to_those_who_wait(storage: StorageDir) -> None:
+    with pytest.raises(ConfigError):
+        invoke(
+            ["cloud", "publish", "--config", "digits", "--storage", str(storage.root)]
+        )
+    with pytest.raises(ConfigError, match=r"the cloud job failed: .* was trained with"):
+        storage.raise_failure()
 
 
 def test_publish_refuses_knowledge_of_another_teacher(storage: StorageDir) -> None:

@@ -10,8 +10,8 @@ from edge_site import EdgeSite, edge_site
 
 from cloud.fleet.database import Fleet, sqlite_url
 from cloud.gateway.probe import check_gateway
-from cloud.pki.allowlist import Signed
 from cloud.pki.authority import Authority
+from cloud.pki.entries import Signed
 from cloud.storage import StorageDir
 from common.clock import utc_now
 from common.errors import (
@@ -44,8 +44,17 @@ def test_a_gateway_that_answers_is_named(site: EdgeSite) -> None:
 
 
 def test_a_gateway_that_was_never_started_is_said_so(tmp_path: Path) -> None:
+    storage = StorageDir(tmp_path)
+    Authority(storage.pki).init()
     with pytest.raises(LinkError, match="no gateway has served"):
-        check_gateway(StorageDir(tmp_path))
+        check_gateway(storage)
+
+
+def test_a_folder_without_a_project_is_no_gateway_that_does_not_answer(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(StorageError, match="typo has no release yet"):
+        check_gateway(StorageDir(tmp_path / "typo"))
 
 
 def test_a_gateway_that_is_gone_does_not_answer(tmp_path: Path) -> None:
@@ -85,6 +94,30 @@ def test_a_job_that_fails_without_storage_keeps_its_own_error(tmp_path: Path) ->
         StorageDir(tmp_path / "missing").recorded_failure(),
     ):
         raise ClusterError("Ray did not start")
+
+
+def test_a_job_that_is_stopped_ends_the_waiting_of_others(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), StorageDir(tmp_path).recorded_failure():
+        raise KeyboardInterrupt
+    with pytest.raises(TaktError, match="it was stopped by a signal; the same command"):
+        StorageDir(tmp_path).raise_failure()
+
+
+def test_a_job_that_is_stopped_when_its_work_is_done_has_not_failed(
+    tmp_path: Path,
+) -> None:
+    storage = StorageDir(tmp_path)
+    with pytest.raises(KeyboardInterrupt), storage.recorded_failure() as work_is_done:
+        work_is_done()
+        raise KeyboardInterrupt
+    storage.raise_failure()
+
+
+def test_a_bug_in_a_job_ends_the_waiting_of_others(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), StorageDir(tmp_path).recorded_failure():
+        _ = 1 / 0
+    with pytest.raises(TaktError, match="job failed: ZeroDivisionError: division"):
+        StorageDir(tmp_path).raise_failure()
 
 
 @pytest.fixture

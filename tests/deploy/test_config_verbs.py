@@ -80,9 +80,13 @@ def test_the_name_of_a_node_may_be_left_out_of_its_key() -> None:
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("teacher.epoch", "unknown key 'teacher.epoch'; did you mean 'epochs'?"),
+        (
+            "teacher.epoch",
+            "unknown key 'teacher.epoch'; did you mean 'teacher.epochs'?",
+        ),
         ("seed.x", "unknown key 'seed.x': no 'x'; nothing is below that key"),
         ("", "no ''; known there: channel, seed"),
+        ("edge.poll_s", "unknown key 'edge.poll_s': no 'edge'; known there: channel"),
         ("nodes.hub.zzz", "no 'zzz'; known there: name, student"),
     ],
 )

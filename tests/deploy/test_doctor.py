@@ -28,8 +28,8 @@ from deploy.doctor import format_finding, print_findings, run_doctor
 from edge.limits import MINIMUM_MIB
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "configs" / "digits.toml"
-SUBJECTS = ["python", "torch", "cores", "memory", "caps", "ports", "clock", "disk"]
-SUBJECTS += ["data", "images", "shm"]
+SUBJECTS = ["python", "torch", "cores", "procs", "memory", "caps", "ports", "clock"]
+SUBJECTS += ["disk", "data", "images", "shm"]
 
 
 def test_a_working_machine_gets_one_line_per_check(tmp_path: Path) -> None:
@@ -71,6 +71,36 @@ def test_a_port_in_use_is_named() -> None:
         finding = doctor.check_ports(GatewayConfig(port=port))
     assert finding.level == "fail"
     assert f"port {port} on 127.0.0.1" in finding.found
+
+
+@pytest.mark.parametrize("key", ["port", "enroll_port", "status_port"])
+def test_the_key_of_a_port_in_use_is_named(key: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        finding = doctor.check_ports(GatewayConfig.model_validate({key: port}))
+    assert finding.level == "fail"
+    assert f"gateway.{key} to another port" in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("changes", "level"),
+    [
+        ({"status_host": "127.0.0.1"}, "fail"),
+        ({"status_host": "0.0.0.0"}, "fail"),
+        ({"status_page": False}, "ok"),
+        ({"status_host": "127.0.0.2"}, "ok"),
+    ],
+)
+def test_a_port_that_two_keys_ask_for_is_named_with_both(
+    changes: dict[str, object], level: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    values = {"port": port, "status_port": port, **changes}
+    finding = doctor.check_ports(GatewayConfig.model_validate(values))
+    assert finding.level == level
+    if level == "fail":
+        assert "gateway.port and gateway.status_port are both" in finding.found
 
 
 def test_an_address_of_another_machine_is_named() -> None:

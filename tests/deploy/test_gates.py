@@ -51,8 +51,11 @@ def test_switches_do_not_reach_pytest_and_other_options_do() -> None:
     assert groups_of(["--slow", "-k", "caps", "--docker"])[1] == ["-k", "caps"]
 
 
-def test_the_default_tests_run_on_several_cores_unless_options_choose_some() -> None:
-    default, containers = groups_of(["--docker"])[0]
+def test_default_and_slow_tests_run_on_several_cores_unless_options_choose_some() -> (
+    None
+):
+    default, containers, slow = groups_of(["--docker", "--slow"])[0]
+    assert worker_options(slow, [], cores=2) == worker_options(default, [], cores=2)
     assert worker_options(default, [], cores=2)[:2] == ["-n", "2"]
     assert worker_options(default, [], cores=64)[:2] == ["-n", "4"]
     assert worker_options(default, [], cores=1) == []

@@ -24,7 +24,7 @@ FEW = FolderSize(
 
 def written(tmp_path: Path, size: FolderSize) -> Path:
     path = tmp_path / CONFIG
-    path.write_text(config_text(tmp_path / "photos", size))
+    path.write_text(config_text(tmp_path / "photos", size, path))
     return path
 
 
@@ -38,7 +38,8 @@ def test_the_config_of_a_folder_is_read_and_finds_its_images(
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("70 colour images of 2 classes, 30 of the smallest")
     assert f"takt simulate --config {folder / CONFIG}" in second
-    config, _ = load_run_config(str(folder / CONFIG))
+    config, text = load_run_config(str(folder / CONFIG))
+    assert f"# A first run: takt simulate --config {folder / CONFIG}\n" in text
     assert config.channel == "my-photos"
     dataset = load_dataset(config.dataset, seed=0)
     assert dataset.sample_shape == (3, 9, 9)
@@ -90,3 +91,27 @@ def test_class_folders_in_the_wrong_place_are_refused_with_the_fix(
     with pytest.raises(DataError, match="holds class folders, expected them in"):
         invoke(["init", str(tmp_path / "new"), "--data", str(tmp_path / "data")])
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("given", ["photos/train", "."])
+def test_advice_on_the_images_names_the_option_of_this_verb(
+    given: str, tmp_path: Path
+) -> None:
+    write_tree(tmp_path / "photos" / "train", {"cat": 2, "dog": 2})
+    with pytest.raises(DataError, match=rf"(: |give )--data {tmp_path}/photos$"):
+        invoke(["init", str(tmp_path / "new"), "--data", str(tmp_path / given)])
+
+
+def test_a_folder_without_images_is_told_where_they_are_looked_for(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"expected images as .*/empty/train/CLASS/IM"):
+        invoke(["init", str(tmp_path / "new"), "--data", str(tmp_path / "empty")])
+
+
+def test_a_path_that_would_break_the_comment_in_which_it_stands_is_escaped(
+    tmp_path: Path,
+) -> None:
+    text = config_text(tmp_path, FEW, Path("two\nlines/takt.toml"))
+    assert "--config two\\nlines/takt.toml\n" in text

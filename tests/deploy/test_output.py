@@ -123,19 +123,36 @@ def test_an_error_keeps_its_code_where_its_line_cannot_be_written() -> None:
     assert done.returncode == 8
 
 
-def test_closed_streams_are_no_error_and_no_file_takes_their_place(
-    tmp_path: Path,
-) -> None:
+def closed(redirections: str, argv: list[str]) -> "subprocess.CompletedProcess[str]":
+    """Run a program some of whose streams the caller closed."""
+    script = f'exec "$@" {redirections}'
+    return subprocess.run(
+        ["sh", "-c", script, "sh", *argv], capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("verb", ["exit-codes", "simulate --help"])
+def test_output_that_the_caller_closed_is_a_write_error(verb: str) -> None:
+    done = closed(">&-", [*TAKT, *verb.split()])
+    assert done.returncode == 8
+    assert done.stderr.startswith("takt: standard output is closed; send it to a file")
+    assert done.stderr.count("\n") == 1
+
+
+def test_closed_output_is_no_error_of_a_verb_that_writes_none() -> None:
+    body = "print('an error goes elsewhere', file=sys.stderr)"
+    done = closed(">&-", program(body))
+    assert (done.returncode, done.stderr) == (0, "an error goes elsewhere\n")
+
+
+def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
     body = (
         f"with open({str(tmp_path / 'file')!r}, 'w') as file:\n"
-        "    print('for nobody')\n"
         "    print('for nobody', file=sys.stderr)\n"
-        "    sys.stdout.flush()\n"
-        "    file.write('ours')"
+        "    file.write('ours')\n"
+        "print('for nobody')"
     )
-    script = 'exec "$@" <&- >&- 2>&-'
-    done = subprocess.run(["sh", "-c", script, "sh", *program(body)])
-    assert done.returncode == 0
+    assert closed("<&- >&- 2>&-", program(body)).returncode == 8
     assert (tmp_path / "file").read_text() == "ours"
 
 

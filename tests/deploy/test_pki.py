@@ -2,25 +2,20 @@
 
 import subprocess
 import sys
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from gateway_site import make_key, request_for
-from typer.testing import CliRunner
+from typed_verbs import typed
 
 from cloud.pki.authority import Authority
-from common.errors import ConfigError, StorageError, TaktError
+from common.errors import ConfigError, StorageError
 from deploy.cli import pki
 
-
-def takt_pki(*arguments: str | Path) -> str:
-    """Run a verb; return what it printed, raise what it raised."""
-    result = CliRunner().invoke(pki.app, [str(a) for a in arguments])
-    if isinstance(result.exception, TaktError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
+takt_pki = partial(typed, pki.app)
 
 
 @pytest.fixture
@@ -56,6 +51,20 @@ def test_sign_makes_a_certificate_that_is_let_in(storage: Path) -> None:
     authority = Authority(storage / "pki")
     assert authority.check(printed.encode()) == "sensor"
     assert out.read_bytes().startswith(b"-----BEGIN CERTIFICATE-----")
+
+
+def test_sign_signs_for_as_long_as_the_gateways_config_says(storage: Path) -> None:
+    request = storage / "sensor.csr"
+    request.write_bytes(request_for("sensor", make_key()))
+    sign = ("sign", "sensor", request, "--storage", storage)
+    config = ("--config", "digits", "--set", "gateway.node_days=7")
+    for more, days in (((), 30), (config, 7)):
+        pem = takt_pki(*sign, *more).encode()
+        certificate = x509.load_pem_x509_certificate(pem)
+        left = certificate.not_valid_after_utc - datetime.now(UTC)
+        assert left.days in (days - 1, days)
+    with pytest.raises(ConfigError, match="name the gateway's with --config"):
+        takt_pki(*sign, "--set", "gateway.node_days=7")
 
 
 def test_sign_names_a_request_that_is_missing(storage: Path) -> None:
@@ -112,7 +121,7 @@ def test_the_verbs_load_neither_ray_nor_torch(storage: Path) -> None:
         ["revoke", "sensor"],
         ["sign", "sensor", "sensor.csr"],
         ["rotate", "targets"],
-        ["rotate", "mirrors"],
+        ["rotate", "authority"],
         [
             "invite",
             "-c",

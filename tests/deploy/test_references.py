@@ -2,14 +2,14 @@
 
 from release_drafts import draft
 
+from common.catalog import contents_for
 from common.records import Evaluation
-from common.release import WeightsInfo
-from deploy.simulation.references import with_pgd_at
+from common.release import Manifest, WeightsInfo
+from deploy.simulation.references import natural_twin, with_pgd_at
 
 
-def test_the_baseline_of_pgd_at_begins_without_weights_of_the_teachers_knowledge() -> (
-    None
-):
+def shipping() -> Manifest:
+    """A release with starting weights of its student."""
     robust = Evaluation(
         attack="pgd",
         version="3 steps",
@@ -28,6 +28,21 @@ def test_the_baseline_of_pgd_at_begins_without_weights_of_the_teachers_knowledge
         clean_accuracy=0.5,
         robust=robust,
     )
-    manifest = with_pgd_at(draft(weights={"tiny": weights}), "tiny")
+    return draft(weights={"tiny": weights})
+
+
+def test_the_baseline_of_pgd_at_begins_without_weights_of_the_teachers_knowledge() -> (
+    None
+):
+    manifest = with_pgd_at(shipping(), "tiny")
     assert manifest.students["tiny"].method == "pgd_at"
     assert manifest.weights == {}
+
+
+def test_a_natural_twin_has_the_students_model_and_nothing_of_the_teacher() -> None:
+    manifest = shipping()
+    twin = natural_twin(manifest, "tiny")
+    assert twin.students["tiny"].method == "natural"
+    assert twin.students["tiny"].model == manifest.students["tiny"].model
+    assert twin.weights == {}
+    assert contents_for("natural", manifest.students["tiny"].boundary_weight) == set()

@@ -1,6 +1,5 @@
 """The report page and the terminal table: whole, safe, and honest."""
 
-import html.parser
 import io
 import json
 import re
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from page_checker import PageChecker, checked
 from rich.console import Console
 
 from common.errors import StorageError
@@ -19,46 +19,10 @@ from deploy.report.table import print_result
 from deploy.report.wording import TRIAL, make_verdict
 
 SAMPLE = Path(__file__).parents[1] / "support" / "sample_result.json"
-VOID = {"meta", "br", "path", "circle"}
 
 
-class _Checker(html.parser.HTMLParser):
-    """Collects what a page consists of and insists on matched tags."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: set[str] = set()
-        self.links: list[str] = []
-        self.images: list[dict[str, str | None]] = []
-        self.text: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        self.tags.append(tag)
-        self.attributes |= set(found)
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "svg" and "aria-hidden" not in found:
-            self.images.append(found)
-        for name in ("href", "src"):
-            if found.get(name):
-                self.links.append(str(found[name]))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-
-def parsed(result: RunResult) -> _Checker:
-    checker = _Checker()
-    checker.feed(render(result))
-    assert checker.open == []
-    return checker
+def parsed(result: RunResult) -> PageChecker:
+    return checked(render(result))
 
 
 @pytest.fixture

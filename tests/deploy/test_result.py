@@ -12,6 +12,7 @@ from deploy.report.result import (
     Failure,
     Machine,
     NodeResult,
+    OwnImages,
     RunResult,
     Threat,
     read_result,
@@ -148,6 +149,20 @@ def test_the_verdict_counts_the_nodes_and_states_attack_and_images() -> None:
         "All 2 nodes promoted a student of 50.0 to 75.0 % robust accuracy, against "
         "80.5 % of the teacher (AutoAttack, Linf, eps 0.15, 360 images each, 200 for "
         "the teacher)."
+    )
+
+
+def test_a_student_of_a_shifted_camera_is_not_set_against_the_teacher() -> None:
+    teacher = read_result(SAMPLE).teacher
+    shifted = node("b", 0.25).model_copy(update={"data": OwnImages(shift="blur")})
+    assert make_verdict([node("a", 0.5), shifted], teacher) == (
+        "All 2 nodes promoted a student of 50.0 % robust accuracy, against 80.5 % of "
+        "the teacher (AutoAttack, Linf, eps 0.15, 360 images, 200 for the teacher); "
+        "on images shifted as its own are: b 25.0 %."
+    )
+    assert make_verdict([shifted], teacher) == (
+        "The one node promoted a student of 25.0 % robust accuracy (AutoAttack, Linf, "
+        "eps 0.15, 360 images)."
     )
 
 

@@ -9,13 +9,21 @@ import pytest
 from rich.console import Console
 
 from common.errors import StorageError
-from deploy.report.result import RunResult, read_result, write_result
+from deploy.report.result import (
+    Failure,
+    ReleaseFacts,
+    RunResult,
+    read_result,
+    write_result,
+)
 from deploy.report.runs import (
     config_differences,
     find_runs,
     print_comparison,
     print_runs,
 )
+from deploy.report.table import print_result
+from deploy.report.wording import describe_failure
 
 SAMPLE = read_result(Path(__file__).parents[1] / "support" / "sample_result.json")
 
@@ -124,3 +132,44 @@ def test_figures_of_another_eps_are_not_subtracted(tmp_path: Path) -> None:
     one, two = pair
     print_comparison(one, two, screen)
     assert "another attack or eps" in text.getvalue()
+
+
+def shown(result: RunResult, *, error_follows: bool = False) -> str:
+    out, text = console()
+    print_result(result, out, Path("gone"), error_follows=error_follows)
+    return text.getvalue()
+
+
+@pytest.mark.parametrize("release", [None, SAMPLE.release])
+def test_a_failed_run_is_shown_with_its_verdict_and_error(
+    release: ReleaseFacts | None,
+) -> None:
+    failed = SAMPLE.model_copy(
+        update={
+            "status": "failed",
+            "release": release,
+            "verdict": "The run ended in phase 'cluster'.",
+            "error": Failure(code=10, message="Ray did not start"),
+        }
+    )
+    text = shown(failed)
+    assert "ended in phase 'cluster'" in text
+    assert "exit code 10: Ray did not start" in text
+    assert "Ray did not start" not in shown(failed, error_follows=True)
+
+
+def test_an_error_that_the_verdict_names_is_not_said_twice() -> None:
+    error = Failure(code=10, message="Ray did not start")
+    verdict = describe_failure("cluster", error.message)
+    failed = SAMPLE.model_copy(
+        update={"release": None, "verdict": verdict, "error": error}
+    )
+    assert shown(failed).count("Ray did not start") == 1
+
+
+def test_the_name_of_a_run_is_whole_on_any_terminal(tmp_path: Path) -> None:
+    name = "a-long-name-20261129-193953"
+    run(tmp_path, name, at=1000, result=SAMPLE)
+    text = io.StringIO()
+    print_runs(tmp_path, Console(file=text, width=40), as_json=False)
+    assert name in text.getvalue()

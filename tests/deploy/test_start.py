@@ -63,3 +63,37 @@ def test_file_names_are_utf_8_whatever_the_locale_says(
         encoding="utf-8",
     )
     assert "no result at caf\u00e9" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "PYTHONWARNINGS=error",
+        "PYTHONINSPECT=1",
+        "PYTHONPLATLIBDIR=x",
+        "PYTHONDEVMODE=1",
+    ],
+)
+def test_what_a_user_has_set_for_other_python_programs_does_not_reach_takt(
+    installed: Path, variable: str
+) -> None:
+    name, _, value = variable.partition("=")
+    (installed.parent / "python").write_text("#!/bin/sh\nenv\n")
+    done = subprocess.run(
+        [installed], env={**os.environ, name: value}, capture_output=True, text=True
+    )
+    found = done.stdout.splitlines()
+    assert "PYTHONSAFEPATH=1" in found and variable not in found
+
+
+def test_help_and_tables_keep_their_words_where_python_is_to_drop_docstrings(
+    installed: Path,
+) -> None:
+    done = subprocess.run(
+        [installed, "exit-codes"],
+        env={**os.environ, "PYTHONOPTIMIZE": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "A release was refused: signature" in done.stdout

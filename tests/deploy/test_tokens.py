@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from edge_site import edge_site
+from waiting import WAIT_S
 
 from deploy.runtime.settings import load_run_config
 from deploy.simulation.nodes import NodeSite, SimulatedNodes
@@ -64,7 +65,7 @@ def test_a_token_from_the_environment_is_not_passed_on(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT_S,
         env={**os.environ, "TAKT_TOKEN": "secret"},
     )
     said, passed_on = done.stdout.splitlines()
@@ -82,7 +83,7 @@ def test_a_node_enrols_with_a_token_from_standard_input(tmp_path: Path) -> None:
             input=site.allow("typed") + "\n",
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=WAIT_S,
         )
     assert done.returncode == 0, done.stderr
     assert "typed is enrolled until" in done.stdout
@@ -96,7 +97,7 @@ def test_without_a_token_enrolment_says_how_to_give_one(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT_S,
         env=environment,
     )
     assert done.returncode == 2

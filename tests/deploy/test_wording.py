@@ -20,16 +20,23 @@ def test_progress_names_the_attack_with_its_norm_eps_and_number_of_images() -> N
         "epochs": 18,
         "clean_accuracy": 0.5,
         "robust_accuracy": 0.25,
+        "num_val": 40,
     }
-    assert describe_progress(epoch, CONFIG, 40) == (
+    assert describe_progress(epoch, CONFIG) == (
         "epoch 3/18, clean 50.0 %, PGD 25.0 % (Linf, eps 0.15, 40 validation images)"
     )
 
 
 def test_progress_of_a_trial_says_so_and_what_is_missing_is_left_out() -> None:
-    trial = describe_progress({"epoch": 1, "epochs": 2}, CONFIG, 40)
+    teacher = CONFIG.teacher.model_copy(update={"trial": True})
+    config = CONFIG.model_copy(update={"teacher": teacher})
+    trial = describe_progress({"epoch": 1, "epochs": 2}, config)
     assert trial == "epoch 1/2 (a trial on CPUs; a GPU would train 18)"
-    assert describe_progress({}, CONFIG, 40) == ""
+    assert describe_progress({}, config) == ""
+
+
+def test_fewer_epochs_of_a_candidate_are_not_called_a_trial() -> None:
+    assert describe_progress({"epoch": 1, "epochs": 2}, CONFIG) == "epoch 1/2"
 
 
 def test_nothing_measured_is_no_models() -> None:
@@ -66,6 +73,6 @@ def test_the_view_shows_the_last_whole_line_of_the_teachers_progress(
     state.phases = Phases(Silent(), lambda: 0.0)
     (state.run.cloud.progress).write_text(written)
     with state.phases.phase("teacher", ""):
-        assert take_snapshot(state).detail == detail
+        assert take_snapshot(state).phase.detail == detail
     with state.phases.phase("nodes", ""):
-        assert take_snapshot(state).detail == ""
+        assert take_snapshot(state).phase.detail == ""

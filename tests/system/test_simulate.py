@@ -1,18 +1,17 @@
 """The simulation: the whole system, really run on a small digits config."""
 
-import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+from stopping import Family, read_until, stop
 from waiting import WAIT_S
 
 from deploy.runtime.processes import end_trees
@@ -34,7 +33,7 @@ SMALL = {
 NODES = (
     'nodes=[{name="sensor", student="tiny", profile={cpus=0.5, memory_mib=500, '
     'bandwidth_kib_s=512}}, {name="camera", student="small", profile={cpus=0.5, '
-    "memory_mib=600, bandwidth_kib_s=512, cuts=[{after_s=0, for_s=1}]}}]"
+    "memory_mib=600, bandwidth_kib_s=512, cuts=[{after_s=0, for_s=5}]}}]"
 )
 
 
@@ -56,48 +55,6 @@ def left_behind(marker: Path) -> list[str]:
     return found
 
 
-class _Family:
-    """Remembers every descendant of a process, also after it is gone."""
-
-    def __init__(self, pid: int) -> None:
-        self._root = psutil.Process(pid)
-        self._seen: dict[int, psutil.Process] = {}
-
-    def look(self) -> None:
-        try:
-            for child in self._root.children(recursive=True):
-                self._seen[child.pid] = child
-        except psutil.NoSuchProcess:
-            pass
-
-    def alive(self) -> list[psutil.Process]:
-        return [
-            child
-            for child in self._seen.values()
-            if child.is_running() and child.status() != psutil.STATUS_ZOMBIE
-        ]
-
-
-def _read_until(words: str, process: "subprocess.Popen[str]") -> None:
-    """Read what a process prints up to some words; else fail with all that it said."""
-    assert process.stdout is not None and process.stderr is not None
-    read = []
-    for text in process.stdout:
-        if words in text:
-            return
-        read.append(text)
-    said = "".join([*read, process.stderr.read()])
-    pytest.fail(f"it ended before it said '{words}', with:\n{said}")
-
-
-@pytest.fixture
-def short_folder() -> Iterator[Path]:
-    """A folder for TMPDIR; pytest's own are too long for Ray's sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
-    yield folder
-    shutil.rmtree(folder)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """Give the folder and the output of one whole simulation."""
@@ -108,7 +65,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, s
         stderr=subprocess.STDOUT,
         text=True,
     )
-    family = _Family(process.pid)
+    family = Family(process.pid)
     lines = []
     assert process.stdout is not None
     try:
@@ -139,6 +96,8 @@ def test_a_whole_run_leaves_all_that_it_promises(finished: tuple[Path, str]) -> 
         "cloud",
         "nodes",
         "references",
+        "tensorboard",
+        *(["details"] if list((run / "students").glob("*")) else []),
     }
     assert {log.stem for log in (run / "logs").glob("*.log")} >= {
         "simulation",
@@ -204,6 +163,39 @@ def test_baselines_get_the_cpu_seconds_of_the_student_they_stand_for(
 
 
 @pytest.mark.ray
+def test_each_student_has_a_natural_twin_that_was_measured_as_it_was(
+    finished: tuple[Path, str],
+) -> None:
+    tree = json.loads((finished[0] / "result.json").read_text())
+    for node in tree["nodes"]:
+        kinds = [each["kind"] for each in node.get("references", ())]
+        assert kinds == (["natural"] if node["state"] == "promoted" else [])
+        for twin in node.get("references", ()):
+            assert twin["method"] == "natural"
+            assert twin["student"]["architecture"] == node["student"]["architecture"]
+            assert twin["robust"][0]["num_images"] == 12
+
+
+@pytest.mark.ray
+def test_the_page_pictures_each_promoted_student_beside_its_twin(
+    finished: tuple[Path, str],
+) -> None:
+    run, _ = finished
+    tree = json.loads((run / "result.json").read_text())
+    page = (run / "report.html").read_text()
+    for node in tree["nodes"]:
+        if node["state"] != "promoted":
+            continue
+        own, twin = node["details"], node["references"][0]["details"]
+        assert own == f"details/{node['name']}/student.json"
+        kept = [json.loads((run / name).read_text())["samples"] for name in (own, twin)]
+        for student, natural in zip(*kept, strict=True):
+            assert student["x"] in page and student["x_adv"] in page
+            assert student["position"] == natural["position"]
+            assert "same_image" in natural and "same_image" not in student
+
+
+@pytest.mark.ray
 def test_the_terminal_gets_phases_table_and_paths_and_no_noise(
     finished: tuple[Path, str],
 ) -> None:
@@ -258,10 +250,10 @@ def test_a_stopped_run_leaves_no_process_and_keeps_its_folder(
         stderr=subprocess.PIPE,
         text=True,
     )
-    family = _Family(process.pid)
+    family = Family(process.pid)
     with process:
         try:
-            _read_until(line, process)
+            read_until(line, process)
             family.look()
             process.send_signal(number)
             _, err = process.communicate(timeout=WAIT_S)
@@ -276,6 +268,7 @@ def test_a_stopped_run_leaves_no_process_and_keeps_its_folder(
     assert tree["status"] == "failed" and tree["error"]["code"] == code
     assert f"in phase '{line.partition(':')[0]}'" in tree["error"]["message"]
     assert (run / "report.html").is_file()
+    assert not (run / "tensorboard").exists()  # their library takes seconds to load
 
 
 @pytest.mark.ray
@@ -291,30 +284,15 @@ def test_a_signal_to_more_than_the_run_itself_stops_it_all_the_same(
     number: signal.Signals, reaches: str, tmp_path: Path, short_folder: Path
 ) -> None:
     """As `timeout`, a closed terminal and systemd send it."""
-    process = subprocess.Popen(
+    code, err = stop(
         command(tmp_path, "--set", "teacher.epochs=500"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "TMPDIR": str(short_folder)},
+        partial(read_until, "/500"),  # any epoch: a fast machine skips the first
+        number,
+        reaches=reaches,
+        folder=short_folder,
     )
-    family = _Family(process.pid)
-    with process:
-        try:
-            _read_until("/500", process)  # any epoch: a fast machine skips the first
-            family.look()
-            os.killpg(process.pid, number)
-            for member in family.alive() if reaches == "all" else ():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    member.send_signal(number)
-            _, err = process.communicate(timeout=WAIT_S)
-        finally:
-            end_trees([process], grace_s=20)
-    assert process.returncode == 143, err
+    assert code == 143, err
     assert err.count("\n") == 1 and number.name in err
-    assert family.alive() == []
-    assert list(short_folder.iterdir()) == []
     (run,) = tmp_path.iterdir()
     tree = json.loads((run / "result.json").read_text())
     assert tree["status"] == "failed" and tree["error"]["code"] == 143
