@@ -35,6 +35,7 @@ def markdown(rows: list[Row]) -> str:
             of_one = [row for row in here if row["scenario"] == scenario]
             for shift in sorted({row["shift"] for row in of_one}):
                 found = [row for row in of_one if row["shift"] == shift]
+                found += _shipped(here, found, shift)
                 cells = " | ".join(_cell(found, method) for method in METHODS)
                 what = name if shift == "none" else f"{name}{shift}"
                 lines.append(f"| {title} | {what} | {cells} |")
@@ -46,6 +47,22 @@ def markdown(rows: list[Row]) -> str:
         "shifted camera is tested on test images shifted like its own."
     )
     return "\n".join([*lines, "", meaning])
+
+
+def _shipped(here: list[Row], found: list[Row], shift: str) -> list[Row]:
+    """Find the shipped students of these seeds, on the same images, elsewhere.
+
+    What a node holds does not change them, nor does a scenario its test images.
+    """
+    if any(row["method"] == "shipped" for row in found):
+        return []
+    seeds = {row["seed"] for row in found}
+    rows = {
+        row["seed"]: {**row, "own_classes": []}
+        for row in here
+        if row["method"] == "shipped" and row["shift"] == shift
+    }
+    return [row for seed, row in rows.items() if seed in seeds]
 
 
 def _cell(rows: list[Row], method: str) -> str:

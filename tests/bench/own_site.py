@@ -141,6 +141,8 @@ class Site:
             eps=self.config.threat.eps,
             seed=seed,
             val_fraction=self.config.dataset.val_fraction,
+            limit=self.config.dataset.limit,
+            method=recipe.method,
         )
 
     def release_bytes(self, released: Known) -> int:

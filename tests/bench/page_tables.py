@@ -11,10 +11,14 @@ from pathlib import Path
 import ablation_table
 import adaad_table
 import export_table
+import fair_table
 import few_images_table
+import gateway_table
 import margins_table
 import own_images_table
+import pgd_speed_table
 import precision_table
+import soak_table
 import summary_table
 from rows import Row, read_rows
 
@@ -26,9 +30,16 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def _of_compare(markdown: Callable[[Sequence[CompareRow]], str], *names: str) -> str:
-    return markdown(
-        [row for name in names for row in read_compare_rows(RESULTS / name)]
-    )
+    return markdown(_rows(*names))
+
+
+def _rows(*names: str, tuned: bool = False) -> list[CompareRow]:
+    rows = [row for name in names for row in read_compare_rows(RESULTS / name)]
+    return [row for row in rows if row.tuned == tuned]
+
+
+def _fair() -> str:
+    return fair_table.markdown(_rows("compare.json", tuned=True))
 
 
 def _of_bench(markdown: Callable[[list[Row]], str], name: str) -> str:
@@ -39,6 +50,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "summary": partial(
         _of_compare, summary_table.markdown, "compare.json", "compare-few.json"
     ),
+    "fair": _fair,
     "margins": partial(_of_compare, margins_table.markdown, "compare.json"),
     "compare": partial(_of_compare, compare_tables.markdown, "compare.json"),
     "plain": partial(_of_compare, compare_tables.markdown, "compare-plain.json"),
@@ -48,6 +60,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "own-images": partial(_of_bench, own_images_table.markdown, "own_images.json"),
     "adaad": partial(_of_compare, adaad_table.markdown, "compare-live.json"),
     "ablation": partial(_of_bench, ablation_table.markdown, "ablation.json"),
+    "gateway": partial(_of_bench, gateway_table.markdown, "gateway.json"),
     "export": partial(_of_bench, export_table.markdown, "export.json"),
+    "soak": partial(_of_bench, soak_table.markdown, "soak.json"),
+    "pgd-speed": partial(_of_bench, pgd_speed_table.markdown, "pgd_speed.json"),
     "precision": partial(_of_bench, precision_table.markdown, "precision.json"),
 }
