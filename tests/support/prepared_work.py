@@ -10,9 +10,9 @@ from edge.config import EdgeConfig
 from edge.credentials import Certificates
 from edge.daemon.job_setup import make_job, prepare_work_dir, serving_student
 from edge.daemon.new_images import NewImages
-from edge.jobs.job import RESULT, STUDENT, DistilResult
+from edge.jobs.job import RESULT, DistilResult
 from edge.jobs.runner import USAGE, ChildUsage
-from edge.state import StateDir, sha256_of
+from edge.state import STUDENT, StateDir, sha256_of
 
 
 def prepare(
