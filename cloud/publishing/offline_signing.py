@@ -7,13 +7,14 @@ here: making the file and taking it back (`cloud.publishing.ceremony`).
 from typing import Any
 
 from securesystemslib.signer import Signer
-from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
+from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Targets
 from tuf.api.serialization.json import JSONSerializer
 
 from cloud.publishing.role_changes import check_role
 from cloud.publishing.roles import OFFLINE, SHORT
-from common.errors import ConfigError, StorageError, one_line
+from cloud.publishing.signers import add_signature
+from common.errors import ConfigError, one_line
 
 
 def read_metadata(data: bytes) -> Metadata[Any]:
@@ -33,18 +34,20 @@ def read_metadata(data: bytes) -> Metadata[Any]:
     return metadata
 
 
-def with_signature(data: bytes, signer: Signer) -> bytes:
+def with_signature(data: bytes, signer: Signer, uri: str) -> bytes:
     """Return a file of metadata with one signature more.
+
+    Args:
+        data: the file.
+        signer: of a key.
+        uri: where the key lies, for messages.
 
     Raises:
         ConfigError: it holds no metadata.
         StorageError: the key does not sign.
     """
     metadata = read_metadata(data)
-    try:
-        metadata.sign(signer, append=True)
-    except UnsignedMetadataError as e:
-        raise StorageError(f"the key does not sign: {one_line(e)}") from e
+    add_signature(metadata, signer, uri, name="the key")
     return metadata.to_bytes(JSONSerializer(compact=False))
 
 

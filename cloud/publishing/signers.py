@@ -8,6 +8,7 @@ role has (`cloud.publishing.signing_keys`), making keys (`cloud.publishing.key_f
 """
 
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -21,12 +22,15 @@ from securesystemslib.signer import (
     Signer,
     SSlibKey,
 )
+from tuf.api.exceptions import UnsignedMetadataError
+from tuf.api.metadata import Metadata
 
 from cloud.publishing.roles import SHORT
 from common.errors import StorageError, one_line
 
 PASSPHRASE = "passphrase"  # what the handler of an encrypted file is asked for
 _ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
+_NOT_INSTALLED = (ImportError, UnsupportedLibraryError)
 # What installs the library that a scheme needs.
 _INSTALL = {
     "hsm": "pip install 'securesystemslib[hsm]'",
@@ -113,12 +117,35 @@ def open_signer(uri: str, key: Key, secret: SecretsHandler, *, name: str) -> Sig
     return signer
 
 
+def add_signature(
+    metadata: Metadata[Any], signer: Signer, uri: str, *, name: str
+) -> None:
+    """Sign metadata; signatures that it has stay.
+
+    Args:
+        metadata: gets one signature more.
+        signer: a key that was opened.
+        uri: where it lies, for messages.
+        name: what messages call the key.
+
+    Raises:
+        StorageError: the key does not sign, or a library is not installed; one line.
+    """
+    try:
+        metadata.sign(signer, append=True)
+    except UnsignedMetadataError as e:
+        cause = e.__cause__ or e
+        if isinstance(cause, _NOT_INSTALLED):
+            raise does_not_work(uri, cause, name=name, wanted=signer.public_key) from e
+        raise StorageError(f"{name} {uri} does not sign: {one_line(cause)}") from e
+
+
 def does_not_work(
     uri: str, error: BaseException, *, name: str, wanted: Key
 ) -> StorageError:
     """Say in one line why a key cannot be used, and what helps."""
     scheme = uri.partition(":")[0]
-    if isinstance(error, ImportError | UnsupportedLibraryError):
+    if isinstance(error, _NOT_INSTALLED):
         how = _INSTALL.get(scheme, f"see {type(error).__name__}: {one_line(error)}")
         return StorageError(f"{name} {uri} needs what is not installed here: {how}")
     if scheme not in SIGNER_FOR_URI_SCHEME:

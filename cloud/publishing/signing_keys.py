@@ -23,15 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import tomlkit
-from securesystemslib.exceptions import UnsupportedLibraryError
 from securesystemslib.signer import CryptoSigner, Key, Signer
-from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root
 
 from cloud.publishing.roles import ROLES, SHORT
-from cloud.publishing.signers import does_not_work, open_signer
+from cloud.publishing.signers import add_signature, open_signer
 from common.durable import make_folder, storing, write_atomic
-from common.errors import ConfigError, StorageError, one_line
+from common.errors import ConfigError, StorageError
 from common.text_file import read_text, reason_of
 
 SIGNERS = "signers.toml"
@@ -202,15 +200,8 @@ class RoleKeys:
         return usable >= root.roles[role].threshold
 
     def _sign_with(self, metadata: Metadata[Any], role: str, key: Key) -> None:
-        signer = self.load(role, key)
-        try:
-            metadata.sign(signer, append=True)
-        except UnsignedMetadataError as e:
-            cause = e.__cause__ or e
-            if isinstance(cause, ImportError | UnsupportedLibraryError):
-                uri, name = self.uri(role, key.keyid) or "", f"the {role} key"
-                raise does_not_work(uri, cause, name=name, wanted=key) from e
-            raise StorageError(f"the {role} key does not sign: {one_line(e)}") from e
+        signer, uri = self.load(role, key), self.uri(role, key.keyid) or ""
+        add_signature(metadata, signer, uri, name=f"the {role} key")
 
     def _recorded(self) -> dict[str, str | dict[str, str]]:
         """Read signers.toml: a URI, or URIs by key id, for some of the roles."""

@@ -59,7 +59,13 @@ def read_idx(path: Path, *, ndim: int) -> NDArray[np.uint8]:
             f"{path} is {word}: {len(data)} bytes, expected {expected}; delete it and "
             "fetch it again"
         )
-    return data[start:].reshape(shape)
+    try:
+        return data[start:].reshape(shape)
+    except ValueError as e:  # nothing times a lot is nothing, and no shape of numpy's
+        raise DataError(
+            f"{path} declares {' x '.join(map(str, shape))}: {e}; delete it and fetch "
+            "it again"
+        ) from e
 
 
 def _shape(header: bytes) -> tuple[int, ...]:

@@ -225,7 +225,7 @@ def sign(
 
     data = _read(file)
     lines = describe(data)
-    signed = with_signature(data, _signer(key, public, passphrase_file))
+    signed = with_signature(data, _signer(key, public, passphrase_file), key)
     write_atomic(file, signed)
     typer.echo(printable(f"signed {lines[0]}"))
 

@@ -37,7 +37,7 @@ def signer(stick: Path, role: str) -> CryptoSigner:
 
 
 def signed(stick: Path, role: str, data: bytes) -> bytes:
-    return with_signature(data, signer(stick, role))
+    return with_signature(data, signer(stick, role), stick.name)
 
 
 def test_root_and_targets_that_went_offline_are_signed_elsewhere_and_come_back(
@@ -187,7 +187,7 @@ def test_another_threshold_is_decided_by_an_offline_root_step_by_step(
     with pytest.raises(ConfigError, match=r"refuse the present targets.*keys export"):
         ceremony.accept(root)
     targets = signed(stick, "targets", ceremony.export("targets"))
-    ceremony.accept(with_signature(targets, second))
+    ceremony.accept(with_signature(targets, second, "second"))
     assert node.version() == 1
     ceremony.accept(root)
     assert node.version() == 1
@@ -196,7 +196,7 @@ def test_another_threshold_is_decided_by_an_offline_root_step_by_step(
     one = signed(stick, "targets", file.read_bytes())
     with pytest.raises(TrustError, match="targets was signed by 1/2 keys"):
         ceremony.accept(one)
-    ceremony.accept(with_signature(one, second))
+    ceremony.accept(with_signature(one, second, "second"))
     assert node.version() == 2
 
 
@@ -205,7 +205,7 @@ def test_a_root_by_keys_of_a_stranger_is_refused(
 ) -> None:
     stranger = CryptoSigner.generate_ed25519()
     change = RoleChange("root", add=(stranger.public_key,))
-    data = with_signature(ceremony.export("root", change), stranger)
+    data = with_signature(ceremony.export("root", change), stranger, "stranger")
     before = repository.root_json()
     with pytest.raises(TrustError, match="root was signed by 0/1 keys"):
         ceremony.accept(data)

@@ -58,6 +58,16 @@ def test_gzipped_idx_files_are_read_like_plain_ones(tmp_path: Path) -> None:
     assert load_dataset(config, seed=0).train.fingerprint() == plain.train.fingerprint()
 
 
+@pytest.mark.parametrize("sizes", [(2**32 - 1, 2**32 - 1, 0), (2**32 - 1, 0, 2**32 - 1)])
+def test_nothing_of_a_shape_that_no_array_has_is_refused(
+    tmp_path: Path, sizes: tuple[int, ...]
+) -> None:
+    path = tmp_path / "x-idx3-ubyte"
+    path.write_bytes(bytes([0, 0, 8, 3]) + struct.pack(">III", *sizes))
+    with pytest.raises(DataError, match=f"declares {sizes[0]} x {sizes[1]} x"):
+        read_idx(path, ndim=3)
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
