@@ -15,6 +15,7 @@ from cloud.publishing.role_changes import check_role
 from cloud.publishing.roles import OFFLINE, SHORT
 from cloud.publishing.signers import add_signature
 from common.errors import ConfigError, one_line
+from common.release import MANIFEST
 
 
 def read_metadata(data: bytes) -> Metadata[Any]:
@@ -81,9 +82,9 @@ def _releases(targets: Targets) -> list[str]:
     manifests = {
         path: target.hashes.get("sha256", "")
         for path, target in targets.targets.items()
-        if path.endswith("/manifest.json")
+        if path.endswith(f"/{MANIFEST}")
     }
     return [
-        f"{path.removesuffix('/manifest.json')}: manifest {digest}"
+        f"{path.removesuffix(f'/{MANIFEST}')}: manifest {digest}"
         for path, digest in sorted(manifests.items())
     ]

@@ -27,6 +27,7 @@ from common.durable import locked, make_folder, write_atomic
 from common.errors import ConfigError, StorageError
 from common.names import EXPECTED, is_name
 from common.release import (
+    MANIFEST,
     Manifest,
     ShardInfo,
     WeightsInfo,
@@ -125,7 +126,7 @@ class ReleaseRepository:
         targets = self._metadata.load().targets.signed
         if version is None:
             version = self._version(targets, channel)
-        target = targets.targets.get(f"{channel}/{version}/manifest.json")
+        target = targets.targets.get(f"{channel}/{version}/{MANIFEST}")
         if target is None:
             known = self._versions(targets) or "none"
             raise ConfigError(
@@ -204,9 +205,7 @@ class ReleaseRepository:
                 self._files.add(targets, starting.path, data, "publish.weights")
             data = encode_manifest(manifest)
             decode_manifest(data)  # never sign what every node would refuse
-            self._files.add(
-                targets, f"{prefix}/manifest.json", data, "publish.manifest"
-            )
+            self._files.add(targets, f"{prefix}/{MANIFEST}", data, "publish.manifest")
             pointer = json.dumps({"version": manifest.version}).encode()
             path = f"{manifest.channel}{_POINTER}"
             self._files.add(targets, path, pointer, "publish.pointer")

@@ -32,6 +32,7 @@ from common.release.manifest import (
     student_card,
 )
 from common.release.manifest_file import (
+    MANIFEST,
     MAX_IMAGES_BYTES,
     decode_manifest,
     encode_manifest,
@@ -51,6 +52,7 @@ from common.release.shards import (
 )
 
 __all__ = [
+    "MANIFEST",
     "MAX_IMAGES_BYTES",
     "MAX_SHARD_BYTES",
     "MAX_WEIGHTS_BYTES",

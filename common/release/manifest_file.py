@@ -22,6 +22,7 @@ from common.release.manifest import (
     ShardInfo,
 )
 
+MANIFEST = "manifest.json"  # the name of a release's manifest, in its folder
 _READ = (2, SCHEMA)
 MAX_IMAGES_BYTES = 512 * 1024 * 1024  # of all shipped images, unpacked
 

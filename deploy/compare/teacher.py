@@ -26,12 +26,12 @@ from common.data.datasets import Dataset, load_dataset
 from common.durable import write_atomic
 from common.errors import StorageError
 from common.release import (
+    MANIFEST,
     ShardInfo,
     decode_manifest,
     encode_manifest,
 )
 from deploy.runtime.progress import OnProgress
-from edge.releases.sync import MANIFEST
 
 # Config, images, folder of checkpoints.
 Train = Callable[[RunConfig, Dataset, Path, OnProgress], TeacherRun]

@@ -25,7 +25,7 @@ from common.config import (
 )
 from common.errors import CapError, ConfigError, TrustError
 from common.model_names import is_packaged
-from common.release import decode_manifest
+from common.release import MANIFEST, decode_manifest
 from deploy.runtime.progress import Display
 from deploy.runtime.settings import refuse_data_dir
 from edge.jobs.sizing import Trial, try_out
@@ -93,11 +93,11 @@ def subject_of_release(folder: Path, data_dir: Path | None) -> Subject:
         TrustError: its manifest is malformed.
     """
     try:
-        manifest = decode_manifest((folder / "manifest.json").read_bytes())
+        manifest = decode_manifest((folder / MANIFEST).read_bytes())
     except OSError as e:
         raise ConfigError(
             f"no release in {folder}: {e.strerror or e}; give a folder with the "
-            "manifest.json and the shards of one"
+            f"{MANIFEST} and the shards of one"
         ) from e
     dataset = DatasetConfig(data_dir=data_dir)
     if manifest.dataset == dataset.name:

@@ -29,7 +29,7 @@ from cloud.publishing.repository import ReleaseRepository
 from common.config import AttackConfig, DatasetConfig, NodeConfig, OwnImagesConfig
 from common.durable import make_folder, storing, write_atomic
 from common.errors import DataError, StudentError
-from common.release import Manifest, encode_manifest
+from common.release import MANIFEST, Manifest, encode_manifest
 from deploy.evaluation.measurement import Measurement
 from deploy.evaluation.pool import EvaluationPool
 from deploy.simulation.node_images import images_of_nodes, shift_of
@@ -42,7 +42,6 @@ from deploy.simulation.run_state import (
 from edge.jobs.job import DistilJob, DistilResult
 from edge.jobs.runner import ChildUsage, Distillation
 from edge.limits import num_threads
-from edge.releases.sync import MANIFEST
 from edge.state import STUDENT
 
 PGD_STEPS = 7

@@ -22,7 +22,7 @@ from common.errors import (
     TaktError,
     TrustError,
 )
-from common.release import Manifest, decode_manifest, recipe_of
+from common.release import MANIFEST, Manifest, decode_manifest, recipe_of
 from edge.config import EdgeConfig
 from edge.daemon.job_setup import make_job, prepare_work_dir, serving_student
 from edge.daemon.new_images import NewImages, Snapshot
@@ -33,7 +33,7 @@ from edge.jobs.exporting import run_export
 from edge.jobs.job import DistilResult, EpochPoint
 from edge.jobs.runner import JOB, ChildUsage, Distillation
 from edge.link.client import Link
-from edge.releases.sync import MANIFEST, Release, ReleaseSync
+from edge.releases.sync import Release, ReleaseSync
 from edge.state import Current, Promoted, StateDir
 
 

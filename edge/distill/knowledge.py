@@ -20,6 +20,7 @@ from common.config import StudentConfig
 from common.data.views import Views
 from common.errors import TrustError
 from common.release import (
+    MANIFEST,
     Manifest,
     check_views,
     decode_manifest,
@@ -101,7 +102,7 @@ def read_manifest(release_dir: Path) -> Manifest:
     Raises:
         TrustError: it is missing or malformed.
     """
-    return decode_manifest(read_file(release_dir / "manifest.json"))
+    return decode_manifest(read_file(release_dir / MANIFEST))
 
 
 def read_knowledge(

@@ -25,6 +25,7 @@ from common.durable import storing, write_atomic
 from common.errors import StorageError, TaktError, TrustError
 from common.model_names import check_model
 from common.release import (
+    MANIFEST,
     Manifest,
     ShardInfo,
     WeightsInfo,
@@ -39,7 +40,6 @@ from edge.releases.cache import Cache
 from edge.releases.tuf_client import TrustedMetadata
 from edge.state import StateDir
 
-MANIFEST = "manifest.json"
 _MAX_POINTER_BYTES = 4096
 _MAX_MANIFEST_BYTES = 8 * 1024 * 1024
 

@@ -126,7 +126,9 @@ def test_a_signer_that_breaks_while_it_signs_is_one_line(
     (path,) = keys.glob("targets-*")
     path.unlink()
     (keys / "signers.toml").write_text('targets = "unplugged:1"')
-    with pytest.raises(StorageError, match=r"targets key unplugged:1 does not sign: no token"):
+    with pytest.raises(
+        StorageError, match=r"targets key unplugged:1 does not sign: no token"
+    ):
         repository.publish(draft(), knowledge)
     assert repository.versions() == {}
 

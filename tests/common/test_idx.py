@@ -58,7 +58,9 @@ def test_gzipped_idx_files_are_read_like_plain_ones(tmp_path: Path) -> None:
     assert load_dataset(config, seed=0).train.fingerprint() == plain.train.fingerprint()
 
 
-@pytest.mark.parametrize("sizes", [(2**32 - 1, 2**32 - 1, 0), (2**32 - 1, 0, 2**32 - 1)])
+@pytest.mark.parametrize(
+    "sizes", [(2**32 - 1, 2**32 - 1, 0), (2**32 - 1, 0, 2**32 - 1)]
+)
 def test_nothing_of_a_shape_that_no_array_has_is_refused(
     tmp_path: Path, sizes: tuple[int, ...]
 ) -> None:
