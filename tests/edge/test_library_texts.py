@@ -38,6 +38,8 @@ ALERTS = {
     116: "CERTIFICATE",
 }
 
+SHORT_MS = 500  # of an attempt to connect that is to end by itself
+
 
 @contextlib.contextmanager
 def listening(act: Act | None, backlog: int = 8) -> Iterator[str]:
@@ -72,6 +74,10 @@ def answering(reply: bytes) -> Act:
     return act
 
 
+def silent(connection: socket.socket) -> None:
+    """Take a connection and say nothing."""
+
+
 def resetting(connection: socket.socket) -> None:
     connection.recv(4096)
     linger = struct.pack("ii", 1, 0)
@@ -90,13 +96,14 @@ def failure(
     address: str,
     credentials: grpc.ChannelCredentials | None = None,
     proxy: str = "",
+    attempt_ms: int = 20_000,
     **call: Any,
 ) -> str:
-    """Make a call that fails; return gRPC's text."""
+    """Make a call that fails, by attempts to connect so long; return gRPC's text."""
     options = [
         ("grpc.enable_http_proxy", int(bool(proxy))),
         ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.min_reconnect_backoff_ms", 500),
+        ("grpc.min_reconnect_backoff_ms", attempt_ms),
         *([("grpc.http_proxy", f"http://{proxy}")] if proxy else []),
     ]
     if credentials is None:
@@ -135,12 +142,14 @@ def at_a_full_backlog() -> str:
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex((host, int(port)))
-        return failure(address)
+        return failure(address, attempt_ms=SHORT_MS)
 
 
-def from_server(act: Act, tls: grpc.ChannelCredentials | None = None) -> str:
+def from_server(
+    act: Act, tls: grpc.ChannelCredentials | None = None, **options: Any
+) -> str:
     with listening(act) as address:
-        return failure(address, tls)
+        return failure(address, tls, **options)
 
 
 def from_proxy(reply: bytes) -> str:
@@ -169,14 +178,16 @@ PROVOKED: dict[str, Callable[[grpc.ChannelCredentials], str]] = {
     "connection refused": lambda _: failure(closed_port()),
     "misformatted domain name": lambda _: failure(f"{'x' * 64}.example:7443"),
     "errors resolving": lambda _: failure("no-such.invalid:7443"),
-    "endpoint closing": lambda tls: from_server(lambda _: None, tls),
+    "endpoint closing": lambda tls: from_server(
+        lambda _: None, tls, attempt_ms=SHORT_MS
+    ),
     "tcp handshaker shutdown": lambda _: from_a_full_backlog(),
     "connection reset": lambda tls: from_server(resetting, tls),
     "socket closed": lambda tls: from_server(answering(b""), tls),
     "network is unreachable": lambda _: failure("255.255.255.255:7443"),
     "no route to host": lambda _: unreachable_host(),
     "invalid argument": lambda _: failure("[fe80::1]:7443"),
-    "timed out": lambda _: from_server(lambda _: None),
+    "timed out": lambda _: from_server(silent, attempt_ms=SHORT_MS),
     "ping timeout": lambda _: in_the_library("ping timeout"),
     "keepalive timeout": lambda _: in_the_library("keepalive timeout"),
     "deadline": lambda _: failure(closed_port(), timeout=0.1, wait_for_ready=True),
