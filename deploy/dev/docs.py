@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
@@ -50,7 +51,7 @@ def parts_of(root: Path = ROOT) -> Parts:
         "benches": partial(file_table, tests / "bench"),
         "test-support": partial(file_table, tests / "support", tests),
         "exit-codes": exit_code_table,
-        **_bench_tables(root),
+        **_of_benches(root).TABLES,
     }
 
 
@@ -191,13 +192,19 @@ def _row(page_folder: Path, path: Path, title: str) -> str:
     return f"| [{title}]({target.relative_to(page_folder)}) | {phrase} |"
 
 
-def _bench_tables(root: Path) -> Parts:
-    """Get the tables of results from tests/bench, which is no package."""
+def bench_plots(root: Path = ROOT) -> dict[Path, str]:
+    """Draw the committed plots of benches, but for those of comparisons."""
+    folder = root / "tests" / "bench" / "results"
+    plots: Parts = _of_benches(root).PLOTS
+    return {folder / name: plot() for name, plot in plots.items()}
+
+
+def _of_benches(root: Path) -> Any:
+    """Import what tests/bench, which is no package, makes of its rows."""
     folder = str(root / "tests" / "bench")
     if folder not in sys.path:
         sys.path.append(folder)
-    tables: Parts = importlib.import_module("page_tables").TABLES
-    return tables
+    return importlib.import_module("page_tables")
 
 
 def plotted_rows(root: Path = ROOT) -> list[Path]:
@@ -211,6 +218,8 @@ def main() -> None:
     """Bring all pages, and the plots that they show, up to date."""
     for rows in plotted_rows():
         write_plots(read_rows(rows), rows)
+    for place, text in bench_plots().items():
+        place.write_text(text, encoding="utf-8")
     parts = parts_of()
     for path in pages():
         old = path.read_text(encoding="utf-8")

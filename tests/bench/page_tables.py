@@ -1,7 +1,8 @@
 """Every table of results on the pages of the clone, from the committed rows, by mark.
 
-`python -m deploy.dev.docs` puts them where a page has their marks. Not here: how a
-table is laid out (the modules *_table.py, and deploy/compare/tables.py).
+`python -m deploy.dev.docs` puts them where a page has their marks, and writes the plots
+of benches. Not here: how a table is laid out (the modules *_table.py, and
+deploy/compare/tables.py), plots of comparisons (deploy/compare/plots.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ import margins_table
 import own_images_table
 import pgd_speed_table
 import precision_table
+import soak_plot
 import soak_table
 import summary_table
 from rows import Row, read_rows
@@ -65,4 +67,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "soak": partial(_of_bench, soak_table.markdown, "soak.json"),
     "pgd-speed": partial(_of_bench, pgd_speed_table.markdown, "pgd_speed.json"),
     "precision": partial(_of_bench, precision_table.markdown, "precision.json"),
+}
+PLOTS: dict[str, Callable[[], str]] = {
+    "soak.svg": partial(_of_bench, soak_plot.plot, "soak.json"),
 }

@@ -7,7 +7,7 @@ import pytest
 
 from deploy.compare.plots import gain_plot, teacher_gains, write_plots
 from deploy.compare.rows import Row, read_rows
-from deploy.dev.docs import plotted_rows
+from deploy.dev.docs import bench_plots, plotted_rows
 
 RESULTS = Path(__file__).parents[1] / "bench" / "results"
 COMMITTED = read_rows(RESULTS / "compare.json")
@@ -69,6 +69,15 @@ def test_the_committed_plots_are_made_of_the_committed_rows(
 ) -> None:
     for path in write_plots(read_rows(rows), tmp_path / rows.name):
         assert texts(path) == texts(RESULTS / path.name), "python -m deploy.dev.docs"
+
+
+@pytest.mark.parametrize(("path", "text"), bench_plots().items(), ids=str)
+def test_the_committed_plots_of_benches_are_made_of_their_rows(
+    path: Path, text: str, tmp_path: Path
+) -> None:
+    made = tmp_path / path.name
+    made.write_text(text)
+    assert texts(made) == texts(path), "python -m deploy.dev.docs"
 
 
 def texts(path: Path) -> list[str]:
