@@ -12,7 +12,7 @@ promise (takt.proto).
 import math
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import grpc
 import numpy as np
@@ -30,6 +30,13 @@ Pixels = NDArray[np.uint8]
 _PART_BYTES, _PART_IMAGES = 512 * 1024, 256
 # In the refusal of a gateway from before there was `QueryRequest.pixels`.
 _UNREAD = "batch has 0 bytes"
+
+
+class ReleasedTeacher(NamedTuple):
+    """The teacher of a release, whose answers a node may keep."""
+
+    sha256: str  # of its file, `Manifest.teacher.weights_sha256`
+    num_classes: int
 
 
 class TeacherStream:
@@ -51,28 +58,37 @@ class TeacherStream:
 
         Raises:
             ConfigError: the gateway serves no live teacher, or not for such images.
-            LinkError: no answer within the deadline.
+            LinkError: no answer within the deadline, or one that is no answer.
             IdentityError: the gateway refuses this node, or is not the project's.
             Interrupted: the connection's `stop` was set.
         """
         return np.concatenate([self._ask(_question(part)) for part in _parts(x)])
 
-    def logits_of_own(self, pixels: Pixels, teacher_sha256: str) -> Batch:
+    def logits_of_own(self, pixels: Pixels, teacher: ReleasedTeacher) -> Batch:
         """Ask for logits (N, K) of a node's own images, uint8 (N, C, H, W).
 
         Args:
             pixels: the images, which leave the device.
-            teacher_sha256: digest of the teacher that has to answer: the release's.
+            teacher: that has to answer.
 
         Raises:
             ConfigError: the gateway serves no live teacher, another one, or not for
                 such images, or is too old to take them.
-            LinkError, IdentityError, Interrupted: as `logits` does.
+            LinkError: no answer within the deadline, or one of another number of
+                classes.
+            IdentityError, Interrupted: as `logits` does.
         """
         found = []
         for part in _parts(pixels):
-            found.append(self._ask(_question(part)))
-            self._check_teacher(teacher_sha256)
+            logits = self._ask(_question(part))
+            self._check_teacher(teacher.sha256)
+            if logits.shape[1] != teacher.num_classes:
+                raise LinkError(
+                    f"gateway {self._connection.address} sent the teacher's logits of "
+                    f"{logits.shape[1]} classes, the release has "
+                    f"{teacher.num_classes}; update takt on both sides"
+                )
+            found.append(logits)
         return np.concatenate(found)
 
     def pull_back(self, x: Batch, cotangent: Batch) -> Batch:
@@ -171,14 +187,20 @@ class TeacherStream:
             fits = shape == asked
         else:
             fits = len(shape) == 2 and shape[0] == asked[0]
+        what = "gradient" if is_gradient else "logits"
         if not fits or len(data) != 4 * math.prod(shape):
-            what = "gradient" if is_gradient else "logits"
             raise LinkError(
                 f"gateway {self._connection.address} sent {len(data)} bytes of {what} "
                 f"of shape {shape} for images of shape {asked}; update takt on both "
                 "sides"
             )
-        return np.frombuffer(data, "<f4").reshape(shape)
+        found = np.frombuffer(data, "<f4").reshape(shape)
+        if not np.isfinite(found).all():
+            raise LinkError(
+                f"gateway {self._connection.address} sent the teacher's {what} with "
+                "values that are not finite; have its teacher looked at"
+            )
+        return found
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from edge.distill.fitting.fit import fit_student
 from edge.distill.task import Task
 from edge.distill.teacher.live_teacher import live_teacher
 from edge.jobs.job import LiveLink
-from edge.link.teacher_stream import TeacherStream
+from edge.link.teacher_stream import ReleasedTeacher, TeacherStream
 from edge.state import StateDir
 
 ADAAD = recipe(method="adaad", attack=AttackConfig(steps=2, step_size=0.1), epochs=3)
@@ -263,6 +263,21 @@ def test_an_answer_that_is_no_gradient_is_not_taken_for_one(
     assert "of gradient of shape (2, 1, 8, 8) for images of shape (4" in str(e.value)
 
 
+def test_a_gradient_that_is_not_finite_reaches_no_student(
+    tmp_path: Path, teacher_file: Path, dataset: Dataset
+) -> None:
+    whole = in_threads(FileTeacher(teacher_file))
+
+    async def endless(x: Any, cotangent: Any) -> Any:
+        return np.full_like(x, np.inf)
+
+    with edge_site(tmp_path, LiveTeacher(whole.shapes, whole.query, endless)) as site:
+        x = images(dataset, 4).numpy()
+        with asking(site.join("sensor")) as stream, pytest.raises(LinkError) as e:
+            stream.pull_back(x, np.ones((4, 10), np.float32))
+    assert "the teacher's gradient with values that are not finite" in str(e.value)
+
+
 def test_a_node_distils_with_the_live_teacher_and_reports_what_crossed(
     site: EdgeSite, node: EdgeConfig
 ) -> None:
@@ -338,10 +353,10 @@ def test_an_answer_of_a_teacher_that_was_replaced_is_never_taken_for_the_firsts(
         edge_site(tmp_path / "site", teacher) as site,
         asking(site.join("sensor")) as stream,
     ):
-        found = stream.logits_of_own(pixels, first)
+        found = stream.logits_of_own(pixels, ReleasedTeacher(first, 10))
         second = save_model(path, models[1], small_card())
         with pytest.raises(ConfigError, match=f"is {second[:12]}, the release's"):
-            stream.logits_of_own(pixels, first)
+            stream.logits_of_own(pixels, ReleasedTeacher(first, 10))
     with torch.no_grad():
         expected = models[0].eval()(torch.full((3, 1, 8, 8), 0.2)).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5)

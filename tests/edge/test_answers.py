@@ -1,5 +1,6 @@
 """The teacher's answers about a node's own images: asked for once, and kept."""
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +22,10 @@ from common.pb import takt_pb2_grpc
 from edge.config import EdgeConfig
 from edge.distill.teacher.answers import Answers, AnswersFile, teacher_answers
 from edge.jobs.job import LiveLink
+from edge.link.teacher_stream import ReleasedTeacher
 from edge.state import StateDir
 
-TEACHER, OTHER = "ab" * 32, "cd" * 32
+TEACHER, OTHER = (ReleasedTeacher(32 * each, 10) for each in ("ab", "cd"))
 WEIGHTS = np.random.default_rng(9).standard_normal((64, 10)).astype(np.float32)
 
 
@@ -35,6 +37,7 @@ class Cloud:
     node: EdgeConfig
     asked: list[int] = field(default_factory=list)
     on_part: Callable[[int], None] = lambda number: None
+    answer: Callable[[Batch], Batch] = lambda x: teacher(x)
 
     def link(self, **changes: Any) -> LiveLink:
         values = {
@@ -52,13 +55,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     clouds: list[Cloud] = []
 
     async def shapes() -> Shapes:
-        return Shapes((1, 8, 8), 10, TEACHER)
+        return Shapes((1, 8, 8), 10, TEACHER.sha256)
 
     async def query(x: Batch) -> Batch:
         (cloud,) = clouds
         cloud.asked.append(len(x))
         cloud.on_part(len(cloud.asked))
-        return teacher(x)
+        return cloud.answer(x)
 
     live = LiveTeacher(shapes, query, pull_back=lambda x, cotangent: query(x))
     with edge_site(tmp_path_factory.mktemp("site"), live) as site:
@@ -70,6 +73,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 def cloud(running: Cloud) -> Cloud:
     running.asked.clear()
     running.on_part = lambda number: None
+    running.answer = teacher
     return running
 
 
@@ -88,10 +92,12 @@ def expected(x: NDArray[np.uint8]) -> NDArray[np.float32]:
     return logits.astype(np.float16).astype(np.float32)
 
 
-def from_file(path: Path, x: NDArray[np.uint8], sha256: str = TEACHER) -> Answers:
+def from_file(
+    path: Path, x: NDArray[np.uint8], which: ReleasedTeacher = TEACHER
+) -> Answers:
     """Ask a teacher of this process."""
     with AnswersFile(path) as file:
-        return file.answers_for([x], sha256, lambda part: expected(part))
+        return file.answers_for([x], which, lambda part: expected(part))
 
 
 def test_answers_are_the_teachers_logits_in_the_order_of_the_views(
@@ -189,8 +195,8 @@ def test_a_damaged_file_is_set_aside_with_a_note(damage: str, tmp_path: Path) ->
 
 def test_the_oldest_teachers_answers_are_the_first_to_go(tmp_path: Path) -> None:
     path, x = tmp_path / "a.sqlite", images(30)
-    for sha256 in (TEACHER, OTHER):
-        from_file(path, x, sha256)
+    for which in (TEACHER, OTHER):
+        from_file(path, x, which)
     with AnswersFile(path, max_answers=40) as file:
         file.answers_for([x[:1]], OTHER, expected)
     assert from_file(path, x, OTHER).num_asked == 0
@@ -213,8 +219,53 @@ def test_another_teacher_than_the_releases_is_refused_and_nothing_kept(
     path, x = tmp_path / "a.sqlite", images(3)
     with pytest.raises(ConfigError) as e:
         teacher_answers(cloud.link(), path, OTHER, [x])
-    assert f"is {TEACHER[:12]}, the release's is {OTHER[:12]}" in str(e.value)
+    assert f"is {TEACHER.sha256[:12]}, the release's is {OTHER.sha256[:12]}" in str(
+        e.value
+    )
     assert from_file(path, x, OTHER).num_asked == 3
+
+
+UNFIT: dict[str, Callable[[Batch], Batch]] = {
+    "nan": lambda x: np.full((len(x), 10), np.nan, np.float32),
+    "one_infinite": lambda x: np.where(np.eye(len(x), 10) == 1, np.inf, teacher(x)),
+    "three_classes": lambda x: teacher(x)[:, :3],
+    "eleven_classes": lambda x: np.pad(teacher(x), ((0, 0), (0, 1))),
+}
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_an_answer_that_is_no_answer_is_refused_and_asked_for_anew(
+    kind: str, cloud: Cloud, tmp_path: Path
+) -> None:
+    path, x = tmp_path / "a.sqlite", images(3)
+    cloud.answer = lambda given: np.asarray(UNFIT[kind](given), np.float32)
+    with pytest.raises(LinkError, match="teacher") as e:
+        teacher_answers(cloud.link(), path, TEACHER, [x])
+    assert cloud.node.gateway in str(e.value) and "\n" not in str(e.value)
+    assert from_file(path, x).num_asked == 3
+
+
+@pytest.mark.parametrize("kept", [[1.0] * 3, [1.0] * 11, [np.nan] * 10, [np.inf] * 10])
+def test_a_kept_row_that_is_no_answer_is_asked_for_anew(
+    kept: list[float], tmp_path: Path
+) -> None:
+    path, x = tmp_path / "a.sqlite", images(4)
+    from_file(path, x)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        row = np.array(kept, "<f2").tobytes()
+        database.execute("UPDATE answers SET logits = ? WHERE rowid = 2", (row,))
+    found = from_file(path, x)
+    assert found.num_asked == 1
+    assert np.array_equal(found.logits, expected(x))
+    assert from_file(path, x).num_asked == 0
+
+
+def test_a_kept_row_of_half_a_number_is_asked_for_anew(tmp_path: Path) -> None:
+    path, x = tmp_path / "a.sqlite", images(4)
+    from_file(path, x)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE answers SET logits = ? WHERE rowid = 2", (b"abc",))
+    assert from_file(path, x).num_asked == 1
 
 
 def test_a_gateway_without_a_teacher_is_said_with_both_ways_out(

@@ -18,6 +18,7 @@ from common.release import Manifest
 from edge.distill.batch import Images
 from edge.distill.teacher.answers import teacher_answers
 from edge.jobs.job import LiveLink
+from edge.link.teacher_stream import ReleasedTeacher
 
 _BLOCK = 1024  # images whose views are cut at a time
 
@@ -48,7 +49,7 @@ def ask_teacher(
     said = teacher_answers(
         link,
         answers,
-        manifest.teacher.weights_sha256,
+        ReleasedTeacher(manifest.teacher.weights_sha256, manifest.num_classes),
         pixels_of(own, views),
         should_stop,
     )

@@ -20,6 +20,7 @@ from common.durable import storing
 from common.errors import StorageError, one_line
 from edge.distill.teacher.teacher_link import open_stream
 from edge.jobs.job import LiveLink
+from edge.link.teacher_stream import ReleasedTeacher
 
 MAX_ANSWERS = 1_000_000  # of about 100 bytes with ten classes
 _PART = 256  # images that are asked about, and whose answers are kept, at a time
@@ -54,7 +55,7 @@ class Answers(NamedTuple):
 def teacher_answers(
     link: LiveLink,
     path: Path,
-    teacher_sha256: str,
+    teacher: ReleasedTeacher,
     views: Iterable[Pixels],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Answers:
@@ -63,7 +64,7 @@ def teacher_answers(
     Args:
         link: how the gateway is reached; it is left alone if all answers are known.
         path: of the file that keeps the answers (StateDir.answers).
-        teacher_sha256: `Manifest.teacher.weights_sha256`.
+        teacher: of the release.
         views: uint8 arrays (n, C, H, W), one after the other: for instance each view
             of all images. Only a part of one is copied at a time.
         should_stop: called while waiting; True ends the wait with `Interrupted`.
@@ -74,7 +75,8 @@ def teacher_answers(
     Raises:
         ConfigError: the gateway has no live teacher, not the release's, or not for
             such images.
-        LinkError: no answer within the deadline. What was answered is kept.
+        LinkError: no answer within the deadline, or one that is not finite or of
+            another number of classes. What was answered before is kept.
         IdentityError: the gateway refuses this node.
         StorageError: the file cannot be written.
         Interrupted: `should_stop` returned True. What was answered is kept.
@@ -82,9 +84,9 @@ def teacher_answers(
     with open_stream(link, should_stop) as stream, AnswersFile(path) as file:
 
         def ask(part: Pixels) -> Logits:
-            return stream.logits_of_own(part, teacher_sha256)
+            return stream.logits_of_own(part, teacher)
 
-        found = file.answers_for(views, teacher_sha256, ask)
+        found = file.answers_for(views, teacher, ask)
         return found._replace(num_bytes=stream.num_bytes)
 
 
@@ -122,26 +124,26 @@ class AnswersFile:
     def answers_for(
         self,
         views: Iterable[Pixels],
-        teacher_sha256: str,
+        teacher: ReleasedTeacher,
         ask: Callable[[Pixels], Logits],
     ) -> Answers:
         """Return the logits of images; `ask` for those that are not known yet.
 
         Args:
             views: uint8 arrays (n, C, H, W), one after the other.
-            teacher_sha256: of the teacher whose answers count.
+            teacher: whose answers count.
             ask: (m, C, H, W) -> (m, K), at most 256 images at a time, none of them
                 twice. What it raised ends the call; what it had answered is kept.
 
         Raises:
             StorageError: the file cannot be written.
         """
-        self._guarded(self._begin, teacher_sha256)
+        self._guarded(self._begin, teacher.sha256)
         known: list[Logits] = []
         num_asked = 0
         for part in _parts(views):
-            keys = [_key(teacher_sha256, image) for image in part]
-            found = self._guarded(self._read, keys)
+            keys = [_key(teacher.sha256, image) for image in part]
+            found = self._guarded(self._read, keys, teacher.num_classes)
             # The first place of each unknown image: equal ones are asked about once.
             places: dict[bytes, int] = {}
             for place, key in enumerate(keys):
@@ -150,7 +152,7 @@ class AnswersFile:
             if places:
                 logits = ask(part[[*places.values()]]).clip(-_LARGEST, _LARGEST)
                 fresh = dict(zip(places, logits.astype("<f2"), strict=True))
-                self._guarded(self._keep, teacher_sha256, fresh)
+                self._guarded(self._keep, teacher.sha256, fresh)
                 num_asked += len(fresh)
                 found |= fresh
             known.append(np.stack([found[key] for key in keys]).astype(np.float32))
@@ -230,12 +232,16 @@ class AnswersFile:
                 (teacher_sha256,),
             )
 
-    def _read(self, keys: list[bytes]) -> _Kept:
+    def _read(self, keys: list[bytes], num_classes: int) -> _Kept:
+        """Read what is kept; a row that is no answer is as good as none."""
         marks = ", ".join("?" * len(keys))
         rows = self._database.execute(
-            f"SELECT key, logits FROM answers WHERE key IN ({marks})", keys
+            f"SELECT key, logits FROM answers WHERE key IN ({marks}) "
+            "AND typeof(logits) = 'blob' AND length(logits) = ?",
+            (*keys, 2 * num_classes),
         )
-        return {key: np.frombuffer(logits, "<f2") for key, logits in rows}
+        found = {key: np.frombuffer(logits, "<f2") for key, logits in rows}
+        return {key: row for key, row in found.items() if np.isfinite(row).all()}
 
     def _keep(self, teacher_sha256: str, fresh: _Kept) -> None:
         """Keep answers durably: they are there after a power cut."""
