@@ -190,7 +190,7 @@ class StateDir:
             current = Current.model_validate_json(self.current.read_bytes())
         except (OSError, ValidationError):
             return Current(promoted=self._newest_intact())
-        if current.promoted and not self._is_intact(current.promoted):
+        if current.promoted and not self.is_intact(current.promoted):
             return Current(promoted=self._newest_intact())
         return current
 
@@ -217,14 +217,21 @@ class StateDir:
             part.write_bytes(stamped.model_dump_json(indent=1).encode())
             part.replace(self.status)
 
-    def _newest_intact(self) -> Promoted | None:
+    def whole_students(self) -> list[Promoted]:
+        """List the students whose file is undamaged, oldest first.
+
+        A folder that a kill has left, half made or half removed, is none.
+        """
         found = []
         for card in self.students.glob(f"*/{PROMOTED}"):
             with contextlib.suppress(OSError, ValidationError):
                 promoted = Promoted.model_validate_json(card.read_bytes())
-                if self._is_intact(promoted):
+                if promoted.folder == card.parent.name and self.is_intact(promoted):
                     found.append((card.stat().st_mtime, promoted))
-        return max(found, key=lambda item: item[0])[1] if found else None
+        return [promoted for _, promoted in sorted(found, key=lambda item: item[0])]
+
+    def _newest_intact(self) -> Promoted | None:
+        return next(reversed(self.whole_students()), None)
 
     def student_file(self, promoted: Promoted) -> Path:
         """Name the safetensors file of a promoted student."""
@@ -234,7 +241,8 @@ class StateDir:
         """Name the ONNX file of a promoted student; it need not exist."""
         return self.students / promoted.folder / f"{format}.onnx"
 
-    def _is_intact(self, promoted: Promoted) -> bool:
+    def is_intact(self, promoted: Promoted) -> bool:
+        """Check whether a student's file is there and undamaged."""
         with contextlib.suppress(OSError):
             return sha256_of(self.student_file(promoted)) == promoted.weights_sha256
         return False

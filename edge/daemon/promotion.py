@@ -164,9 +164,11 @@ def store_student(
             robust=result.robust,
             release_robust=result.release_robust,
         )
-        place = state.students / name
-        if place.exists():
+        if state.is_intact(promoted):
             return promoted
+        place = state.students / name
+        if place.exists():  # what a kill has left of it, or it is damaged
+            _remove(place)
         part = state.students / f".{name}.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
@@ -183,11 +185,26 @@ def store_student(
 def prune_students(state: StateDir, serving: Promoted) -> None:
     """Remove all students but the serving one and the one before it.
 
-    Also removes what a killed `store_student` left. What fails is tried next time.
+    Also removes what a killed `store_student` or a killed removal left; neither is
+    taken for the student before. What fails is tried next time.
     """
+    whole = [p.folder for p in state.whole_students() if p.folder != serving.folder]
+    keep = {serving.folder, *whole[-1:]}
     with contextlib.suppress(OSError):
-        others = [f for f in state.students.iterdir() if f.name != serving.folder]
-        whole = [folder for folder in others if not folder.name.startswith(".")]
-        whole.sort(key=lambda folder: folder.stat().st_mtime)
-        for folder in {*others} - {*whole[-1:]}:
-            shutil.rmtree(folder, ignore_errors=True)
+        for folder in [f for f in state.students.iterdir() if f.name not in keep]:
+            with contextlib.suppress(OSError):
+                _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a student's folder; from the first step on it is no student's.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    if not folder.name.startswith("."):
+        gone = folder.with_name(f".{folder.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        folder = folder.replace(gone)
+        fsync_folder(gone.parent)
+    shutil.rmtree(folder, ignore_errors=True)

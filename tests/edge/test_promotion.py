@@ -1,5 +1,8 @@
 """Who takes over: on the node's own images, and what the release's still show."""
 
+import os
+import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,10 @@ from common.records import CpuSeconds, Evaluation
 from edge.config import EdgeConfig
 from edge.daemon.job_setup import serving_student
 from edge.daemon.node import NodeDaemon
-from edge.daemon.promotion import decide, store_student
+from edge.daemon.promotion import decide, prune_students, store_student
 from edge.daemon.reports import make_report
-from edge.jobs.job import DistilResult, RobustAccuracies
-from edge.state import STUDENT, Current, Promoted, StateDir
+from edge.jobs.job import RESULT, DistilResult, RobustAccuracies
+from edge.state import PROMOTED, STUDENT, Current, Promoted, StateDir
 
 
 def evaluation(accuracy: float, num_images: int = 40) -> Evaluation:
@@ -179,6 +182,79 @@ def test_a_student_that_was_damaged_on_its_way_is_not_stored(tmp_path: Path) -> 
     with pytest.raises(StorageError, match="its digest is not the result's; remove"):
         store_student(state, work, result(0.7), draft())
     assert not state.students.exists() or not [*state.students.iterdir()]
+
+
+def weights_of(version: int) -> bytes:
+    return f"weights of {version}".encode()
+
+
+def store(state: StateDir, version: int) -> Promoted:
+    """Store the student of a release, in the order of versions."""
+    work = state.work / str(version)
+    work.mkdir(parents=True)
+    found = result(0.7, weights_sha256=sha256(weights_of(version)).hexdigest())
+    (work / STUDENT).write_bytes(weights_of(version))
+    (work / RESULT).write_text(found.model_dump_json())
+    promoted = store_student(state, work, found, draft(version=version))
+    folder = state.students / promoted.folder
+    for path in (folder / PROMOTED, folder):
+        os.utime(path, (version, version))
+    return promoted
+
+
+def promote(state: StateDir, version: int) -> Promoted:
+    promoted = store(state, version)
+    state.write_current(Current(promoted=promoted))
+    prune_students(state, promoted)
+    return promoted
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateDir:
+    state = StateDir(tmp_path / "state")
+    state.create()
+    return state
+
+
+def test_a_kill_while_old_students_are_removed_costs_no_other_student(
+    state: StateDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die_half_way(folder: Path, **_: Any) -> None:
+        if folder.exists():
+            (folder / STUDENT).unlink()
+            raise KeyboardInterrupt
+
+    for version in (1, 2):
+        promote(state, version)
+    third = store(state, 3)
+    state.write_current(Current(promoted=third))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", die_half_way)
+        prune_students(state, third)
+    newest = promote(state, 4)
+    state.student_file(newest).write_bytes(b"damaged")
+    found = state.read_current().promoted
+    assert found is not None and found.version == 3
+    assert {path.name for path in state.students.iterdir()} == {"3", "4"}
+
+
+def test_a_student_whose_file_is_damaged_is_not_the_one_to_fall_back_on(
+    state: StateDir,
+) -> None:
+    for version in (1, 2):
+        promoted = promote(state, version)
+    state.student_file(promoted).write_bytes(b"damaged")
+    promote(state, 3)
+    assert {path.name for path in state.students.iterdir()} == {"1", "3"}
+
+
+def test_what_a_kill_has_left_of_a_student_is_not_taken_for_it(state: StateDir) -> None:
+    remnant = state.students / "5"
+    remnant.mkdir()
+    (remnant / PROMOTED).write_text("{}")
+    promoted = store(state, 5)
+    assert state.student_file(promoted).read_bytes() == weights_of(5)
+    assert {path.name for path in state.students.iterdir()} == {promoted.folder}
 
 
 @pytest.mark.parametrize("flags", [(), ("as_shipped",)])
