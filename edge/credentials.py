@@ -9,6 +9,7 @@ key. Not here: the CA's side (cloud/pki/authority.py), connecting.
 
 import contextlib
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from common.clock import Clock, utc_now
-from common.durable import fsync_folder, make_folder, storing, write_atomic
+from common.durable import fsync_folder, locked, make_folder, storing, write_atomic
 from common.errors import ClockError, IdentityError
 from common.names import EXPECTED, is_name
 
@@ -58,6 +59,17 @@ class Certificates(NamedTuple):
     def of(cls, folder: Path) -> "Certificates":
         """Name the files of an identity folder."""
         return cls(folder / CA, folder / CERTIFICATE, folder / KEY)
+
+
+@contextlib.contextmanager
+def being_changed(folder: Path) -> Iterator[None]:
+    """Hold an identity folder's lock: an enrolment and a renewal take turns.
+
+    Raises:
+        StorageError: the folder is missing or cannot be written.
+    """
+    with locked(folder / ".lock"):
+        yield
 
 
 def make_request(folder: Path, node: str) -> bytes:
@@ -126,7 +138,8 @@ def store_certificate(
 ) -> Identity:
     """Check an answered request against the node's key, then keep it.
 
-    A renewal that is under way is dropped: what it brings was issued before.
+    A renewal that is under way is dropped: what it brings was issued before. Where a
+    daemon may be at work, `being_changed` is held since the request was made.
 
     Raises:
         IdentityError: the certificate is not for this key, name or CA, or not
@@ -162,6 +175,16 @@ def _drop_renewal(folder: Path) -> None:
         for name in (NEXT_CERTIFICATE, NEXT_KEY):
             (folder / name).unlink(missing_ok=True)
             fsync_folder(folder)
+
+
+def is_pair(key: Path, certificate: Path) -> bool:
+    """Check whether a certificate is for a key.
+
+    Raises:
+        IdentityError: one of them is missing or damaged.
+    """
+    public = _parse_certificate(certificate, _read(certificate)).public_key()
+    return public == _parse_key(key, _read(key)).public_key()
 
 
 def check_renewed(

@@ -9,6 +9,7 @@ here: the files and their checks (edge/credentials.py).
 import contextlib
 import threading
 
+from common.durable import make_folder
 from common.errors import IdentityError
 from common.ownership import require_own_folder
 from edge.config import EdgeConfig
@@ -16,6 +17,7 @@ from edge.credentials import (
     CA,
     Certificates,
     Identity,
+    being_changed,
     make_request,
     store_certificate,
 )
@@ -28,6 +30,8 @@ def enroll(
     config: EdgeConfig, token: str, *, stop: threading.Event | None = None
 ) -> Identity:
     """Enrol the node of `config` and store its identity.
+
+    The steps of a daemon's renewal that change the identity wait until it is done.
 
     Raises:
         IdentityError: no CA or address is configured, the token was refused, or
@@ -48,19 +52,21 @@ def enroll(
         raise IdentityError(
             'no enrolment address; set `enroll = "host:port"` in edge.toml'
         )
-    request = make_request(folder, config.node)
     options = ConnectionOptions(
         deadline_s=config.deadline_s, stall_s=config.stall_s, proxy=config.proxy
     )
     connection = Connection(config.enroll, Certificates(ca_file), options, stop=stop)
     link = Link(connection)
-    with contextlib.closing(link):
+    make_folder(folder, mode=0o700)
+    # A renewal replaces the key: not between the request and its answer.
+    with contextlib.closing(link), being_changed(folder):
+        request = make_request(folder, config.node)
         response = link.enroll(config.node, token, request)
-    return store_certificate(
-        folder,
-        node=config.node,
-        certificate_pem=response.certificate_pem,
-        ca_pem=response.ca_pem,
-        root_json=response.root_json,
-        channel=response.channel or None,
-    )
+        return store_certificate(
+            folder,
+            node=config.node,
+            certificate_pem=response.certificate_pem,
+            ca_pem=response.ca_pem,
+            root_json=response.root_json,
+            channel=response.channel or None,
+        )

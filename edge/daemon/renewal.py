@@ -9,7 +9,8 @@ stays valid until the new one was used. Each step is durable before the next one
 
 A kill before next.crt leaves the old identity, and the next renewal asks for the same
 key again; one after it leaves the new identity, which `finish_renewal` puts in place.
-An enrolment is later than a renewal that is under way, and ends it.
+An enrolment is later than a renewal that is under way, and ends it; the steps after
+the answer and an enrolment take turns.
 Not here: enrolment (edge/daemon/enrolment.py), the checks (edge/credentials.py), the
 authority's side (cloud/pki).
 """
@@ -24,6 +25,7 @@ from common import faults
 from common.clock import Clock, utc_now
 from common.durable import fsync_folder, storing, write_atomic
 from common.errors import IdentityError, Interrupted, TaktError
+from common.pb import takt_pb2
 from edge.credentials import (
     CA,
     CERTIFICATE,
@@ -31,7 +33,9 @@ from edge.credentials import (
     NEXT_CERTIFICATE,
     NEXT_KEY,
     Identity,
+    being_changed,
     check_renewed,
+    is_pair,
     load_identity,
     make_key,
     request_of,
@@ -48,8 +52,16 @@ def finish_renewal(folder: Path) -> None:
     """Put a renewed key and certificate in place that a kill has left beside it.
 
     Raises:
+        IdentityError: the renewed certificate, or the key in place, is damaged.
         StorageError: the folder cannot be written.
     """
+    if (folder / NEXT_CERTIFICATE).exists():
+        with being_changed(folder):
+            _place(folder)
+
+
+def _place(folder: Path) -> None:
+    """Do what `finish_renewal` says, with the folder's lock held."""
     key, certificate = folder / NEXT_KEY, folder / NEXT_CERTIFICATE
     with storing(folder):
         if not certificate.exists():
@@ -57,6 +69,9 @@ def finish_renewal(folder: Path) -> None:
         if key.exists():
             key.replace(folder / KEY)
             fsync_folder(folder)
+        elif not is_pair(folder / KEY, certificate):  # of a key that is gone
+            certificate.unlink()
+            return
         faults.point("edge.renewal.half_placed")
         certificate.replace(folder / CERTIFICATE)
         fsync_folder(folder)
@@ -86,14 +101,22 @@ def renew(link: Link, folder: Path, *, node: str, now: Clock = utc_now) -> Ident
     make_key(folder / NEXT_KEY, point="edge.renewal.key")
     response = link.renew(request_of(folder / NEXT_KEY, node))
     faults.point("edge.renewal.answered")
-    with storing(folder):
-        if (folder / CERTIFICATE).read_bytes() != present:  # it was enrolled meanwhile
-            return _connected(link, folder, node, now)
-        key_pem = (folder / NEXT_KEY).read_bytes()
+    with being_changed(folder), storing(folder):
+        # Unless it was enrolled meanwhile.
+        if (folder / CERTIFICATE).read_bytes() == present:
+            _take(response, folder, node, now)
+    link.connection.reopen()
+    return load_identity(folder, node=node, now=now)
+
+
+def _take(
+    response: takt_pb2.RenewResponse, folder: Path, node: str, now: Clock
+) -> None:
+    """Check the answer and put it in place, with the folder's lock held."""
     check_renewed(
         folder,
         node=node,
-        key_pem=key_pem,
+        key_pem=(folder / NEXT_KEY).read_bytes(),
         certificate_pem=response.certificate_pem,
         ca_pem=response.ca_pem,
         ca_signature=response.ca_signature,
@@ -105,14 +128,7 @@ def renew(link: Link, folder: Path, *, node: str, now: Clock = utc_now) -> Ident
     write_atomic(
         folder / NEXT_CERTIFICATE, response.certificate_pem, point="edge.renewal.crt"
     )
-    finish_renewal(folder)
-    return _connected(link, folder, node, now)
-
-
-def _connected(link: Link, folder: Path, node: str, now: Clock) -> Identity:
-    """Connect with what is in place now, and return it."""
-    link.connection.reopen()
-    return load_identity(folder, node=node, now=now)
+    _place(folder)
 
 
 class Renewal:

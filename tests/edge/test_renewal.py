@@ -1,12 +1,15 @@
 """A node's certificate is renewed in time, over the node port, while it works."""
 
+import contextlib
 import itertools
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from clocks import Clock
@@ -15,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from edge_site import CHANNEL, EdgeSite, connection_of
 from gateway_site import put_file
-from waiting import until
+from waiting import WAIT_S, until
 
 from cloud.pki.authority import Authority
 from common.errors import IdentityError, LinkError
@@ -30,7 +33,7 @@ from edge.credentials import (
 )
 from edge.daemon import NodeDaemon
 from edge.daemon.enrolment import enroll
-from edge.daemon.renewal import Renewal, renew
+from edge.daemon.renewal import Renewal, finish_renewal, renew
 from edge.link.client import Link
 from edge.state import StateDir
 
@@ -116,6 +119,40 @@ def test_an_enrolment_while_a_renewal_is_answered_is_what_counts(
     beat(link)
     link.close()
     assert not list(folder_of(node).glob("next*"))
+
+
+def test_an_enrolment_during_the_last_steps_of_a_renewal_comes_after_them(
+    site: EdgeSite, node: EdgeConfig, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        enrolments = []
+
+        def check_and_enrol(*arguments: Any, **options: Any) -> None:
+            check_renewed(*arguments, **options)
+            enrolments.append(pool.submit(enroll, node, site.allow(node.node)))
+            wait(enrolments, timeout=1.0)  # it ends, or is kept waiting
+
+        monkeypatch.setattr("edge.daemon.renewal.check_renewed", check_and_enrol)
+        renew(link, folder_of(node), node=node.node)
+        (enrolled,) = (each.result(WAIT_S) for each in enrolments)
+    assert load_identity(folder_of(node), node=node.node) == enrolled
+    assert not list(folder_of(node).glob("next*"))
+    with contextlib.closing(Link(connection_of(node))) as anew:
+        beat(anew)
+
+
+def test_a_renewed_certificate_whose_key_is_gone_is_not_put_beside_another_key(
+    node: EdgeConfig, link: Link
+) -> None:
+    folder = folder_of(node)
+    old = load_identity(folder, node=node.node)
+    make_key(folder / "next.key", point="edge.renewal.key")
+    answer = link.renew(request_of(folder / "next.key", node.node))
+    (folder / "next.crt").write_bytes(answer.certificate_pem)
+    (folder / "next.key").unlink()
+    finish_renewal(folder)
+    assert load_identity(folder, node=node.node) == old
+    assert not list(folder.glob("next*"))
 
 
 def test_the_old_certificate_is_valid_until_the_new_one_was_used(
