@@ -48,38 +48,45 @@ _MAX_PAUSE_S, _MIN_PAUSE_S = 3600.0, 1.0
 _TRIES = 20  # so many in what remains of a certificate, where it is short
 
 
-def finish_renewal(folder: Path) -> None:
-    """Put a renewed key and certificate in place that a kill has left beside it.
+def finish_renewal(folder: Path) -> bool:
+    """Put a renewed key and certificate in place that were left beside it.
+
+    Returns:
+        Whether there were any.
 
     Raises:
         IdentityError: the renewed certificate, or the key in place, is damaged.
         StorageError: the folder cannot be written.
     """
-    if (folder / NEXT_CERTIFICATE).exists():
-        with being_changed(folder):
-            _place(folder)
+    if not (folder / NEXT_CERTIFICATE).exists():
+        return False
+    with being_changed(folder):
+        return _place(folder)
 
 
-def _place(folder: Path) -> None:
+def _place(folder: Path) -> bool:
     """Do what `finish_renewal` says, with the folder's lock held."""
     key, certificate = folder / NEXT_KEY, folder / NEXT_CERTIFICATE
     with storing(folder):
         if not certificate.exists():
-            return
-        if key.exists():
+            return False
+        if key.exists() and is_pair(key, certificate):
             key.replace(folder / KEY)
             fsync_folder(folder)
         elif not is_pair(folder / KEY, certificate):  # of a key that is gone
             certificate.unlink()
-            return
+            return False
         faults.point("edge.renewal.half_placed")
         certificate.replace(folder / CERTIFICATE)
         fsync_folder(folder)
     faults.point("edge.renewal.placed")
+    return True
 
 
 def renew(link: Link, folder: Path, *, node: str, now: Clock = utc_now) -> Identity:
     """Renew the certificate once, and connect with it.
+
+    Where an earlier renewal broke off after its answer, that one is ended.
 
     Args:
         link: to the gateway, with the present certificate.
@@ -96,17 +103,22 @@ def renew(link: Link, folder: Path, *, node: str, now: Clock = utc_now) -> Ident
         IdentityError: it refuses this node, or its answer does not fit the new key.
         StorageError: the folder cannot be written.
     """
+    if not finish_renewal(folder):
+        _ask(link, folder, node, now)
+    link.connection.reopen()
+    return load_identity(folder, node=node, now=now)
+
+
+def _ask(link: Link, folder: Path, node: str, now: Clock) -> None:
+    """Ask for a certificate, and take it unless the node was enrolled meanwhile."""
     with storing(folder):
         present = (folder / CERTIFICATE).read_bytes()
     make_key(folder / NEXT_KEY, point="edge.renewal.key")
     response = link.renew(request_of(folder / NEXT_KEY, node))
     faults.point("edge.renewal.answered")
     with being_changed(folder), storing(folder):
-        # Unless it was enrolled meanwhile.
         if (folder / CERTIFICATE).read_bytes() == present:
             _take(response, folder, node, now)
-    link.connection.reopen()
-    return load_identity(folder, node=node, now=now)
 
 
 def _take(

@@ -21,7 +21,7 @@ from gateway_site import put_file
 from waiting import WAIT_S, until
 
 from cloud.pki.authority import Authority
-from common.errors import IdentityError, LinkError
+from common.errors import IdentityError, LinkError, StorageError
 from common.pb import takt_pb2 as pb
 from edge.config import EdgeConfig
 from edge.credentials import (
@@ -153,6 +153,33 @@ def test_a_renewed_certificate_whose_key_is_gone_is_not_put_beside_another_key(
     finish_renewal(folder)
     assert load_identity(folder, node=node.node) == old
     assert not list(folder.glob("next*"))
+
+
+def test_a_renewal_that_the_disk_broke_off_between_its_two_files_is_ended_by_the_next(
+    node: EdgeConfig, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAKT_FAULT", "edge.renewal.half_placed:eio")
+    with pytest.raises(StorageError):
+        renew(link, folder_of(node), node=node.node)
+    monkeypatch.delenv("TAKT_FAULT")
+    new = renew(link, folder_of(node), node=node.node)
+    assert load_identity(folder_of(node), node=node.node) == new
+    assert new.not_after > datetime.now(UTC) + timedelta(days=29)
+    assert not list(folder_of(node).glob("next*"))
+    beat(link)
+
+
+def test_a_renewed_certificate_goes_to_the_key_that_it_is_for(
+    node: EdgeConfig, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(node)
+    monkeypatch.setenv("TAKT_FAULT", "edge.renewal.half_placed:eio")
+    with pytest.raises(StorageError):
+        renew(link, folder, node=node.node)
+    monkeypatch.delenv("TAKT_FAULT")
+    make_key(folder / "next.key", point="edge.renewal.key")  # of a later renewal
+    finish_renewal(folder)
+    load_identity(folder, node=node.node)
 
 
 def test_the_old_certificate_is_valid_until_the_new_one_was_used(
