@@ -41,7 +41,7 @@ from common.effective_limits import (
 )
 from common.errors import AddressError, CapError, DataError
 from common.interpreter import python
-from common.text import counted
+from common.text import counted, printable
 from deploy.runtime.surroundings import (
     ADDRESS_SPACE_MIB,
     NUM_PROCESSES,
@@ -136,7 +136,7 @@ def print_findings(findings: list[Finding], echo: Callable[[str], object]) -> in
 def format_finding(finding: Finding) -> str:
     """Write a finding as one line: level, subject, what was found, the fix."""
     fix = f" -> {finding.fix}" if finding.fix else ""
-    message = " ".join(f"{finding.found}{fix}".split())
+    message = printable(" ".join(f"{finding.found}{fix}".split()))
     return f"{finding.level:4}  {finding.subject:7} {message}"
 
 

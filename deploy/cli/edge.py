@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from common.errors import ConfigError, DataError, StudentError, TaktError
-from common.text import shortened
+from common.text import printable, shortened
 from common.text_file import read_text, reason_of
 from deploy.cli.groups import VerbGroup
 from deploy.cli.long_verbs import long_verb, open_display
@@ -151,7 +151,7 @@ def export(
     with open_display() as display, display.step("export", f"write {format}"):
         lines = run_export(settings, promoted, (format,), stop=threading.Event())
     for line in lines:
-        typer.echo(line)
+        typer.echo(printable(line))
     typer.echo(state.exported_file(promoted, format))
 
 
@@ -189,11 +189,12 @@ def predict(
         if as_json:
             typer.echo(json.dumps(prediction.model_dump(mode="json")))
         else:
-            typer.echo(
+            line = (
                 f"{prediction.image}: {prediction.class_name}, probability "
                 f"{prediction.probability:.3f}, margin {prediction.margin:.2f} "
                 f"({prediction.channel} v{prediction.version}, {prediction.format})"
             )
+            typer.echo(printable(line))
         sys.stdout.flush()
 
     for path, name in images_of(images or ()):
@@ -233,7 +234,7 @@ def images(config: Config = DEFAULT) -> None:
     from edge.config import load_edge_config
 
     for line in describe_images(load_edge_config(config)):
-        typer.echo(line)
+        typer.echo(printable(line))
 
 
 def describe_status(status: "Status") -> str:
@@ -249,7 +250,7 @@ def describe_status(status: "Status") -> str:
     if status.outcome in ("kept", "refused", "failed"):
         parts.append(f"the last release was {status.outcome}")
     if status.message:
-        parts.append(shortened(status.message, _MOST_OF_MESSAGE))
+        parts.append(shortened(printable(status.message), _MOST_OF_MESSAGE))
     return ", ".join(parts)
 
 
@@ -287,4 +288,4 @@ def _answer_new(
         try:
             answer(predictor.predict(path))
         except DataError as e:
-            typer.echo(f"takt: {e}", err=True)
+            typer.echo(f"takt: {printable(str(e))}", err=True)

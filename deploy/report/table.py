@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.records import Evaluation
+from common.text import printable
 from deploy.report.arms import (
     ALONE,
     NO_TEACHER,
@@ -71,14 +72,14 @@ def print_result(
         _print_arms(result, console)
         for note in (result.dataset and result.dataset.notes) or ():
             console.print(
-                f"[yellow]note[/yellow]: {escape(note)}",
+                f"[yellow]note[/yellow]: {escape(printable(note))}",
                 highlight=False,
                 soft_wrap=True,
             )
         console.print()
     if rows or not error_follows:
         style = "bold" if result.status == "ok" else "bold red"
-        console.print(escape(result.verdict), style=style, highlight=False)
+        console.print(escape(printable(result.verdict)), style=style, highlight=False)
     if result.error is not None and not error_follows:
         _print_error(result.error, result.verdict, console)
     for label, name in (
@@ -96,7 +97,7 @@ def _print_error(error: Failure, verdict: str, console: Console) -> None:
     """Print what ended a run: its exit code, and the line unless the verdict has it."""
     line = f"exit code {error.code}"
     if error.message not in verdict:
-        line += f": {escape(error.message)}"
+        line += f": {escape(printable(error.message))}"
     console.print(line, highlight=False, soft_wrap=True)
 
 

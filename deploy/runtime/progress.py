@@ -24,6 +24,7 @@ from rich.table import Column
 from rich.text import Text
 
 from common.errors import TaktError
+from common.text import printable
 from deploy.runtime.output import OutputError, ReaderGone
 
 _POLL_S = 0.5
@@ -109,11 +110,12 @@ class Display:
         """Print a line that stays, above the bars where there are some.
 
         Args:
-            text: as it is.
+            text: as it is, but for what would steer the terminal.
             label: comes before it, in yellow.
         """
         if self.quiet:
             return
+        text = printable(text)
         line = Text(text)
         if label:
             line = Text.assemble((label, "yellow"), f": {text}")
@@ -197,7 +199,7 @@ class Step:
             stage: what is being done; another one has a pace of its own.
             detail: figures, beside the bar.
         """
-        bars, now = self._display.bars, self._clock()
+        bars, now, detail = self._display.bars, self._clock(), printable(detail)
         fields: dict[str, Any] = {
             "stage": stage,
             "share": share,

@@ -24,6 +24,11 @@ def test_a_release_that_was_refused_is_said_with_the_reason_cut_short() -> None:
     assert len(line) < 400
 
 
+def test_a_name_in_a_status_does_not_steer_the_terminal() -> None:
+    line = describe_status(Status(node="n", message="cannot read a\x1b[2J\nb.png"))
+    assert line == r"n: enrolled, cannot read a\x1b[2J\nb.png"
+
+
 def test_a_release_that_was_promoted_is_the_ordinary_case() -> None:
     line = describe_status(
         Status(node="n", state="idle", version=3, outcome="promoted")

@@ -55,6 +55,15 @@ def test_classes_unlabelled_and_unreadable_images_are_counted(images: Path) -> N
     )
 
 
+def test_a_folders_name_neither_steers_the_terminal_nor_makes_a_line_of_its_own(
+    images: Path,
+) -> None:
+    (images / "images" / "dog").rename(images / "images" / "d\x1b[2J\nog")
+    lines = says(images, '[data]\nfolder = "images"\n')
+    assert lines[1].startswith("no image leaves") and len(lines) == 2
+    assert r"d\x1b[2J\nog 2" in lines[0] and r"(d\x1b[2J\nog/half.png)" in lines[0]
+
+
 def test_shared_images_are_said_to_leave_the_device_and_where_to(images: Path) -> None:
     lines = says(images, '[data]\nfolder = "images"\nshare_images = true\n')
     assert lines[-1].startswith("images leave this device")

@@ -119,6 +119,15 @@ def test_a_pipe_gets_plain_lines() -> None:
     assert done.stdout == ""
 
 
+def test_names_in_notes_and_details_do_not_steer_the_terminal() -> None:
+    display, _, text = written()
+    display.print("note: a\x1b[2J\nb.png is left out")
+    display.step("node").update(0.5, stage="idle", detail="c\x1b[2J\nd.png")
+    first, second = text.getvalue().splitlines()
+    assert first == r"note: a\x1b[2J\nb.png is left out"
+    assert second.endswith(r"node: idle, 50 %, c\x1b[2J\nd.png")
+
+
 def test_there_is_no_estimate_before_a_pace_was_measured() -> None:
     display, clock, text = written()
     step = display.step("work")

@@ -44,6 +44,20 @@ def printed(result: RunResult, width: int) -> str:
     return out.getvalue()
 
 
+def test_names_in_a_runs_notes_and_error_do_not_steer_the_terminal(
+    sample: RunResult,
+) -> None:
+    name = "a\x1b[2J\nb.png"
+    assert sample.dataset is not None
+    noted = sample.dataset.model_copy(update={"notes": (f"{name} is left out",)})
+    error = Failure(code=3, message=f"cannot read {name}")
+    lines = printed(
+        sample.model_copy(update={"dataset": noted, "error": error}), 120
+    ).splitlines()
+    assert r"note: a\x1b[2J\nb.png is left out" in lines
+    assert r"exit code 3: cannot read a\x1b[2J\nb.png" in lines
+
+
 def test_the_page_is_self_contained_and_has_no_script(sample: RunResult) -> None:
     page = parsed(sample)
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)

@@ -249,6 +249,31 @@ def test_the_verb_answers_files_and_standard_input_as_lines_or_json(
     assert (answer["image"], answer["version"]) == ("-", 1)
 
 
+STEERING = "a\x1b[2J\nb: cat, probability 1.png"
+
+
+def test_a_files_name_neither_steers_the_terminal_nor_makes_an_answer_of_its_own(
+    node: Node, tmp_path: Path
+) -> None:
+    (line,) = cli(node, tmp_path, str(drawn(tmp_path / STEERING, seed=0)))
+    assert line.isprintable()
+    assert r"a\x1b[2J\nb: cat, probability 1.png: " in line
+    image = drawn(tmp_path / STEERING, seed=0)
+    (as_json,) = cli(node, tmp_path, str(image), "--json")
+    assert json.loads(as_json)["image"] == str(image)
+
+
+def test_a_watched_file_that_is_no_image_is_named_on_one_line(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / STEERING).write_bytes(b"no image")
+    monkeypatch.setattr(
+        "edge.predict.new_images", lambda folder: iter([folder / STEERING])
+    )
+    (line,) = cli(node, tmp_path, "--watch", str(tmp_path))
+    assert line.startswith("takt: ") and line.isprintable()
+
+
 def test_predicting_loads_no_torch(node: Node, image: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
