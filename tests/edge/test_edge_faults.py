@@ -6,6 +6,7 @@ prepared, so that no torch is loaded; tests/edge/test_daemon.py runs the real ch
 """
 
 import contextlib
+import errno
 import itertools
 import multiprocessing
 import os
@@ -318,6 +319,38 @@ def test_a_report_that_is_refused_for_good_is_set_aside_or_kept_by_a_broken_disk
         (said,) = (r for r in caplog.records if r.name == "edge.daemon.reports")
         assert said.levelname == "WARNING"
         assert str(aside) in said.message and "clean_accuracy is 2" in said.message
+
+
+def test_a_report_that_cannot_be_read_for_a_moment_is_delivered_later(
+    site: EdgeSite, node: EdgeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with site.syncing(node) as (link, _):
+        outbox = Outbox(StateDir(node.state_dir))
+        report = StateDir(node.state_dir).outbox / "report.json"
+        report.write_text(f'{{"outcome": "kept", "seed": {node.seed}}}')
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", refuse)
+            with pytest.raises(StorageError, match=r"report\.json: Too many open"):
+                outbox.flush(link)
+        assert outbox.flush(link) == 1
+    assert not report.exists()
+
+
+def test_a_report_that_cannot_be_read_does_not_hold_the_others_back(
+    site: EdgeSite, node: EdgeConfig
+) -> None:
+    with site.syncing(node) as (link, _):
+        state = StateDir(node.state_dir)
+        (state.outbox / "a.json").mkdir()  # cannot be read
+        (state.outbox / "b.json").write_text(
+            f'{{"outcome": "kept", "seed": {node.seed}}}'
+        )
+        with pytest.raises(StorageError, match=r"cannot read .*a\.json"):
+            Outbox(state).flush(link)
+    assert outcomes(site, node) == ["kept"]
 
 
 def test_a_second_daemon_on_the_same_folder_is_refused(node: EdgeConfig) -> None:
