@@ -21,6 +21,13 @@ ROOT, SUPPORT = HERE.parents[1], HERE.parent / "support"
 FAST = "not slow and not docker"
 WHOLE_LIMIT_S = 600  # of a test, and of all beyond their own limits
 DID_NOT_END = "did not end"
+# By pytest's exit codes: code that is changed so that it does not import, or that a
+# conftest or a plugin cannot bear, was noticed.
+NOT_RUN = {
+    2: "cannot be collected",
+    3: "ended in an error of pytest's own",
+    4: "cannot be started",
+}
 
 
 class Verdict(NamedTuple):
@@ -29,7 +36,7 @@ class Verdict(NamedTuple):
     passed: tuple[str, ...]
     failed: tuple[str, ...]
     first: str  # failed test, with its parameters
-    says: str  # the first line of its failure
+    says: str  # the first line of its failure, or why none ran
 
 
 class Copy:
@@ -83,13 +90,16 @@ class Copy:
     ) -> Verdict:
         """Run tests; the slow ones only where there are no others.
 
+        All have failed where they did not end, or could not be run with the code as it
+        is; `says` is then `DID_NOT_END` or one of `NOT_RUN`.
+
         Args:
             tests: "file::test", or a file.
             limit_s: of each test.
             first_only: end with the first that fails.
 
         Raises:
-            SystemExit: they could not be run at all.
+            SystemExit: there are none, or pytest was ended by a signal.
         """
         options = [f"--timeout={limit_s}", *(["-x"] if first_only else [])]
         most_s = WHOLE_LIMIT_S + limit_s * len(tests)
@@ -98,6 +108,8 @@ class Copy:
             code = self._run(tests, options, most_s)
         if code is None:
             return Verdict((), tuple(tests), tests[0], DID_NOT_END)
+        if code in NOT_RUN:
+            return Verdict((), tuple(tests), tests[0], NOT_RUN[code])
         if code not in (0, 1):
             sys.exit(f"pytest ended with {code} for {' '.join(tests)}")
         passed, failed = list[str](), list[str]()
