@@ -18,7 +18,7 @@ from google.protobuf import json_format
 from common import faults
 from common.config import ProfileConfig
 from common.durable import fsync_folder, storing, write_atomic
-from common.errors import StorageError, one_line
+from common.errors import one_line
 from common.pb import takt_pb2
 from common.records import to_wire
 from common.report_bounds import MAX_NOTES
@@ -138,22 +138,22 @@ class Outbox:
         """Send the outbox's reports, oldest first; return how many were accepted.
 
         A report that is damaged, or that the gateway refuses for good, is renamed to
-        ``*.refused``, and the log says so.
+        ``*.refused``, and the log says so. One that cannot be read stays for the next
+        time: that may pass, and holds neither other reports nor releases back.
 
         Raises:
-            StorageError: one could not be read, which may pass; it stays, and the
-                others were sent. Or the disk is broken.
+            StorageError: the disk is broken.
             LinkError: the gateway could not be reached; the reports stay.
             IdentityError: the gateway refuses this node; they stay.
             Interrupted: the daemon is to stop; they stay.
         """
-        sent, unread = 0, list[StorageError]()
+        sent = 0
         for path in sorted(self._state.outbox.glob("*.json"), key=_written):
             report = takt_pb2.ReportRequest()
             try:
                 json_format.Parse(path.read_bytes(), report, ignore_unknown_fields=True)
             except OSError as e:
-                unread.append(_unread(path, e))
+                logger.warning("cannot read %s: %s; tried again", path, e.strerror or e)
                 continue
             except (json_format.ParseError, ValueError) as e:
                 with contextlib.suppress(OSError):
@@ -170,8 +170,6 @@ class Outbox:
                 path.unlink()
                 fsync_folder(self._state.outbox)
             sent += 1
-        if unread:
-            raise unread[0]
         return sent
 
 
@@ -180,13 +178,6 @@ def _written(path: Path) -> tuple[int, str]:
     with contextlib.suppress(OSError):
         return path.stat().st_mtime_ns, path.name
     return 0, path.name
-
-
-def _unread(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"cannot read {path}: {error.strerror or error}; it is tried again, or remove "
-        "it if its disk is broken there"
-    )
 
 
 def _set_aside(path: Path, reason: str) -> None:

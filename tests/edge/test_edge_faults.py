@@ -333,8 +333,7 @@ def test_a_report_that_cannot_be_read_for_a_moment_is_delivered_later(
         report.write_text(f'{{"outcome": "kept", "seed": {node.seed}}}')
         with monkeypatch.context() as patch:
             patch.setattr(Path, "read_bytes", refuse)
-            with pytest.raises(StorageError, match=r"report\.json: Too many open"):
-                outbox.flush(link)
+            assert outbox.flush(link) == 0
         assert outbox.flush(link) == 1
     assert not report.exists()
 
@@ -348,8 +347,7 @@ def test_a_report_that_cannot_be_read_does_not_hold_the_others_back(
         (state.outbox / "b.json").write_text(
             f'{{"outcome": "kept", "seed": {node.seed}}}'
         )
-        with pytest.raises(StorageError, match=r"cannot read .*a\.json"):
-            Outbox(state).flush(link)
+        assert Outbox(state).flush(link) == 1
     assert outcomes(site, node) == ["kept"]
 
 
