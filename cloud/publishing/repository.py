@@ -73,12 +73,17 @@ class ReleaseRepository:
         """Make keys and an empty repository, unless it is there.
 
         Raises:
-            StorageError: the folders cannot be written.
+            StorageError: the folders cannot be written, or the metadata of a repository
+                that was in use have gone.
         """
         make_folder(self._metadata.folder)
         make_folder(self.targets)
         with locked(self.root / ".lock"):
-            self._metadata.create()
+            self._metadata.create(
+                lambda root: self._trail.record(
+                    "create", "root 1", digest=_sha256(root)
+                )
+            )
 
     def root_json(self) -> bytes:
         """Return the newest root metadata: what a node trusts from then on.

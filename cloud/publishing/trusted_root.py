@@ -4,7 +4,8 @@ The metadata's folder is served to nodes, and more people may write it than the 
 of the keys. So a copy of the newest root that was written here lies beside the keys, in
 ``root.json``, and a root in the metadata's folder counts as nodes count it: it follows
 from that copy, step by step, each signed by enough keys of the one before and of its
-own. Not here: the other roles, and signing (`cloud.publishing.tuf_metadata`).
+own. Where that copy is, a repository was in use: it is restored, never made anew. Not
+here: the other roles, and signing (`cloud.publishing.tuf_metadata`).
 """
 
 from pathlib import Path
@@ -18,6 +19,7 @@ from common.durable import make_folder, write_atomic
 from common.errors import StorageError
 
 ANCHOR = "root.json"
+_TIMESTAMP = "timestamp.json"  # the last file of a creation: without it no client looks
 
 
 class TrustedRoot:
@@ -48,12 +50,33 @@ class TrustedRoot:
                 return root, data
             root, data = follow(root.signed, following), following
 
+    def is_in_use(self) -> bool:
+        """Tell whether there is a repository, or else one may be made.
+
+        Raises:
+            StorageError: there was one, whose roots nodes follow.
+        """
+        if (self.folder / _TIMESTAMP).exists():
+            return True
+        if self._anchor.exists():
+            raise StorageError(
+                f"no {self.folder / _TIMESTAMP}, but {self._anchor} is of a repository "
+                f"that was in use; restore {self.folder} from a backup (no node would "
+                "accept the keys of a new one)"
+            )
+        return False
+
     def trust(self, data: bytes) -> None:
         """Keep a root that was read, or written, as the one to start from.
+
+        Nothing is kept before the first timestamp: a creation that was killed is made
+        again.
 
         Raises:
             StorageError: the folder of the keys cannot be written.
         """
+        if not (self.folder / _TIMESTAMP).exists():
+            return
         if not self._anchor.exists() or self._anchor.read_bytes() != data:
             make_folder(self._keys.folder, mode=0o700)
             write_atomic(self._anchor, data, mode=0o600)

@@ -84,14 +84,17 @@ class SignedMetadata:
         self._roots = TrustedRoot(folder, keys)
         self._clock = clock
 
-    def create(self) -> None:
+    def create(self, note: Callable[[bytes], None]) -> None:
         """Make keys and empty roles, unless they are there.
 
+        Args:
+            note: is told the first root, before it is written.
+
         Raises:
-            StorageError: the folder cannot be written.
+            StorageError: the folder cannot be written, or has lost what was signed.
         """
         # Without a timestamp no client has read the rest: it is made again.
-        if (self.folder / "timestamp.json").exists():
+        if self._roots.is_in_use():
             return
         expires = (self._clock() + LIFETIMES["root"]).replace(microsecond=0)
         root = Root(version=1, expires=expires, consistent_snapshot=True)
@@ -107,8 +110,11 @@ class SignedMetadata:
         state = State(
             Metadata(root), Metadata(timestamp), Metadata(snapshot), Metadata(targets)
         )
-        self._keep_root(state, root, "create.root")
+        data = self._sign_root(state, root)
+        note(data)
+        self.accept_root(state.root, data, "create.root")
         self.commit(state, "create")
+        self._trust_root(state)  # not before there is a timestamp
 
     def root_json(self) -> bytes:
         """Return the newest trusted root, which names the keys of all roles.
@@ -250,7 +256,7 @@ class SignedMetadata:
         following.version = previous.version
         self._next(following)
         state.root = Metadata(following)
-        self._keep_root(state, previous, point)
+        self.accept_root(state.root, self._sign_root(state, previous), point)
 
     def accept_root(self, root: Metadata[Root], data: bytes, point: str) -> None:
         """Write a root that was signed elsewhere and follows from the present one.
@@ -262,11 +268,11 @@ class SignedMetadata:
         write_atomic(self.folder / name, data, point=point)
         self._roots.trust(data)
 
-    def _keep_root(self, state: State, previous: Root, point: str) -> None:
+    def _sign_root(self, state: State, previous: Root) -> bytes:
         state.root.signatures.clear()
         self._keys.sign(state.root, previous)
         self._keys.sign(state.root, state.root.signed)
-        self.accept_root(state.root, state.root.to_bytes(_FORM), point)
+        return state.root.to_bytes(_FORM)
 
     def sign_again(
         self, state: State, role: str, point: str, following: Root | None = None

@@ -165,14 +165,49 @@ def test_a_rotation_of_a_lost_key_that_dies_is_done_by_the_next_one(
     assert len(named) == 1
 
 
+@pytest.mark.parametrize("moment", ["before_rename", "after_rename"])
+@pytest.mark.parametrize("step", ["root", "targets", "snapshot", "timestamp"])
 def test_a_creation_that_dies_is_done_again(
-    tmp_path: Path, knowledge: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    knowledge: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    moment: str,
 ) -> None:
     repository = ReleaseRepository(tmp_path / "r", tmp_path / "k")
     with monkeypatch.context() as patch:
-        patch.setenv("TAKT_FAULT", "create.timestamp.before_rename:enospc")
+        patch.setenv("TAKT_FAULT", f"create.{step}.{moment}:enospc")
         with pytest.raises(StorageError, match="No space left"):
             repository.create()
     repository.create()
     repository.publish(draft(), knowledge)
     assert Node(tmp_path / "node", repository).version() == 1
+    assert (tmp_path / "k" / "root.json").read_bytes() == repository.root_json()
+
+
+@pytest.mark.parametrize("lost", ["timestamp.json", "*.json"])
+def test_a_repository_that_lost_its_metadata_is_not_made_anew(
+    repository: ReleaseRepository,
+    knowledge: Path,
+    node: Node,
+    tmp_path: Path,
+    lost: str,
+) -> None:
+    """It was: with another root and other keys, which no node follows."""
+    repository.publish(draft(), knowledge)
+    metadata, kept = repository.root / "metadata", tmp_path / "kept"
+    shutil.copytree(metadata, kept)
+    for path in metadata.glob(lost):
+        path.unlink()
+    before = contents(tmp_path / "keys"), contents(metadata)
+    with pytest.raises(StorageError, match=r"no .*timestamp\.json.*from a backup"):
+        repository.create()
+    assert (contents(tmp_path / "keys"), contents(metadata)) == before
+    shutil.copytree(kept, metadata, dirs_exist_ok=True)
+    repository.create()
+    repository.publish(draft(), knowledge, force=True)
+    assert node.version() == 2
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -59,7 +59,7 @@ def test_what_the_gateway_signs_again_by_itself_leaves_an_entry_and_no_more(
     for _ in range(3):  # of targets, whose key has gone, nothing is signed
         then.refresh()
     said = [f"{e.action} {e.subject}" for e in Trail(tmp_path / "trail.log").entries()]
-    assert said == ["refresh timestamp 3", "refresh snapshot 3"]
+    assert said == ["create root 1", "refresh timestamp 3", "refresh snapshot 3"]
 
 
 def test_the_gateways_own_certificates_leave_their_entries(tmp_path: Path) -> None:
@@ -237,7 +237,9 @@ def test_what_was_refused_leaves_no_entry(tmp_path: Path) -> None:
     assert authority.trail.entries() == []
 
 
-def test_a_rotation_names_the_root_before_and_after(tmp_path: Path) -> None:
+def test_a_creation_and_a_rotation_name_the_root_before_and_after(
+    tmp_path: Path,
+) -> None:
     repository = ReleaseRepository(tmp_path / "repository", tmp_path / "keys")
     repository.create()
     roots = [hashlib.sha256(repository.root_json()).hexdigest()]
@@ -245,10 +247,11 @@ def test_a_rotation_names_the_root_before_and_after(tmp_path: Path) -> None:
     roots.append(hashlib.sha256(repository.root_json()).hexdigest())
     entries = Trail(tmp_path / "trail.log").entries()
     assert [(e.action, e.subject) for e in entries] == [
+        ("create", "root 1"),
         ("rotate", "targets"),
         ("rotated", "targets"),
     ]
-    assert [e.digest for e in entries] == roots
+    assert [e.digest for e in entries] == [roots[0], *roots]
 
 
 def takt_pki_log(*arguments: str | Path) -> str:
