@@ -181,7 +181,7 @@ class AllowList:
             )
         return signed.pem
 
-    def renew(self, node: str, signed: Signed) -> bytes:
+    def renew(self, node: str, signed: Signed, *, presented_sha256: str) -> bytes:
         """Give an allowed node another certificate; the present one stays valid.
 
         The new one takes its place when the node first uses it (see `check`). The
@@ -191,20 +191,20 @@ class AllowList:
         Args:
             node: its name, which `check` has accepted.
             signed: the new certificate.
+            presented_sha256: the certificate that it was accepted with; looked at
+                again here, for the node may have enrolled anew meanwhile.
 
         Returns:
             The certificate to hand out (PEM).
 
         Raises:
-            IdentityError: the node was revoked meanwhile.
+            IdentityError: as `check`.
             QuotaError: it was given one for another key a short time ago.
             StorageError: the list cannot be read or written.
         """
         now = self._clock()
         with self._changing() as entries:
-            old = entries.get(node)
-            if old is None or old.state != "allowed":
-                raise IdentityError(f"node '{node}' is not allowed any more")
+            old = _accepted(node, entries.get(node), presented_sha256)
             if old.next and old.next.key_sha256 == signed.key_sha256:
                 if old.next.issuer_sha256 == signed.issuer_sha256:
                     return old.next.certificate_pem.encode()
@@ -268,21 +268,9 @@ class AllowList:
             IdentityError: unknown, revoked, or not its latest certificate.
             StorageError: the list cannot be read.
         """
-        entry = self.entries().get(node)
-        fix = f"run `takt pki allow {node}` at the gateway and enrol the node again"
-        if entry is None or (entry.state == "invited" and not entry.certificate_sha256):
-            raise IdentityError(f"node '{node}' is not on the allow-list; {fix}")
-        if entry.state == "revoked":
-            raise IdentityError(f"node '{node}' is revoked; to take it back, {fix}")
-        following = entry.next
+        following = _accepted(node, self.entries().get(node), certificate_sha256).next
         if following and following.certificate_sha256 == certificate_sha256:
             self._used[node] = following
-        elif entry.certificate_sha256 != certificate_sha256:
-            raise IdentityError(
-                f"node '{node}' presents certificate {certificate_sha256[:12]}, but "
-                f"{str(entry.certificate_sha256)[:12]} was issued to it later; two "
-                f"nodes share the name, or it kept an old certificate: {fix}"
-            )
 
     def note_used(self) -> None:
         """Write which renewed certificates were used: the old ones end by it.
@@ -341,6 +329,25 @@ class AllowList:
 
     def _busy(self, holder: str) -> str:
         return f"another process is changing {self.path}"
+
+
+def _accepted(node: str, entry: Entry | None, certificate_sha256: str) -> Entry:
+    """Return the entry of a node that presents a certificate; see `AllowList.check`."""
+    fix = f"run `takt pki allow {node}` at the gateway and enrol the node again"
+    if entry is None or (entry.state == "invited" and not entry.certificate_sha256):
+        raise IdentityError(f"node '{node}' is not on the allow-list; {fix}")
+    if entry.state == "revoked":
+        raise IdentityError(f"node '{node}' is revoked; to take it back, {fix}")
+    latest = [entry.certificate_sha256]
+    if entry.next:
+        latest.append(entry.next.certificate_sha256)
+    if certificate_sha256 not in latest:
+        raise IdentityError(
+            f"node '{node}' presents certificate {certificate_sha256[:12]}, but "
+            f"{str(entry.certificate_sha256)[:12]} was issued to it later; two "
+            f"nodes share the name, or it kept an old certificate: {fix}"
+        )
+    return entry
 
 
 def _put_in_place(entries: dict[str, Entry], node: str, renewed: Renewed) -> None:

@@ -280,7 +280,11 @@ class Authority:
             StorageError: the folder cannot be read or written.
         """
         node = self.check(presented_pem)
-        return self.allow_list.renew(node, self._signed(csr_pem, node))
+        return self.allow_list.renew(
+            node,
+            self._signed(csr_pem, node),
+            presented_sha256=claim_of(presented_pem).fingerprint,
+        )
 
     def check(self, certificate_pem: bytes) -> str:
         """Return the name of the node that presents this certificate.

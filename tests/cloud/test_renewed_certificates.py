@@ -135,6 +135,28 @@ def test_a_node_that_enrols_anew_meanwhile_is_not_given_the_renewed_certificate(
         authority.check(new)
 
 
+def test_a_renewal_that_a_new_enrolment_overtakes_is_refused(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever had stolen the old certificate threw its owner out by it."""
+    stolen = authority.sign(request_for("sensor", make_key()), "sensor")
+    token, check = authority.allow("sensor"), authority.check
+    owners: list[bytes] = []
+
+    def check_and_be_overtaken(certificate: bytes) -> str:
+        node = check(certificate)
+        owner = Authority(authority.folder)
+        owners.append(owner.enroll(node, token, request_for(node, make_key())))
+        return node
+
+    with monkeypatch.context() as patch:
+        patch.setattr(authority, "check", check_and_be_overtaken)
+        with pytest.raises(IdentityError, match="issued to it later"):
+            authority.renew(stolen, request_for("sensor", make_key()))
+    assert authority.allow_list.entries()["sensor"].next is None
+    assert authority.check(owners[0]) == "sensor"
+
+
 def test_a_use_is_written_with_whatever_changes_the_list_next(
     authority: Authority,
 ) -> None:
