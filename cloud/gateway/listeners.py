@@ -68,6 +68,12 @@ class Bounds:
     handshake_s: float = HANDSHAKE_S
     idle_s: float = IDLE_S
 
+    def max_connections(self) -> int:
+        """Return `connections`, or fewer where this process may open few files."""
+        # The other port, the database and what is served are open files, too.
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return min(self.connections, max(1, files // self.share_of_files))
+
 
 NODES = Bounds()
 ENROLLING = Bounds(
@@ -95,16 +101,11 @@ def make_server(
         bounds: of what all peers of the port may take together.
     """
     ping_interval = int(ping_interval_s * 1000)
-    # The other port, the database and what is served are open files, too.
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     options: tuple[tuple[str, Any], ...] = (
         *_OPTIONS,
         ("grpc.http2.min_ping_interval_without_data_ms", ping_interval),
         ("grpc.max_receive_message_length", bounds.message_bytes),
-        (
-            "grpc.max_allowed_incoming_connections",
-            min(bounds.connections, max(1, files // bounds.share_of_files)),
-        ),
+        ("grpc.max_allowed_incoming_connections", bounds.max_connections()),
         ("grpc.server_handshake_timeout_ms", int(bounds.handshake_s * 1000)),
         ("grpc.max_connection_idle_ms", int(bounds.idle_s * 1000)),
     )
@@ -113,6 +114,18 @@ def make_server(
         options=options,
         maximum_concurrent_rpcs=bounds.calls,
     )
+
+
+def most_of_address(addresses: Addresses, most: int) -> dict[int, int]:
+    """Return how many connections an address may hold, by port.
+
+    Args:
+        addresses: of the gateway.
+        most: as the config has it. The enrolment port, to which anybody may connect,
+            is not filled by fewer than four addresses.
+    """
+    of_enrolling = max(1, ENROLLING.max_connections() // 4)
+    return {addresses.port: most, addresses.enroll_port: min(most, of_enrolling)}
 
 
 class ServerCertificate:

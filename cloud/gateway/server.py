@@ -42,6 +42,7 @@ from cloud.gateway.listeners import (
     ServerCertificate,
     listen,
     make_server,
+    most_of_address,
 )
 from cloud.gateway.live_teacher import LiveTeacher
 from cloud.gateway.messages import FIRST_MESSAGE_S
@@ -256,8 +257,7 @@ async def start_gateway_server(
     logger.info("serving nodes at %s, %s", addresses.address, addresses.enroll_address)
     host = addresses.reachable_host
     connections = Connections(
-        frozenset((addresses.port, addresses.enroll_port)),
-        most=config.max_connections_per_address,
+        most_of_address(addresses, config.max_connections_per_address)
     )
     return RunningGateway(
         addresses.address,

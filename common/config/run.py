@@ -294,7 +294,7 @@ class GatewayConfig(Section):
     status_port: int = Field(default=0, ge=0, le=65535)
     max_streams_per_node: int = Field(default=8, ge=1)
     max_connections_per_address: int = Field(default=256, ge=1)
-    """of each port's peers; raise it where a larger fleet shares an address"""
+    """to each port, 64 at most to enrol; raise it where more nodes share an address"""
     node_days: float = Field(default=30, gt=0)
     """life of a node's certificate; the node renews it in the last third"""
     server_days: float = Field(default=365, gt=0)

@@ -3,21 +3,25 @@
 import contextlib
 import errno
 import socket
+import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from gateway_site import DEADLINE_S, member
-from waiting import until
+from gateway_site import DEADLINE_S, enrolment, make_key, member, request_for
+from waiting import WAIT_S, until
 
 from cloud.gateway.connections import Connections
-from cloud.gateway.listeners import NODES, Bounds
+from cloud.gateway.listeners import ENROLLING, NODES, Bounds
+from cloud.gateway.probe import check_gateway
 from cloud.gateway.server import GatewayThread
 from cloud.storage import StorageDir
 from common.address import parse_address
 from common.config import GatewayConfig
+from common.pb import takt_pb2 as pb
 
 STRANGER, OTHER = "127.0.0.2", "127.0.0.3"  # Linux has all of 127/8 on loopback
 
@@ -147,7 +151,7 @@ def test_a_look_that_fails_does_not_make_old_connections_new_ones() -> None:
         contextlib.ExitStack() as accepted,
     ):
         port = mine.getsockname()[1]
-        connections = Connections(frozenset({port}), most=3, listing=listing)
+        connections = Connections({port: 3}, listing=listing)
         taken = [accepted.enter_context(mine.accept()[0]) for _ in range(3)]
         names[:] = [str(each.fileno()) for each in taken]
         assert connections.sweep() == 0
@@ -173,7 +177,7 @@ def test_only_connections_to_the_ports_are_counted_and_the_newest_go() -> None:
         for server in (mine, others):
             for _ in range(5):
                 accepted.enter_context(server.accept()[0])
-        connections = Connections(frozenset({mine.getsockname()[1]}), most=2)
+        connections = Connections({mine.getsockname()[1]: 2})
         assert connections.sweep() == 1
         assert connections.sweep() == 0
         assert num_closed(ends + more + elsewhere) == 1
@@ -182,3 +186,75 @@ def test_only_connections_to_the_ports_are_counted_and_the_newest_go() -> None:
             assert connections.sweep() == 1
             assert is_closed(late)
         assert num_closed(more + elsewhere) == 0
+
+
+def end_from(port: int, to: int) -> socket.socket:
+    """Connect from a port of the stranger's, whatever else is connected from there."""
+    end = socket.socket()
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    end.bind((STRANGER, port))
+    end.connect(("127.0.0.1", to))
+    end.setblocking(False)
+    return end
+
+
+def test_a_connection_that_comes_again_from_the_same_port_is_counted_again() -> None:
+    """A peer that reset it, and was back before the next look, had no bound."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as mine,
+        connected(mine.getsockname()[1], 1) as (first,),
+        contextlib.ExitStack() as accepted,
+    ):
+        port = mine.getsockname()[1]
+        connections = Connections({port: 1})
+        accepted.enter_context(mine.accept()[0])
+        assert connections.sweep() == 0
+        source = 0
+        for _ in range(3):
+            with end_from(source, port) as late, mine.accept()[0]:
+                source = late.getsockname()[1]
+                assert connections.sweep() == 1
+                reset = struct.pack("ii", 1, 0)
+                late.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        assert not is_closed(first)
+
+
+def test_a_connection_to_each_port_from_the_same_port_are_two() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as nodes,
+        socket.create_server(("127.0.0.1", 0)) as enrolling,
+        contextlib.ExitStack() as accepted,
+    ):
+        ports = [server.getsockname()[1] for server in (nodes, enrolling)]
+        connections = Connections(dict.fromkeys(ports, 1))
+        source = 0
+        ends = []
+        for _ in range(2):
+            for server, port in zip((nodes, enrolling), ports, strict=True):
+                end = accepted.enter_context(end_from(source, port))
+                accepted.enter_context(server.accept()[0])
+                source = end.getsockname()[1]
+                ends.append(end)
+            source = 0
+        assert connections.sweep() == 2
+        assert [num_closed(ends[i::2]) for i in (0, 1)] == [1, 1]
+
+
+def test_an_address_does_not_fill_the_enrolment_port_of_a_gateway_as_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = replace(ENROLLING, handshake_s=2 * WAIT_S)
+    monkeypatch.setattr("cloud.gateway.server.ENROLLING", patient)
+    storage = StorageDir(tmp_path)
+    with GatewayThread(storage=storage) as gateway:
+        port = parse_address(gateway.enroll_address).port
+        with connected(port, ENROLLING.connections) as ends:
+            until("there is room", lambda: num_closed(ends) > 128)
+            assert check_gateway(storage) == gateway.address
+            token, key = gateway.running.authority.allow("hub"), make_key()
+            request = pb.EnrollRequest(
+                node="hub", token=token, csr_pem=request_for("hub", key)
+            )
+            with enrolment(gateway) as fleet:
+                assert fleet.Enroll(request, timeout=DEADLINE_S).certificate_pem
+            assert num_closed(ends) < ENROLLING.connections
