@@ -23,6 +23,7 @@ from cloud.fleet.database import Fleet
 from cloud.gateway.certificate_ends import CertificateEnds
 from cloud.gateway.health import Health
 from cloud.publishing.repository import ReleaseRepository
+from cloud.publishing.roles import ONLINE
 from cloud.storage import StorageDir
 from common import faults
 from common.durable import storing
@@ -39,8 +40,6 @@ SIGNATURES, CERTIFICATES, DATABASE, DISK = PARTS = (
     "takt.database",
     "takt.disk",
 )
-# Their keys lie here in any set-up; those of root and targets may lie elsewhere.
-_ONLINE = ("timestamp", "snapshot")
 
 
 class Condition:
@@ -117,7 +116,7 @@ class Condition:
             if self._refused.get(role) != why:
                 logger.warning("cannot sign %s again: %s", role, why)
         self._refused = dict(done.failures)
-        problems = [f for role, f in done.failures.items() if role in _ONLINE]
+        problems = [f for role, f in done.failures.items() if role in ONLINE]
         problems += self._repository.near_end()
         if problems:
             raise StorageError("; ".join(problems))

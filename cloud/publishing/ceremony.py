@@ -25,9 +25,9 @@ from cloud.publishing.role_changes import (
     find_key,
     joined,
 )
-from cloud.publishing.roles import OFFLINE, ROLES, SHORT
+from cloud.publishing.roles import OFFLINE, ONLINE, ROLES, SHORT
 from cloud.publishing.signers import EncryptedSigner, read_private_key
-from cloud.publishing.signing_keys import RoleKeys
+from cloud.publishing.signing_keys import SIGNERS, RoleKeys
 from cloud.publishing.target_files import TargetFiles
 from cloud.publishing.trusted_root import follow
 from cloud.publishing.tuf_metadata import SignedMetadata, State
@@ -173,7 +173,7 @@ class Ceremony:
 
         Raises:
             ConfigError: it is of another version, has ended, or nodes would refuse the
-                present metadata under a new root.
+                present metadata under a new root, and these cannot be signed for both.
             StorageError: a listed file is missing, a key of snapshot or timestamp is,
                 the disk is full.
             TrustError: it is not signed by enough keys.
@@ -248,12 +248,7 @@ class Ceremony:
         """Have a role signed so that both the present root and the next accept it."""
         if accepts(following, getattr(state, role)):
             return
-        if not self._keys.can_sign(role, following):
-            raise StorageError(
-                f"the new keys of {role} are not here; let them sign first: `takt keys "
-                f"export {role} FILE`, `takt keys sign FILE KEY` with the old and the "
-                "new ones, `takt keys accept FILE`"
-            )
+        self._require_new_keys(role, following)
         if not self._keys.can_sign(role, state.root.signed):
             # Nothing can be signed by the old ones any more.
             both = joined(state.root.signed, following, role)
@@ -294,15 +289,52 @@ class Ceremony:
 
     def _accept_root(self, state: State, data: bytes) -> None:
         root = follow(state.root.signed, data)
-        for metadata in (state.targets, state.snapshot, state.timestamp):
-            if not accepts(root.signed, metadata):
-                role = metadata.signed.type
-                raise ConfigError(
-                    f"nodes would refuse the present {role} under that root; let its "
-                    f"new keys sign {role} first: `takt keys export {role} FILE`"
-                )
+        if not accepts(root.signed, state.targets):
+            raise ConfigError(
+                "nodes would refuse the present targets under that root; let its new "
+                "keys sign targets first: `takt keys export targets FILE`"
+            )
+        for role in ONLINE:
+            if not accepts(root.signed, getattr(state, role)):
+                self._require_new_keys(role, root.signed)
+                self._require_old_keys(role, state.root.signed)
         self._trail.record("accept", _name(root), digest=_sha256(data))
+        for role in ONLINE:  # that of the snapshot signs the timestamp, too
+            if not accepts(root.signed, getattr(state, role)):
+                self._metadata.sign_again(state, role, "accept", root.signed)
         self._metadata.accept_root(root, data, "accept.root")
+
+    def _require_new_keys(self, role: str, following: Root) -> None:
+        """Refuse a root whose keys of a role cannot be used here.
+
+        Raises:
+            StorageError: so few are here.
+        """
+        if self._keys.can_sign(role, following):
+            return
+        how = (
+            f"note in {self._keys.folder / SIGNERS} where they lie, by a line KEYID = "
+            f'"URI" below [{role}]'
+        )
+        if role in OFFLINE:
+            how = (
+                f"let them sign first: `takt keys export {role} FILE`, `takt keys sign "
+                "FILE KEY` with the old and the new ones, `takt keys accept FILE`"
+            )
+        raise StorageError(f"the new keys of {role} are not here; {how}")
+
+    def _require_old_keys(self, role: str, present: Root) -> None:
+        """Refuse to sign a role for another root as well where the present one cannot.
+
+        Raises:
+            ConfigError: so few of its keys are here.
+        """
+        if not self._keys.can_sign(role, present):
+            raise ConfigError(
+                f"the old keys of {role} are not here, and nodes ask for them until "
+                "that root is in force; have another one signed and accepted first: "
+                f"`takt keys change {role} --add PUBLIC --out FILE`, without --remove"
+            )
 
     def _root_digest(self) -> str:
         return _sha256(self._metadata.root_json())
