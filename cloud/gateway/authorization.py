@@ -19,8 +19,8 @@ from typing import NamedTuple, NoReturn
 
 from cloud.errors import QuotaError
 from cloud.gateway.health import CHECK
-from cloud.gateway.interceptor import Context
-from cloud.gateway.refusals import health_checks, source_of
+from cloud.gateway.peers import Context, certificate_of, source_of
+from cloud.gateway.refusals import health_checks
 from cloud.gateway.repeated import write_repeatedly
 from cloud.pki.allowlist import PROBE
 from cloud.pki.authority import Authority
@@ -58,10 +58,10 @@ def _certificate_of(context: Context) -> bytes:
     Raises:
         IdentityError: it presents none.
     """
-    pem = next(iter(context.auth_context().get("x509_pem_cert", ())), None)
+    pem = certificate_of(context)
     if pem is None:
         raise IdentityError("the call came without a client certificate")
-    return bytes(pem)
+    return pem
 
 
 class _Call:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from cloud.gateway.refusals import network_of
+from cloud.gateway.peers import network_of
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import grpc
 from cloud.errors import NotServedError
 from cloud.fleet.database import Fleet
 from cloud.gateway.authorization import caller
-from cloud.gateway.interceptor import Context
+from cloud.gateway.peers import Context
 from cloud.gateway.quarantine import Quarantine
 from cloud.gateway.repeated import write_repeatedly
 from cloud.pki.authority import Authority

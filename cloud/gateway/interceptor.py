@@ -1,13 +1,12 @@
 """The interceptor around every call of a server, and errors as gRPC status codes.
 
 The only place where a domain error becomes a code. What is not a `TaktError` is a bug:
-it is logged in full here and leaves as INTERNAL without any detail. Not here: who may
-call (`cloud.gateway.authorization`); from codes back to domain errors, which is the
-node's part (`edge.link.failures`).
+it leaves as INTERNAL without any detail. Not here: who may call
+(`cloud.gateway.authorization`), what the log has of it (`refusal_log`); from codes back
+to domain errors, which is the node's part (`edge.link.failures`).
 """
 
 import contextlib
-import logging
 from collections.abc import AsyncIterable, Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
@@ -22,16 +21,14 @@ from cloud.errors import (
     NotServedError,
     OffsetError,
     QuotaError,
-    ThrottledError,
 )
 from cloud.gateway.health import CHECK, CHECK_MESSAGE_S
 from cloud.gateway.messages import FIRST_MESSAGE_S, FirstMessages, all_messages
+from cloud.gateway.peers import Context, node_of
+from cloud.gateway.refusal_log import RefusalLog
 from cloud.gateway.traffic import Traffic
 from common.errors import ConfigError, IdentityError, StorageError, TaktError
 
-logger = logging.getLogger(__name__)
-
-Context = grpc.aio.ServicerContext[Any, Any]
 Admission = Callable[[str, Context], AbstractContextManager[None]]
 # The stubs are generic, the classes at run time are not: hence a string.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -74,6 +71,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self._traffic = traffic
         self._first_messages = FirstMessages(first_message_s)
         self._checks = FirstMessages(min(first_message_s, CHECK_MESSAGE_S))
+        self._refusals = RefusalLog()
         self._wrapped: dict[str, Handler] = {}  # of the methods that there are
 
     async def intercept_service(
@@ -115,8 +113,10 @@ class Interceptor(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 raise
             except Exception as e:
-                code, message = status_of(e, f"{method} from {context.peer()}")
+                code, message = status_of(e)
                 traffic.refused[code.name] += 1
+                node, peer = node_of(context), context.peer()
+                self._refusals.note(e, code, method=method, node=node, peer=peer)
                 await context.abort(code, message)
 
         make: Any = grpc.stream_unary_rpc_method_handler
@@ -137,29 +137,18 @@ async def _write_all(messages: Any, context: Context) -> None:
             await context.write(message)
 
 
-def status_of(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
-    """Return the status with which an error ends a call.
-
-    Args:
-        error: what a servicer raised.
-        method: the full name of the call and its peer, for the log.
+def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
+    """Return the status with which an error that a servicer raised ends a call.
 
     Returns:
         The code, and one line for the peer.
     """
     for kind, code in _CODES:
         if isinstance(error, kind):
-            # Anybody may send health checks that are refused, as many as he likes.
-            quiet = isinstance(error, ThrottledError) or method.startswith(CHECK)
-            level = logging.DEBUG if quiet else logging.INFO
-            logger.log(level, "%s refused: %s", method, error)
             return code, str(error)
     if isinstance(error, StorageError):
-        # The operator has to repair it; the node waits and tries again.
-        logger.error("%s failed: %s", method, error)
         return (
             grpc.StatusCode.UNAVAILABLE,
             "the gateway's storage fails; its log says why",
         )
-    logger.error("%s failed unexpectedly", method, exc_info=error)
     return grpc.StatusCode.INTERNAL, "internal error"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from cloud.errors import BadRequestError, ThrottledError
-from cloud.gateway.interceptor import Context
+from cloud.gateway.peers import Context
 from common.errors import IdentityError
 from common.records import PLACE_METADATA
 from common.text import shortened

@@ -7,16 +7,14 @@ where enrolments are not. Not here: the tokens (`cloud.pki.allowlist`).
 """
 
 import contextlib
-import ipaddress
 import logging
 from collections import Counter, deque
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from urllib.parse import unquote
 
 from cloud.errors import BadRequestError, NoMessageError, ThrottledError
 from cloud.gateway.health import CHECK
-from cloud.gateway.interceptor import Context
+from cloud.gateway.peers import Context, source_of
 from common.clock import Clock
 from common.errors import ConfigError, IdentityError
 
@@ -27,7 +25,6 @@ MAX_OF_ADDRESS = 20  # refused within the window; whole fleets may share an addr
 MAX_OF_ALL = 200
 MAX_OPEN_OF_ADDRESS = 64  # calls at a time, of the 256 that all have
 MAX_CHECKS_OF_ADDRESS = 8  # likewise, of health checks
-_IPV6_NETWORK = 64  # bits: what one subscriber has to choose addresses from
 
 
 class OpenCalls:
@@ -122,25 +119,3 @@ class Refusals:
                 source,
                 len(self._times),
             )
-
-
-def source_of(peer: str) -> str:
-    """Return the address in a peer of gRPC's; of IPv6 the network of its subscriber.
-
-    Args:
-        peer: for instance "ipv4:192.0.2.7:50000" or "ipv6:%5B2001:db8::1%5D:50000".
-    """
-    return network_of(unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]"))
-
-
-def network_of(host: str) -> str:
-    """Return an address; of IPv6 the network of its subscriber."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:  # no IP connection, a socket file for instance
-        return host
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((address, _IPV6_NETWORK), strict=False))
-    return str(address)

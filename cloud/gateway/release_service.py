@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cloud.errors import BadRequestError, MissingFileError, OffsetError
-from cloud.gateway.interceptor import Context
+from cloud.gateway.peers import Context
 from cloud.gateway.traffic import Traffic
 from cloud.publishing.repository import ReleaseRepository
 from common.errors import StorageError, TaktError

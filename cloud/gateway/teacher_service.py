@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 import numpy as np
 
 from cloud.errors import BadRequestError, NotServedError
-from cloud.gateway.interceptor import Context
 from cloud.gateway.live_teacher import Batch, LiveTeacher, Shapes
+from cloud.gateway.peers import Context
 from common.errors import StorageError
 from common.pb import takt_pb2 as pb
 from common.pb import takt_pb2_grpc

@@ -25,7 +25,8 @@ from gateway_site import (
 )
 from waiting import until
 
-from cloud.gateway.refusals import MAX_OF_ADDRESS, MAX_OF_ALL, source_of
+from cloud.gateway.peers import source_of
+from cloud.gateway.refusals import MAX_OF_ADDRESS, MAX_OF_ALL
 from cloud.gateway.server import GatewayThread
 from cloud.pki.authority import Authority, Lifetimes
 from cloud.storage import StorageDir

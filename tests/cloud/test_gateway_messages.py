@@ -113,12 +113,13 @@ def test_a_query_of_many_numbers_is_refused_before_it_is_parsed(
     ids=["no field", "cut", "no UTF-8", "no end"],
 )
 def test_a_broken_message_is_an_invalid_argument_and_is_logged(
-    channel: grpc.Channel,
+    gateway: GatewayThread,
     method: str,
     data: bytes,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with caplog.at_level(logging.INFO):
+    node = member(gateway, f"sender-of-{data.hex()}")  # each is logged once a minute
+    with caplog.at_level(logging.INFO), node.channel(gateway.address) as channel:
         code, _ = status_of(lambda: send(channel, method, data))
     assert code is INVALID
     assert f"{method} from ipv4:127.0.0.1:" in caplog.text
