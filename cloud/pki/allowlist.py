@@ -311,18 +311,20 @@ class AllowList:
 
     @contextlib.contextmanager
     def _changing(self, *, wait: bool = True) -> Iterator[dict[str, Entry]]:
-        """Hold the writers' lock, yield a copy of the entries, write it back."""
+        """Hold the writers' lock, yield a copy of the entries, write what changed."""
         busy = None if wait else self._busy
         with locked(self.path.with_name(f".{self.path.name}.lock"), busy=busy):
-            entries = dict(self.entries())
+            before = self.entries()
+            entries = dict(before)
             used = dict(self._used)  # meanwhile other threads may add to it
             for node, renewed in used.items():
                 _put_in_place(entries, node, renewed)
             yield entries
-            document = _Document(nodes=dict(sorted(entries.items())))
-            data = document.model_dump_json(indent=1).encode() + b"\n"
-            write_atomic(self.path, data, point="allow", mode=0o600)
-            self.entries()  # so that its `state` is another one at once
+            if entries != before:
+                document = _Document(nodes=dict(sorted(entries.items())))
+                data = document.model_dump_json(indent=1).encode() + b"\n"
+                write_atomic(self.path, data, point="allow", mode=0o600)
+                self.entries()  # so that its `state` is another one at once
             for node, renewed in used.items():
                 if self._used.get(node) is renewed:
                     del self._used[node]

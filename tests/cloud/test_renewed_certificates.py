@@ -170,6 +170,27 @@ def test_a_use_is_written_with_whatever_changes_the_list_next(
         authority.check(old)
 
 
+@pytest.mark.parametrize("verb", ["renew", "enroll"])
+def test_what_is_asked_for_again_writes_nothing(
+    authority: Authority, verb: str
+) -> None:
+    """Each wrote the whole list, and all admissions were looked up again."""
+    request, token = request_for("sensor", make_key()), authority.allow("sensor")
+    certificate = authority.enroll("sensor", token, request)
+
+    def ask() -> bytes:
+        if verb == "renew":
+            return authority.renew(certificate, request)
+        return authority.enroll("sensor", token, request)
+
+    first, path = ask(), authority.folder / "allow.json"
+    before, state = path.stat(), authority.allow_list.state
+    assert [ask() for _ in range(10)] == [first] * 10
+    after = path.stat()
+    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
+    assert authority.allow_list.state is state
+
+
 def test_a_use_that_cannot_be_written_yet_is_kept(authority: Authority) -> None:
     old = authority.sign(request_for("sensor", make_key()), "sensor")
     new = authority.renew(old, request_for("sensor", make_key()))
