@@ -142,7 +142,9 @@ def _advice(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, busy: Callable[[str], str] | None = None) -> Iterator[None]:
+def locked(
+    path: Path, *, busy: Callable[[str], str] | None = None, wait_s: float = 0.0
+) -> Iterator[None]:
     """Hold an exclusive lock between processes; the kernel drops it when one dies.
 
     The lock file stays. Its mode is 0600: other users cannot open it, so they cannot
@@ -152,6 +154,7 @@ def locked(path: Path, *, busy: Callable[[str], str] | None = None) -> Iterator[
         path: the lock file; its folder must exist.
         busy: makes the error's message from the holder's process id where another
             process holds the lock; None: wait for it.
+        wait_s: with `busy`: seconds to wait for it before that.
 
     Raises:
         StorageError: the lock file cannot be made or opened, or another process
@@ -166,7 +169,7 @@ def locked(path: Path, *, busy: Callable[[str], str] | None = None) -> Iterator[
     )
     try:
         path.parent.stat()  # filelock would make the folder
-        lock.acquire(blocking=busy is None)
+        lock.acquire(timeout=-1 if busy is None else wait_s)
     except filelock.Timeout as e:
         assert busy is not None
         raise StorageError(busy(_read_holder(path))) from e

@@ -32,6 +32,7 @@ from common.errors import StorageError, TaktError, one_line
 logger = logging.getLogger(__name__)
 
 CHECK_S = 60.0
+LOCK_WAIT_S = 30.0  # for a publish: the other parts wait for as long
 MIN_FREE_BYTES = 64 * 1024 * 1024  # a release of a small data set, and its signatures
 _PROBE_BYTES = 4096
 SIGNATURES, CERTIFICATES, DATABASE, DISK = PARTS = (
@@ -107,9 +108,9 @@ class Condition:
 
         Raises:
             StorageError: a role that is always signed here was not, a role is near its
-                end, or there is no repository.
+                end, there is no repository, or another process holds it.
         """
-        done = self._repository.refresh()
+        done = self._repository.refresh(wait_s=LOCK_WAIT_S)
         if done.signed:
             logger.info("signed again: %s", ", ".join(done.signed))
         for role, why in done.failures.items():

@@ -227,21 +227,33 @@ class ReleaseRepository:
             self._files.drop(dropped)
             return manifest
 
-    def refresh(self, *, force: bool = False) -> Refreshed:
+    def refresh(self, *, force: bool = False, wait_s: float | None = None) -> Refreshed:
         """Sign again what is past half its life, so that clients continue to trust it.
 
         A role whose key is not here keeps what it has; the others are signed.
 
         Args:
             force: sign the timestamp again in any case.
+            wait_s: for another process that is at work in the repository; None: as
+                long as it takes.
 
         Returns:
             What was signed, and what could not be.
 
         Raises:
-            StorageError: there is no repository, or it is damaged.
+            StorageError: there is no repository, it is damaged, or another process is
+                still at work in it.
         """
-        with locked(self.root / ".lock"):
+
+        def busy(_: str) -> str:
+            return (
+                f"cannot sign in {self.root}: another process has held it for more "
+                f"than {wait_s:g} s; see whether a publish or a change of keys there "
+                "was stopped, or waits for a key"
+            )
+
+        lock = self.root / ".lock"
+        with locked(lock, busy=None if wait_s is None else busy, wait_s=wait_s or 0.0):
             return self._metadata.refresh(
                 force=force, note=lambda what: self._trail.record("refresh", what)
             )

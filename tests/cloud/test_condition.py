@@ -15,6 +15,7 @@ from cloud.gateway.probe import check_gateway
 from cloud.gateway.server import GatewayThread
 from cloud.publishing.repository import ReleaseRepository
 from cloud.storage import StorageDir
+from common.durable import locked
 from common.errors import StorageError
 
 
@@ -130,6 +131,26 @@ def test_a_disk_that_refuses_is_said_and_nodes_are_served(
         before = sorted(storage.root.iterdir())
         assert look(gateway) == {}
         assert sorted(storage.root.iterdir()) == before
+
+
+def test_a_repository_that_another_process_holds_is_said_and_the_rest_looked_at(
+    storage: StorageDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A publish that was stopped, or waited for a device, made the watch blind."""
+    monkeypatch.setattr("cloud.gateway.condition.LOCK_WAIT_S", 0.1)
+    monkeypatch.setenv("TAKT_FAULT", "gateway.disk:enospc")
+    with (
+        GatewayThread(storage=storage) as gateway,
+        closing(sqlite3.connect(storage.fleet)) as other,
+    ):
+        other.execute("ALTER TABLE nodes RENAME TO gone")
+        with locked(storage.repository / ".lock"):
+            problems = look(gateway)
+            assert set(problems) == {SIGNATURES, DATABASE, DISK}
+            assert "another process has held it for" in problems[SIGNATURES]
+            with pytest.raises(StorageError, match=r"takt\.signatures must be mended"):
+                check_gateway(storage)
+        assert SIGNATURES not in look(gateway)
 
 
 @pytest.mark.parametrize("left", [MIN_FREE_BYTES - 1, MIN_FREE_BYTES])
