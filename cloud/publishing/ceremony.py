@@ -15,7 +15,7 @@ from typing import Any
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root
 
-from cloud.publishing.key_files import write_private_key
+from cloud.publishing.key_files import holds_private_key, write_private_key
 from cloud.publishing.offline_signing import read_metadata
 from cloud.publishing.role_changes import (
     RoleChange,
@@ -200,11 +200,13 @@ class Ceremony:
         """Move a private key of root or targets out of the storage folder.
 
         Its file is written, read back, noted in signers.toml and only then removed
-        here; what backups and the disk still hold of it is not in takt's hands.
+        here; what backups and the disk still hold of it is not in takt's hands. A call
+        that was killed is done by calling this again.
 
         Args:
             role: root or targets.
-            place: the file that it is moved to; it must be new.
+            place: the file that it is moved to; it must be new, or hold that key by
+                that passphrase already.
             passphrase: encrypts it there; None: it is not encrypted.
             prefix: first digits of its key id; "": the role's only key.
 
@@ -212,7 +214,7 @@ class Ceremony:
             The key id.
 
         Raises:
-            ConfigError: there is no such role or key, or a file at `place`.
+            ConfigError: there is no such role or key, or another file at `place`.
             StorageError: the key is not in the folder, or a file cannot be written.
         """
         check_role(role, OFFLINE)
@@ -228,8 +230,10 @@ class Ceremony:
                     f"the {role} key {keyid[:SHORT]} is not at {here}: {e}; `takt keys "
                     "list` says where it lies"
                 ) from e
-            write_private_key(place, private_key, passphrase)
-            read_private_key(place, lambda _: passphrase or "")
+            # There already is what a call that was killed has left.
+            if not holds_private_key(place, private_key, passphrase, besides=here):
+                write_private_key(place, private_key, passphrase, point="offline.copy")
+                read_private_key(place, lambda _: passphrase or "")
             self._trail.record("offline", f"{role} {keyid[:SHORT]}", digest=keyid)
             uri = f"{EncryptedSigner.SCHEME}:{place.absolute()}"
             others = [other for other in keyids if other != keyid]

@@ -24,13 +24,14 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
+    load_pem_private_key,
     load_pem_public_key,
 )
 from securesystemslib.exceptions import Error
 from securesystemslib.signer import CryptoSigner, SecretsHandler, SSlibKey
 
 from cloud.publishing.signers import read_private_key
-from common.durable import make_folder, write_atomic
+from common.durable import fsync_folder, make_folder, storing, write_atomic
 from common.errors import ConfigError
 
 PUBLIC_SUFFIX = ".pub"
@@ -82,9 +83,19 @@ def make_key_file(path: Path, passphrase: str | None) -> PublicKey:
 
 
 def write_private_key(
-    path: Path, private_key: PrivateKeyTypes, passphrase: str | None
+    path: Path,
+    private_key: PrivateKeyTypes,
+    passphrase: str | None,
+    *,
+    point: str | None = None,
 ) -> None:
     """Write a private key to a new file of its owner's alone.
+
+    Args:
+        path: of the file.
+        private_key: what it takes.
+        passphrase: encrypts it; None: it is not encrypted.
+        point: prefix of the fault points.
 
     Raises:
         ConfigError: there is a file already.
@@ -97,7 +108,37 @@ def write_private_key(
         encryption = BestAvailableEncryption(passphrase.encode())
     data = private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
     make_folder(path.parent)
-    write_atomic(path, data, mode=0o600)
+    write_atomic(path, data, point=point, mode=0o600)
+
+
+def holds_private_key(
+    path: Path, private_key: PrivateKeyTypes, passphrase: str | None, *, besides: Path
+) -> bool:
+    """Tell whether a file holds this private key, safely, by this passphrase.
+
+    Args:
+        path: of the file.
+        private_key: the key.
+        passphrase: as for `write_private_key`.
+        besides: a file of the key that does not count, by whatever name.
+
+    Raises:
+        StorageError: it cannot be said whether the file would outlast a power cut.
+    """
+    try:
+        if path.samefile(besides):
+            return False
+        secret = None if passphrase is None else passphrase.encode()
+        found = load_pem_private_key(path.read_bytes(), secret)
+        is_same = PublicKey.of(found.public_key()) == PublicKey.of(
+            private_key.public_key()
+        )
+    except (OSError, ValueError, TypeError, Error, UnsupportedAlgorithm):
+        return False
+    if is_same:
+        with storing(path):
+            fsync_folder(path.parent)
+    return is_same
 
 
 def read_public_key(path: Path, secret: SecretsHandler) -> PublicKey:

@@ -132,7 +132,8 @@ class RoleKeys:
             if isinstance(of_role, str) and not self.place(role, other).exists():
                 table[other[:SHORT]] = of_role
         table[keyid[:SHORT]] = uri
-        write_atomic(path, tomlkit.dumps(document).encode(), mode=0o600)
+        data = tomlkit.dumps(document).encode()
+        write_atomic(path, data, point="offline.noted", mode=0o600)
 
     def load(self, role: str, key: Key) -> Signer:
         """Return the signer of a key that the trusted root names for a role.

@@ -5,12 +5,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from repository_site import Node, draft, newest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root, Targets
 
 from cloud.publishing.ceremony import Ceremony
-from cloud.publishing.key_files import read_signer
+from cloud.publishing.key_files import read_signer, write_private_key
 from cloud.publishing.offline_signing import describe, with_signature
 from cloud.publishing.repository import ReleaseRepository
 from cloud.publishing.role_changes import RoleChange
@@ -228,6 +231,58 @@ def test_a_private_key_is_removed_only_where_its_copy_is_safe(
     assert not key.exists()
     with pytest.raises(StorageError, match=f"key {keyid[:16]} is not at"):
         ceremony.take_offline("targets", tmp_path / "u.pem", SECRET)
+
+
+@pytest.mark.parametrize("passphrase", [SECRET, None])
+@pytest.mark.parametrize("step", ["copy", "noted"])
+@pytest.mark.parametrize("moment", ["before_rename", "after_rename"])
+def test_a_key_whose_way_offline_was_cut_short_goes_there_by_repeating(
+    ceremony: Ceremony,
+    repository: ReleaseRepository,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    passphrase: str | None,
+    step: str,
+    moment: str,
+) -> None:
+    place, here = tmp_path / "stick" / "targets.pem", tmp_path / "keys"
+    with monkeypatch.context() as patch:
+        patch.setenv("TAKT_FAULT", f"offline.{step}.{moment}:eio")
+        with pytest.raises(StorageError, match="cannot write"):
+            ceremony.take_offline("targets", place, passphrase)
+    assert list(here.glob("targets-*.pem"))
+    keyid = ceremony.take_offline("targets", place, passphrase)
+    assert not list(here.glob("targets-*.pem"))
+    assert str(place) in str(RoleKeys(here).uri("targets", keyid))
+    assert read_signer(place, lambda _: SECRET).public_key.keyid == keyid
+
+
+@pytest.mark.parametrize("found", ["another passphrase", "in the clear", "another key"])
+def test_a_file_that_is_not_the_key_under_that_passphrase_is_left_alone(
+    ceremony: Ceremony, tmp_path: Path, found: str
+) -> None:
+    (key,) = (tmp_path / "keys").glob("targets-*.pem")
+    private_key: PrivateKeyTypes = Ed25519PrivateKey.generate()
+    if found != "another key":
+        private_key = load_pem_private_key(key.read_bytes(), None)
+    secret = {"another passphrase": "other", "in the clear": None}.get(found, SECRET)
+    write_private_key(tmp_path / "t.pem", private_key, secret)
+    before = (tmp_path / "t.pem").read_bytes()
+    with pytest.raises(ConfigError, match="is there already"):
+        ceremony.take_offline("targets", tmp_path / "t.pem", SECRET)
+    assert key.exists()
+    assert (tmp_path / "t.pem").read_bytes() == before
+
+
+def test_a_key_is_not_taken_to_where_it_lies(
+    ceremony: Ceremony, tmp_path: Path
+) -> None:
+    (key,) = (tmp_path / "keys").glob("targets-*.pem")
+    (tmp_path / "link").symlink_to(key)
+    for place in (key, tmp_path / "link"):
+        with pytest.raises(ConfigError, match="is there already"):
+            ceremony.take_offline("targets", place, None)
+    assert key.exists()
 
 
 def test_each_step_of_a_ceremony_leaves_its_entry(
