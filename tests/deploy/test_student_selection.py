@@ -206,7 +206,7 @@ def test_bad_input_gives_one_line_and_its_exit_code(
 
 @pytest.mark.slow
 def test_the_verb_prints_every_candidate_and_its_choice_as_json() -> None:
-    done = takt_fit("--memory-mib", "1200", "--cpu-s", "20", "--json")
+    done = takt_fit("--memory-mib", "3000", "--cpu-s", "20", "--json")
     assert done.returncode == 0, done.stderr
     tree = json.loads(done.stdout)
     by_name = {c["student"]: c for c in tree["candidates"]}
