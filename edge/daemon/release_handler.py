@@ -124,7 +124,7 @@ class ReleaseHandler:
         )
         with storing(work):
             work.mkdir(exist_ok=True)
-        self._outbox.draft(work, report)
+        self._outbox.draft(report, current)
         self._images.keep(images)
         self._state.write_current(current)
         self.current = current

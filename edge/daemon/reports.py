@@ -30,8 +30,6 @@ from edge.state import Current, StateDir
 
 logger = logging.getLogger(__name__)
 
-REPORT = "report.json"
-
 
 def make_report(
     current: Current,
@@ -105,25 +103,30 @@ class Outbox:
         """Use an existing folder."""
         self._state = state
 
-    def draft(self, work: Path, report: takt_pb2.ReportRequest) -> None:
-        """Write a report into the work folder, until its release is handled.
+    def draft(self, report: takt_pb2.ReportRequest, current: Current) -> None:
+        """Write a report into its release's work folder, until `current` is kept.
+
+        Args:
+            report: of the handling that ends.
+            current: what current.json is to say of that handling.
 
         Raises:
             StorageError: the disk is full or not writable.
         """
         data = json_format.MessageToJson(report, preserving_proto_field_name=True)
-        write_atomic(work / REPORT, data.encode(), point="edge.report")
+        write_atomic(self._drafted(current), data.encode(), point="edge.report")
 
     def enqueue(self, current: Current) -> None:
-        """Move the draft of the release that current.json names to the outbox.
+        """Move the draft of the handling that current.json tells of to the outbox.
 
-        A digest is part of its name there: a release that is handled again, with other
-        images, has a second report, while the first one may still wait.
+        That of another one, of the same release, was cut short before it took effect,
+        and is left. A digest is part of its name there: a release that is handled
+        again, with other images, has a second report, while the first may still wait.
 
         Raises:
             StorageError: the disk is broken.
         """
-        draft = self._state.work / str(current.version) / REPORT
+        draft = self._drafted(current)
         name = f"{current.channel}-{current.version}-{current.student}"
         with storing(self._state.outbox):
             if not draft.exists():
@@ -133,6 +136,10 @@ class Outbox:
             draft.replace(self._state.outbox / name)
             fsync_folder(self._state.outbox)
             faults.point("edge.outbox.after_rename")
+
+    def _drafted(self, current: Current) -> Path:
+        handling = hashlib.sha256(current.model_dump_json().encode()).hexdigest()[:16]
+        return self._state.work / str(current.version) / f"report-{handling}.json"
 
     def flush(self, link: Link) -> int:
         """Send the outbox's reports, oldest first; return how many were accepted.

@@ -37,7 +37,7 @@ from edge.daemon.renewal import finish_renewal, renew
 from edge.daemon.reports import Outbox
 from edge.jobs.job import DistilJob
 from edge.releases.sync import Release
-from edge.state import FAULT_POINTS, StateDir, read_status, sha256_of
+from edge.state import FAULT_POINTS, Current, StateDir, read_status, sha256_of
 
 IDENTITY_POINTS = [p for p in FAULT_POINTS if p.startswith("edge.identity")]
 RENEWAL_POINTS = [p for p in FAULT_POINTS if p.startswith("edge.renewal")]
@@ -319,6 +319,20 @@ def test_a_report_that_is_refused_for_good_is_set_aside_or_kept_by_a_broken_disk
         (said,) = (r for r in caplog.records if r.name == "edge.daemon.reports")
         assert said.levelname == "WARNING"
         assert str(aside) in said.message and "clean_accuracy is 2" in said.message
+
+
+def test_a_report_of_a_handling_that_was_cut_short_is_not_sent(tmp_path: Path) -> None:
+    state = StateDir(tmp_path)
+    state.create()
+    (state.work / "1").mkdir()
+    before = Current(channel=CHANNEL, version=1, student="tiny", outcome="promoted")
+    again = before.model_copy(update={"images_sha256": "of more images"})
+    outbox = Outbox(state)
+    outbox.draft(pb.ReportRequest(outcome="kept"), again)
+    outbox.enqueue(before)  # as at a start: current.json did not come to be
+    assert list(state.outbox.iterdir()) == []
+    outbox.enqueue(again)
+    assert len(list(state.outbox.iterdir())) == 1
 
 
 def test_a_report_that_cannot_be_read_for_a_moment_is_delivered_later(
