@@ -28,11 +28,13 @@ from rows import Row, read_rows, write_rows
 ROWS = Path(__file__).parent / "results" / "mutation.json"
 TESTS = {
     "cloud/gateway/interceptor.py": "cloud/test_authorization.py",
-    "cloud/gateway/authorization.py": "cloud/test_authorization.py",
+    "cloud/gateway/authorization.py": "cloud/test_authorization.py "
+    "cloud/test_health.py",
     "cloud/gateway/quarantine.py": "cloud/test_quarantine.py",
     "cloud/pki/authority.py": "cloud/test_authority.py "
     "cloud/test_authority_rotation.py cloud/test_gateway_certificate.py",
-    "cloud/publishing/ceremony.py": "cloud/test_ceremony.py cloud/test_thresholds.py",
+    "cloud/publishing/ceremony.py": "cloud/test_ceremony.py cloud/test_thresholds.py "
+    "cloud/test_online_keys.py",
     "cloud/publishing/repository.py": "cloud/test_repository.py "
     "cloud/test_repository_forgeries.py cloud/test_repository_offline_keys.py",
     "cloud/publishing/role_changes.py": "cloud/test_thresholds.py",
