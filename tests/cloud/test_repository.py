@@ -149,8 +149,13 @@ def test_two_publishers_at_once_get_versions_of_their_own(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "No such file"), (b"t" * 1000, "digest"), (SHARD[:-1], "999 bytes")],
-    ids=["missing", "changed", "cut"],
+    [
+        (None, "No such file"),
+        (b"t" + SHARD[1:], "digest 380a"),
+        (b"v" + SHARD[1:], "digest d32e"),
+        (SHARD[:-1], "999 bytes"),
+    ],
+    ids=["missing", "of a smaller digest", "of a larger digest", "cut"],
 )
 def test_a_shard_that_is_not_what_was_extracted_is_not_signed(
     repository: ReleaseRepository,
