@@ -75,7 +75,11 @@ async def _relay(
     except OSError:  # refused, unknown or silent: the caller sees a closed connection
         writer.transport.abort()
         return
-    await asyncio.gather(_copy(reader, there[1]), _copy(there[0], writer))
+    try:
+        await asyncio.gather(_copy(reader, there[1]), _copy(there[0], writer))
+    finally:  # at a stop both are still open
+        for end in (writer, there[1]):
+            end.transport.abort()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -41,7 +41,7 @@ TESTS = {
     "cloud/publishing/signing_keys.py": "cloud/test_signing_keys.py "
     "cloud/test_thresholds.py",
     "cloud/publishing/trusted_root.py": "cloud/test_ceremony.py "
-    "cloud/test_thresholds.py",
+    "cloud/test_thresholds.py cloud/test_repository.py",
     "edge/releases/tuf_client.py": "edge/test_sync.py",
     "edge/releases/sync.py": "edge/test_sync.py edge/test_mixed_releases.py",
     "edge/releases/cache.py": "edge/test_sync.py",

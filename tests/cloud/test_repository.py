@@ -195,6 +195,15 @@ def test_what_is_no_channel_is_refused(
         repository.publish(draft(channel), knowledge)
 
 
+def test_the_copy_of_the_root_beside_the_keys_is_the_newest_one(
+    repository: ReleaseRepository, tmp_path: Path
+) -> None:
+    for _ in range(6):  # whichever way the bytes of one differ from those of the next
+        repository.rotate("timestamp")
+        copy = tmp_path / "keys" / "root.json"
+        assert copy.read_bytes() == repository.root_json()
+
+
 def test_signing_keys_are_for_their_owner_only(
     repository: ReleaseRepository, tmp_path: Path
 ) -> None:

@@ -139,10 +139,11 @@ def test_a_full_shard_stays_below_four_mebibytes(
     assert 0.9 * MAX_SHARD_BYTES < len(encode_shard(arrays)) <= MAX_SHARD_BYTES
 
 
-def test_a_flipped_byte_of_a_shard_is_refused_by_its_digest() -> None:
+@pytest.mark.parametrize("flipped", range(8))
+def test_a_flipped_bit_of_a_shard_is_refused_by_its_digest(flipped: int) -> None:
     data = bytearray(encode_shard(_arrays("deltas")))
     info = _info("deltas", bytes(data))
-    data[-1] ^= 1
+    data[-1] ^= 1 << flipped
     with pytest.raises(TrustError, match=r"deltas-0\.safetensors has digest"):
         decode_shard(bytes(data), info, _manifest())
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import threading
 from collections.abc import Iterator
@@ -77,6 +78,22 @@ def test_bytes_pass_both_ways_until_one_side_ends() -> None:
             there.sendall(b"answer")
             assert caller.recv(100) == b"answer"
         assert caller.recv(100) == b""
+
+
+def test_a_stop_closes_both_sides_of_what_is_open() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        target = f"127.0.0.1:{server.getsockname()[1]}"
+        with contextlib.ExitStack() as stack:
+            with forwarding(target) as port:
+                caller = socket.create_connection(("127.0.0.1", port), 10)
+                stack.enter_context(caller)
+                there = stack.enter_context(server.accept()[0])
+                caller.sendall(b"question")
+                assert there.recv(100) == b"question"
+            gc.collect()  # an end that was left open is a warning, and so a failure
+            for end in (caller, there):
+                with contextlib.suppress(ConnectionResetError):
+                    assert end.recv(1) == b""
 
 
 def test_a_port_that_is_taken_is_said_so() -> None:

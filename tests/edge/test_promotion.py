@@ -145,6 +145,23 @@ def test_a_release_without_other_images_is_judged_as_before() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("now", "before"), [(("pgd",), ("other",)), (("pgd",), ("pgd", "other"))]
+)
+def test_a_student_that_other_attacks_measured_is_no_measure_of_a_new_one(
+    now: tuple[str, ...], before: tuple[str, ...]
+) -> None:
+    def by(attacks: tuple[str, ...], own: float) -> dict[str, Any]:
+        each = evaluation(own)
+        return {"robust": tuple(each.model_copy(update={"attack": a}) for a in attacks)}
+
+    old = serving(0.9, **by(before, 0.9))
+    assert decide(result(0.5, **by(now, 0.5)), draft(), old) == (
+        "promoted",
+        "the student that serves was measured by another attack",
+    )
+
+
 @pytest.mark.parametrize("before", [None, 0.5])
 def test_starting_weights_that_training_did_not_improve_are_called_so(
     before: float | None,
