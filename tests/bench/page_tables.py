@@ -14,6 +14,7 @@ import adaad_table
 import export_table
 import fair_table
 import few_images_table
+import gap_plot
 import gateway_table
 import margins_table
 import own_images_table
@@ -69,5 +70,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "precision": partial(_of_bench, precision_table.markdown, "precision.json"),
 }
 PLOTS: dict[str, Callable[[], str]] = {
+    "gap.svg": partial(_of_bench, gap_plot.plot, "gap.json"),
     "soak.svg": partial(_of_bench, soak_plot.plot, "soak.json"),
 }
