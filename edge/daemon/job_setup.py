@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from common.catalog import needs_live_teacher, reads_soft_labels
 from common.config import DatasetConfig
-from common.durable import storing, write_atomic
+from common.durable import fsync_folder, storing, write_atomic
 from common.errors import ConfigError
 from common.release import Manifest, recipe_of
 from edge.config import EdgeConfig
@@ -123,6 +123,10 @@ def prepare_work_dir(release: Release, job: DistilJob, images: Snapshot) -> None
     marker = job.work_dir / _MARKER
     with storing(job.work_dir):
         if not marker.exists() or marker.read_bytes() != owner.encode():
+            # First of all it is nobody's: a kill leaves half of what is removed.
+            if marker.exists():
+                marker.unlink()
+                fsync_folder(job.work_dir)
             shutil.rmtree(job.work_dir, ignore_errors=True)
             job.work_dir.mkdir()
             write_atomic(marker, owner.encode())

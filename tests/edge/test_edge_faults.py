@@ -263,6 +263,38 @@ def test_a_work_folder_whose_marker_is_damaged_begins_anew(
     prepare_work_dir(release, job, images)
 
 
+def test_a_kill_while_a_work_folder_is_emptied_leaves_no_half_of_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = StateDir(tmp_path / "state")
+    state.create()
+    images = NewImages(None, state).look()
+    release = Release(CHANNEL, 1, "0" * 64)
+    first, second = (
+        DistilJob(
+            release_dir=tmp_path,
+            student="tiny",
+            dataset=DatasetConfig(),
+            work_dir=state.work / "1",
+            seed=seed,
+        )
+        for seed in (0, 1)
+    )
+    prepare_work_dir(release, first, images)
+    for name in ("outcome.json", "student.safetensors"):
+        (state.work / "1" / name).write_bytes(b"of the first job")
+
+    def killed(folder: Path, **options: object) -> None:
+        (folder / "student.safetensors").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", killed)
+        prepare_work_dir(release, second, images)
+    prepare_work_dir(release, first, images)  # the seed of before, again
+    assert [path.name for path in (state.work / "1").iterdir()] == ["for"]
+
+
 def test_a_report_waits_for_the_gateway_and_arrives_once(
     site: EdgeSite, distilled: EdgeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
