@@ -22,6 +22,7 @@ from cloud.errors import BadRequestError, MissingFileError, OffsetError
 from cloud.gateway.peers import Context
 from cloud.gateway.traffic import Traffic
 from cloud.publishing.repository import ReleaseRepository
+from cloud.publishing.roles import TIMESTAMP_FILE
 from common.errors import StorageError, TaktError
 from common.pb import takt_pb2 as pb
 from common.pb import takt_pb2_grpc
@@ -156,7 +157,7 @@ class VersionFeed:
             OSError: the repository's folder cannot be read.
             StorageError: the metadata are damaged.
         """
-        path = self._repository.root / "metadata" / "timestamp.json"
+        path = self._repository.root / "metadata" / TIMESTAMP_FILE
         try:
             status = path.stat()
         except FileNotFoundError:

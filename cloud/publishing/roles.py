@@ -7,4 +7,5 @@ Not here: the keys (`cloud.publishing.signing_keys`), thresholds and ends
 ROLES = ("root", "targets", "snapshot", "timestamp")
 OFFLINE = ("root", "targets")  # which may be signed on another machine
 ONLINE = ("snapshot", "timestamp")  # which the gateway signs, in the order of signing
+TIMESTAMP_FILE = "timestamp.json"  # the one metadata file without a version
 SHORT = 16  # digits of a key id that takt prints and accepts

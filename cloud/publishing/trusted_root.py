@@ -13,13 +13,12 @@ from pathlib import Path
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root
 
-from cloud.publishing.roles import ROLES
+from cloud.publishing.roles import ROLES, TIMESTAMP_FILE
 from cloud.publishing.signing_keys import RoleKeys
 from common.durable import make_folder, write_atomic
 from common.errors import StorageError
 
 ANCHOR = "root.json"
-_TIMESTAMP = "timestamp.json"  # the last file of a creation: without it no client looks
 
 
 class TrustedRoot:
@@ -56,13 +55,14 @@ class TrustedRoot:
         Raises:
             StorageError: there was one, whose roots nodes follow.
         """
-        if (self.folder / _TIMESTAMP).exists():
+        # The last file of a creation: without it no client looks.
+        if (self.folder / TIMESTAMP_FILE).exists():
             return True
         if self._anchor.exists():
             raise StorageError(
-                f"no {self.folder / _TIMESTAMP}, but {self._anchor} is of a repository "
-                f"that was in use; restore {self.folder} from a backup (no node would "
-                "accept the keys of a new one)"
+                f"no {self.folder / TIMESTAMP_FILE}, but {self._anchor} is of a "
+                f"repository that was in use; restore {self.folder} from a backup (no "
+                "node would accept the keys of a new one)"
             )
         return False
 
@@ -75,7 +75,7 @@ class TrustedRoot:
         Raises:
             StorageError: the folder of the keys cannot be written.
         """
-        if not (self.folder / _TIMESTAMP).exists():
+        if not (self.folder / TIMESTAMP_FILE).exists():
             return
         if not self._anchor.exists() or self._anchor.read_bytes() != data:
             make_folder(self._keys.folder, mode=0o700)

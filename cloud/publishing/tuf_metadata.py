@@ -26,7 +26,7 @@ from tuf.api.metadata import (
 )
 from tuf.api.serialization.json import JSONSerializer
 
-from cloud.publishing.roles import OFFLINE, ROLES
+from cloud.publishing.roles import OFFLINE, ROLES, TIMESTAMP_FILE
 from cloud.publishing.signing_keys import RoleKeys
 from cloud.publishing.trusted_root import TrustedRoot
 from common.clock import Clock
@@ -138,7 +138,7 @@ class SignedMetadata:
                 the root names.
         """
         try:
-            timestamp = Metadata[Timestamp].from_bytes(self._read("timestamp.json"))
+            timestamp = Metadata[Timestamp].from_bytes(self._read(TIMESTAMP_FILE))
             meta = timestamp.signed.snapshot_meta
             data = self._read(f"{meta.version}.snapshot.json")
             meta.verify_length_and_hashes(data)
@@ -345,7 +345,7 @@ class SignedMetadata:
         self._next(state.timestamp.signed)
         self._sign(state, state.timestamp, following)
         data = state.timestamp.to_bytes(_FORM)
-        write_atomic(self.folder / "timestamp.json", data, point=f"{point}.timestamp")
+        write_atomic(self.folder / TIMESTAMP_FILE, data, point=f"{point}.timestamp")
 
     def _sign(
         self, state: State, metadata: Metadata[Any], following: Root | None

@@ -48,9 +48,14 @@ def node(tmp_path: Path, repository: ReleaseRepository) -> Node:
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[GatewayThread]:
+def storage(tmp_path: Path) -> StorageDir:
+    return StorageDir(tmp_path)
+
+
+@pytest.fixture
+def own(storage: StorageDir) -> Iterator[GatewayThread]:
     """Start a gateway that one test may change."""
-    with GatewayThread(storage=StorageDir(tmp_path)) as gateway:
+    with GatewayThread(storage=storage) as gateway:
         yield gateway
 
 

@@ -19,11 +19,6 @@ from common.durable import locked
 from common.errors import StorageError
 
 
-@pytest.fixture
-def storage(tmp_path: Path) -> StorageDir:
-    return StorageDir(tmp_path)
-
-
 def look(gateway: GatewayThread) -> dict[str, str]:
     """Let a gateway look now; return what is wrong."""
     condition = gateway.running.condition

@@ -26,11 +26,6 @@ LARGE = 32 * 1024 * 1024  # more than flow control lets a gateway send unread
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> StorageDir:
-    return StorageDir(tmp_path)
-
-
-@pytest.fixture
 def gateway(storage: StorageDir) -> Iterator[GatewayThread]:
     with GatewayThread(storage=storage) as gateway:
         yield gateway

@@ -4,7 +4,6 @@ import contextlib
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -35,11 +34,6 @@ OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 DENIED = grpc.StatusCode.PERMISSION_DENIED
 NUM_CALLS = 128  # of a connection, which has no more
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> StorageDir:
-    return StorageDir(tmp_path)
 
 
 @pytest.fixture

@@ -28,11 +28,6 @@ from common.pb import takt_pb2 as pb
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> StorageDir:
-    return StorageDir(tmp_path)
-
-
-@pytest.fixture
 def gateway(storage: StorageDir) -> Iterator[GatewayThread]:
     with GatewayThread(storage=storage) as gateway:
         look(gateway)  # the first one, which a task of its own makes, is over
