@@ -101,18 +101,12 @@ def _boundary_points(
     )
     delta, delta_scale = quantize_rows((moved - x).cpu().numpy())
     decoded = torch.from_numpy(dequantize_rows(delta, delta_scale)).to(x.device)
-    exact = _logits(model, (x + decoded).clamp(0, 1))
-    base = _logits(model, x).argmax(1)
-    # The class beyond: the strongest one that is not the sample's own.
-    others = exact.copy()
-    others[np.arange(len(others)), base] = -np.inf
-    logits, scale = quantize_rows(exact)
+    logits, scale = quantize_rows(_logits(model, (x + decoded).clamp(0, 1)))
     return {
         "boundary_delta": delta,
         "boundary_delta_scale": delta_scale,
         "boundary_logits": logits,
         "boundary_logits_scale": scale,
-        "boundary_class": others.argmax(1).astype(np.uint8),
     }
 
 

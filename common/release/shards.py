@@ -8,7 +8,7 @@ node pulls only what its recipe uses:
     deltas             delta_signs (n, ceil(C*H*W / 8)) uint8, one bit a pixel
     boundary_points    boundary_delta (n, C, H, W) int8 + boundary_delta_scale (n,)
                        float16; boundary_logits (n, K) int8 +
-                       boundary_logits_scale (n,) float16; boundary_class (n,) uint8
+                       boundary_logits_scale (n,) float16
     images             packed (m,) uint8, all n images in one (`pixels.py`); labels
                        (n,) uint8, uint16 of more than 256 classes; val_images alike
 
@@ -35,6 +35,8 @@ from common.release.pixels import pack_pixels, unpack_pixels
 Arrays = Mapping[str, NDArray[Any]]
 Layout = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 
+# Of releases made before it was left out: the class of largest logit, but one.
+_NO_LONGER_SHIPPED = "boundary_class"
 _INT8, _UINT8, _FLOAT16 = np.dtype("int8"), np.dtype("uint8"), np.dtype("float16")
 
 
@@ -63,7 +65,6 @@ def shard_layout(
             "boundary_delta_scale": number,
             "boundary_logits": row,
             "boundary_logits_scale": number,
-            "boundary_class": (_UINT8, (n,)),
         },
         "images": images,
         "val_images": images,
@@ -109,17 +110,19 @@ def decode_shard(data: bytes, info: ShardInfo, manifest: Manifest) -> Arrays:
     layout = shard_layout(
         info.content, info.num_samples, manifest.sample_shape, manifest.num_classes
     )
+    if info.content == "boundary_points":
+        arrays.pop(_NO_LONGER_SHIPPED, None)
     if set(arrays) != set(layout):
         raise TrustError(
             f"shard {info.path} holds {sorted(arrays)}, expected {sorted(layout)}"
         )
     _check_arrays(arrays, layout, info)
-    for name in ("boundary_class", "labels"):
-        if name in arrays and arrays[name].max() >= manifest.num_classes:
-            raise TrustError(
-                f"shard {info.path}: {name} goes up to {arrays[name].max()}, expected "
-                f"less than {manifest.num_classes} classes"
-            )
+    labels = arrays.get("labels")
+    if labels is not None and labels.max() >= manifest.num_classes:
+        raise TrustError(
+            f"shard {info.path}: labels goes up to {labels.max()}, expected less than "
+            f"{manifest.num_classes} classes"
+        )
     return arrays
 
 
