@@ -62,6 +62,7 @@ STUDENT_ARCHITECTURES = (
     "cnn_large",
     "resnet8",
     "resnet20",
+    "resnet14_s2",
     "mobilenet_v2",
     "resnet18",
 )

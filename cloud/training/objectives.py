@@ -1,8 +1,8 @@
 """Adversarial training objectives of the teacher, and weight perturbation.
 
-PGD-AT, TRADES and MART, each as two pure steps: craft x_adv against the model as
-it is now, then a scalar loss at that x_adv. The split lets AWP perturb the
-weights between the two. Not here: the loop, schedules and data (teacher.py).
+PGD-AT, TRADES, MART and N-FGSM, each as two pure steps: craft x_adv against the model
+as it is now, then a scalar loss at that x_adv. The split lets AWP perturb the weights
+between the two. Not here: the loop, schedules and data (teacher.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from common.config import AttackConfig, TeacherConfig
 from common.models.forward import Model
-from common.robustness.attacks import pgd
+from common.robustness.attacks import pgd, wide_noise
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _TINY = 1e-12  # keeps a gradient of zeros from dividing by zero
@@ -86,6 +86,27 @@ def craft_against_clean(
     )
 
 
+def craft_from_wide_noise(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    attack: AttackConfig,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Step once or twice from wide noise (N-FGSM; de Jorge et al., NeurIPS 2022)."""
+    return x + wide_noise(
+        model,
+        x,
+        y,
+        eps=eps,
+        step_size=attack.step_size,
+        steps=attack.steps,
+        generator=generator,
+    )
+
+
 def divergence(logits: Tensor, soft_labels: Tensor) -> Tensor:
     """Measure KL(soft_labels || softmax(logits)) of each sample: (N,)."""
     return F.kl_div(F.log_softmax(logits, 1), soft_labels, reduction="none").sum(1)
@@ -136,6 +157,7 @@ OBJECTIVES = {
     "pgd_at": Objective(craft_against_labels, pgd_at),
     "trades": Objective(craft_against_clean, trades),
     "mart": Objective(craft_against_labels, mart),
+    "n_fgsm": Objective(craft_from_wide_noise, pgd_at),
 }
 
 

@@ -25,7 +25,11 @@ from cloud.training.objectives import (
     still_statistics,
 )
 from cloud.training.ranks import Ranks
-from cloud.training.validation import VALIDATION_IMAGES, count_correct
+from cloud.training.validation import (
+    VALIDATION_IMAGES,
+    count_correct,
+    ranking_attack,
+)
 from common.config import RunConfig
 from common.data.datasets import Dataset
 from common.errors import StorageError, one_line
@@ -43,7 +47,7 @@ class EpochReport:
     epochs: int
     loss: float
     clean_accuracy: float  # on the validation images
-    robust_accuracy: float  # PGD with the training's attack, at full eps
+    robust_accuracy: float  # PGD at full eps: `ranking_attack`
     num_val: int  # validation images, of all ranks
     cpu_s: float  # of this rank, since the first epoch
     num_workers: int  # that trained this epoch together
@@ -250,7 +254,7 @@ class TeacherRun:
             model,
             *self._validation,
             eps=self.eps,
-            attack=self.config.attack,
+            attack=ranking_attack(self.config.attack, self.eps),
             generator=torch.Generator(self.device).manual_seed(self.seed),
         )
 

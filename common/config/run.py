@@ -73,7 +73,7 @@ class TeacherConfig(Section):
     """Stage 1: the teacher and its adversarial training."""
 
     model: Architecture
-    objective: Literal["pgd_at", "trades", "mart"] = "trades"
+    objective: Literal["pgd_at", "trades", "mart", "n_fgsm"] = "trades"
     beta: float = Field(default=6.0, ge=0)
     """weight of the robust term"""
     attack: AttackConfig
@@ -234,7 +234,7 @@ class CandidateConfig(Section):
     """A teacher to try; what is left out is as in [teacher] and [knowledge]."""
 
     model: Architecture | None = None
-    objective: Literal["pgd_at", "trades", "mart"] | None = None
+    objective: Literal["pgd_at", "trades", "mart", "n_fgsm"] | None = None
     beta: float | None = Field(default=None, ge=0)
     epochs: int | None = Field(default=None, ge=1)
     ema_decay: float | None = Field(default=None, ge=0, lt=1)

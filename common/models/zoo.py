@@ -11,6 +11,7 @@ classes:
     cnn_large   159,626 (0.68 M)  356,234 (2.4 M)     356,810 (2.8 M)
     resnet8                      75,002 (9.1 M)      75,290 (12 M)
     resnet20                    269,434 (31 M)      269,722 (41 M)
+    resnet14_s2               1,562,986 (50 M)    1,564,522 (60 M)
     mobilenet_v2              2,236,106 (73 M)    2,236,682 (88 M)
     resnet18                 11,171,018 (0.46 G) 11,172,170 (0.56 G)
     wrn_28_10                                      36,479,194 (5.2 G)
@@ -43,6 +44,9 @@ _CNNS: dict[str, tuple[_Plan, _Plan]] = {
 _OTHERS: dict[str, Callable[..., nn.Module]] = {
     "resnet8": partial(CifarResNet, depth=1),
     "resnet20": partial(CifarResNet, depth=3),
+    "resnet14_s2": partial(
+        ResNet, stem=48, stem_kernel=4, stem_stride=2, widths=(48, 96, 192), depth=2
+    ),
     "mobilenet_v2": MobileNetV2,
     "resnet18": partial(ResNet, stem=64, widths=(64, 128, 256, 512), depth=2),
     "wrn_28_10": partial(ResNet, stem=16, widths=(160, 320, 640), depth=4),

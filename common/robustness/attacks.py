@@ -14,6 +14,8 @@ from torch import Tensor
 
 from common.models.forward import Model
 
+_WIDE_NOISE = 2.0  # in units of eps: k of the N-FGSM paper
+
 SampleLoss = Callable[[Tensor, Tensor], Tensor]  # logits (N, K), y (N,) -> (N,)
 
 
@@ -134,6 +136,47 @@ def warm_started(
         gradient = _gradient(loss, model, x_adv)
         x_adv = _clip(torch.add(x_adv, gradient.sign(), alpha=step_size), low, high)
     return x_adv - x
+
+
+def wide_noise(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    step_size: float,
+    steps: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Step from uniform noise of +-2 eps, bounded by [0, 1] alone (N-FGSM).
+
+    De Jorge et al., "Make Some Noise: Reliable and Efficient Single-Step Adversarial
+    Training", NeurIPS 2022: one step of eps, and the perturbation is not clipped to
+    the eps ball, so that a pixel may move by 3 eps.
+
+    Args:
+        model: x in [0, 1] -> logits.
+        x: (N, C, H, W) in [0, 1].
+        y: labels (N,).
+        eps: radius of which the noise is twice, pixel scale.
+        step_size: of each step, pixel scale.
+        steps: how many.
+        generator: of the noise; None is torch's own.
+
+    Returns:
+        delta, same shape, with x + delta in [0, 1].
+    """
+    return warm_started(
+        model,
+        x,
+        torch.zeros_like(x),
+        eps=1.0,  # of a ball that holds all images
+        step_size=step_size,
+        steps=steps,
+        noise=_WIDE_NOISE * eps,
+        loss=lambda logits: F.cross_entropy(logits, y, reduction="sum"),
+        generator=generator,
+    )
 
 
 def _ball(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -21,11 +21,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.models.forward import Model
-from common.robustness.attacks import SampleLoss, cross_entropy, pgd, warm_started
+from common.robustness.attacks import (
+    SampleLoss,
+    cross_entropy,
+    pgd,
+    warm_started,
+    wide_noise,
+)
 from edge.distill.batch import Batch, Setting
 from edge.distill.class_temperatures import ClassTemperatures, at_temperature
-
-_WIDE_NOISE = 2.0  # in units of eps: k of the N-FGSM paper
 
 
 def craft_by_labels(model: Model, batch: Batch, setting: Setting) -> Tensor:
@@ -91,21 +95,14 @@ def craft_from_prior(model: Model, batch: Batch, setting: Setting) -> Tensor:
 
 
 def craft_from_wide_noise(model: Model, batch: Batch, setting: Setting) -> Tensor:
-    """Step from uniform noise of +-2 eps, bounded by [0, 1] alone (N-FGSM).
-
-    De Jorge et al., "Make Some Noise: Reliable and Efficient Single-Step Adversarial
-    Training", NeurIPS 2022: one step of eps, and the perturbation is not clipped to
-    the eps ball, so that a pixel may move by 3 eps.
-    """
-    return warm_started(
+    """Step from wide noise (N-FGSM; de Jorge et al., NeurIPS 2022)."""
+    return wide_noise(
         model,
         batch.x,
-        torch.zeros_like(batch.x),
-        eps=1.0,  # of a ball that holds all images
+        batch.y,
+        eps=setting.eps,
         step_size=setting.step_size,
         steps=setting.steps,
-        noise=_WIDE_NOISE * setting.eps,
-        loss=lambda logits: F.cross_entropy(logits, batch.y, reduction="sum"),
         generator=setting.generator,
     )
 
