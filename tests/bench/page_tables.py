@@ -16,7 +16,9 @@ import fair_table
 import few_images_table
 import gap_plot
 import gateway_table
+import label_tries_table
 import margins_table
+import own_gains_table
 import own_images_table
 import pgd_speed_table
 import precision_table
@@ -61,6 +63,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "few": partial(_of_compare, compare_tables.markdown, "compare-few.json"),
     "few-images": partial(_of_bench, few_images_table.markdown, "few-images.json"),
     "own-images": partial(_of_bench, own_images_table.markdown, "own_images.json"),
+    "own-gains": partial(_of_bench, own_gains_table.markdown, "own_images.json"),
+    "label-tries": partial(_of_bench, label_tries_table.markdown, "label_tries.json"),
     "adaad": partial(_of_compare, adaad_table.markdown, "compare-live.json"),
     "ablation": partial(_of_bench, ablation_table.markdown, "ablation.json"),
     "gateway": partial(_of_bench, gateway_table.markdown, "gateway.json"),

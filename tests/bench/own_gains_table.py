@@ -1,0 +1,117 @@
+"""The table of what a release brings nodes with images of their own, seed by seed.
+
+Differences between two students of the same seed and test images, in the rows of
+own_images.py. Not here: the students themselves (own_images_table.py).
+"""
+
+from statistics import mean
+from typing import NamedTuple
+
+from rows import Row
+from tables import Place, heads
+
+ALL, OWN = "robust_accuracy", "own_class_robust_accuracy"
+
+
+class Comparison(NamedTuple):
+    """takt in a scenario, less another method there or in another scenario."""
+
+    title: str
+    scenario: str
+    other: str  # a method
+    shift: str = "none"
+    of: str = ALL  # which accuracy
+    other_scenario: str | None = None  # None: the same
+
+
+COMPARISONS = (
+    Comparison(
+        "no own images, over the student of 7,200 own images without a teacher",
+        "none",
+        "own_only",
+        other_scenario="full",
+    ),
+    Comparison("500 own images, over own images alone", "few", "own_only"),
+    Comparison("500, over the same without a teacher", "few", "no_teacher"),
+    Comparison("500, over the shipped student", "few", "shipped"),
+    Comparison(
+        "200 of 3 classes, on these: over the shipped student",
+        "classes",
+        "shipped",
+        of=OWN,
+    ),
+    Comparison("the same, on all classes", "classes", "shipped"),
+    Comparison(
+        "200 of 3 classes, on these: over the same without a teacher",
+        "classes",
+        "no_teacher",
+        of=OWN,
+    ),
+    Comparison("the same, on all classes", "classes", "no_teacher"),
+    Comparison("200 without labels, over the shipped student", "unlabelled", "shipped"),
+    *(
+        Comparison(
+            f"200, camera: {shift}, over the shipped student",
+            "camera",
+            "shipped",
+            shift,
+        )
+        for shift in ("brightness", "rotation", "blur")
+    ),
+    Comparison(
+        "a fifth of the steps, over own images alone with all steps",
+        "fifth",
+        "own_only",
+    ),
+)
+
+
+def markdown(rows: list[Row]) -> str:
+    """Write the rows' differences as a Markdown table, and a line of meaning."""
+    places = dict(sorted(heads(rows).items()))
+    lines = [
+        f"| takt's student, points | {' | '.join(places.values())} |",
+        f"| --- |{' ---: |' * len(places)}",
+    ]
+    for comparison in COMPARISONS:
+        cells = " | ".join(_cell(rows, place, comparison) for place in places)
+        lines.append(f"| {comparison.title} | {cells} |")
+    meaning = (
+        "Mean of the seeds' differences [lowest, highest] (number of seeds), by "
+        "AutoAttack standard on the same stratified test images."
+    )
+    return "\n".join([*lines, "", meaning])
+
+
+def _cell(rows: list[Row], place: Place, comparison: Comparison) -> str:
+    """Write the differences of the seeds that have both students."""
+    here = [row for row in rows if (row["dataset"], row["student"]) == place]
+    own = _by_seed(here, comparison.scenario, "takt", comparison)
+    scenario = comparison.other_scenario or comparison.scenario
+    other = _by_seed(here, scenario, comparison.other, comparison)
+    if comparison.other == "shipped" and comparison.of == ALL:
+        # What a node holds does not change them, nor does a scenario its test images.
+        other = {
+            row["seed"]: 100 * row[ALL]
+            for row in here
+            if (row["method"], row["shift"]) == ("shipped", comparison.shift)
+        }
+    found = [own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())]
+    if not found:
+        return "-"
+    if len(found) == 1:
+        return f"{found[0]:+.1f} (1)"
+    low, high = min(found), max(found)
+    return f"{mean(found):+.1f} [{low:+.1f}, {high:+.1f}] ({len(found)})"
+
+
+def _by_seed(
+    rows: list[Row], scenario: str, method: str, comparison: Comparison
+) -> dict[int, float]:
+    """Find the robust accuracies of a method in a scenario, in %."""
+    wanted = {"scenario": scenario, "method": method, "shift": comparison.shift}
+    return {
+        row["seed"]: 100 * row[comparison.of]
+        for row in rows
+        if wanted.items() <= row.items()
+    }
