@@ -210,6 +210,8 @@ class StudentConfig(Section):
     """of the true label (takt)"""
     boundary_weight: float = Field(default=0.0, ge=0)
     """methods bss and takt"""
+    jacobian_weight: float = Field(default=0.0, ge=0, exclude_if=lambda w: w == 0)
+    """of the slope of the logits along random signs (all methods)"""
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     """0: no weight averaging"""
     schedule: Literal["one_cycle", "cosine"] = "one_cycle"

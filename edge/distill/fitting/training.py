@@ -32,6 +32,7 @@ from edge.distill.fitting.delta_memory import DeltaMemory, ValueMemory
 from edge.distill.fitting.learner import Learner, under
 from edge.distill.fitting.overfitting import MAX_STEPS, Attacked, is_overfitted
 from edge.distill.knowledge import Knowledge
+from edge.distill.methods.jacobian import jacobian_penalty
 from edge.distill.methods.losses import Method, method
 from edge.distill.methods.targets import find_target
 from edge.distill.sources.sampler import Sampler
@@ -220,6 +221,9 @@ class Training:
                 at = positions.to(self.task.device)
                 self.memory.keep(at, delta, batch.x, batch.place)
         loss = self.method.loss(self.learner.forward, batch, delta, setting)
+        if self.recipe.jacobian_weight > 0:
+            penalty = jacobian_penalty(self.learner.forward, batch, setting)
+            loss = loss + self.recipe.jacobian_weight * penalty
         self.learner.step(loss, rate)
         state.step += 1
         state.distil_s += self.clock() - began
