@@ -1,4 +1,4 @@
-"""Four ideas for what a student learns from a release, each beside takt as it is.
+"""Five ideas for what a student learns from a release, each beside takt as it is.
 
     .venv/bin/python tests/bench/label_tries.py mnist --seeds 0 1 2 [--data-dir DIR]
 
@@ -11,10 +11,13 @@
                 the teacher's, as int8 would ship them, with signs s of a seed for each
                 image (the term of Lee et al., ICLR 2025, whose direction is the
                 attack's and whose teacher is asked at every step)
+    flat        the same with differences of 0 in the place of the teacher's: a penalty
+                on the slope, without a teacher
 
 Nodes of own_images.py with 500 own images, and with 200 of three classes; starting
-weights, steps and rates as there. Judged on the cloud's validation images, by APGD-CE,
-targeted APGD and Square: these are choices, no results. The rows go to
+weights, rates and passes as there, without the penalty that recipes have since (the
+last idea, edge/distill/methods/jacobian.py). Judged on the cloud's validation images,
+by APGD-CE, targeted APGD and Square: these are choices, no results. The rows go to
 results/label_tries.json; label_tries_table.py writes the page's table.
 """
 
@@ -28,7 +31,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from own_images import CLASSES, Node, alone, node_of, tuned, with_steps
+from own_images import CLASSES, PASSES, Node, alone, node_of, passes, tuned, with_steps
 from own_site import Known, Site
 from rows import Row, read_rows, write_rows
 from torch import Tensor, nn
@@ -44,13 +47,8 @@ from edge.distill.methods import losses
 
 ROWS = Path(__file__).parent / "results" / "label_tries.json"
 SCENARIOS = ("few", "classes")
-# Weight of IGDM's term; share of the steps, of which each has five passes for three.
-IGDM = {
-    "igdm": (1.0, 1.0),
-    "igdm_equal": (1.0, 0.6),
-    "igdm_heavy": (4.0, 0.6),
-    "flat": (1.0, 0.6),
-}
+SLOPE_IDEAS = ("igdm", "flat")
+SHARE = 0.6  # of the steps, of which each of theirs has five passes for three
 _PATTERNS = 4096  # of signs; an image's own is chosen by its pixels
 
 Change = Callable[[Known], Known]  # of what is known of some images
@@ -101,7 +99,7 @@ def near(model: nn.Module, own: Known) -> Change:
 
 
 @contextmanager
-def igdm(teacher: nn.Module | None, weight: float) -> Iterator[None]:
+def slopes(teacher: nn.Module | None) -> Iterator[None]:
     """Add IGDM's term to takt's loss, for the body; without a teacher, slopes of 0."""
     patterns: dict[int, Tensor] = {}
     method = losses.METHODS["takt"]
@@ -127,7 +125,7 @@ def igdm(teacher: nn.Module | None, weight: float) -> Iterator[None]:
             target = F.softmax((up - down) / t, 1)
         found = F.cross_entropy((own[: len(x)] - own[len(x) :]) / t, target)
         loss = method.loss(model, batch, delta, setting)
-        return loss + weight * t**2 * found
+        return loss + t**2 * found
 
     losses.METHODS["takt"] = method._replace(loss=with_term)
     try:
@@ -145,6 +143,7 @@ def trained(
         "shift": "none",
         "dataset": site.config.dataset.name,
         "student": recipe.model,
+        "jacobian_weight": 0.0,
         "method": "takt",
     }
     choice = tuned(site, recipe, place, node)
@@ -162,13 +161,13 @@ def trained(
     recipe = alone(
         recipe, choice._replace(method="takt", rate=1.0), site.config.threat.eps
     )
-    weight, share = IGDM.get(idea, (0.0, 1.0))
-    steps = share * node.steps / ((choice.steps + 1) / 3)
+    steps = node.steps * PASSES / passes(recipe, choice)
+    steps *= SHARE if idea in SLOPE_IDEAS else 1
     recipe = with_steps(recipe, steps, node.released + len(node.own))
     recipe = recipe.model_copy(update={"num_views": node.released_views})
     task = site.task(released, own, seed=seed, start=start)
     teacher = None if idea == "flat" else site.teacher
-    with igdm(teacher, weight) if weight else nullcontext():
+    with slopes(teacher) if idea in SLOPE_IDEAS else nullcontext():
         return fit_student(recipe, task).model
 
 
@@ -199,7 +198,7 @@ def _hot(known: Known) -> Tensor:
     return hot[:, None].expand_as(known.soft_labels).to(known.soft_labels.dtype)
 
 
-IDEAS = ("takt", "confident", "balanced", "near", *IGDM)
+IDEAS = ("takt", "confident", "balanced", "near", *SLOPE_IDEAS)
 
 
 def main() -> None:
@@ -218,6 +217,7 @@ def main() -> None:
     torch.set_num_threads(1)
     site = Site.open(config, options.work)
     recipe = config.students[options.student]
+    recipe = recipe.model_copy(update={"jacobian_weight": 0.0})
     for seed, scenario, idea in product(
         options.seeds, options.scenarios, options.ideas
     ):

@@ -1,4 +1,4 @@
-"""The table of four ideas for what a student learns from a release.
+"""The table of five ideas for what a student learns from a release.
 
 The rows come from label_tries.py. Not here: which file they are in (page_tables.py).
 """
@@ -12,6 +12,7 @@ IDEAS = {
     "balanced": "temperatures by class",
     "near": "near images more often",
     "igdm": "IGDM's term",
+    "flat": "slopes of 0",
 }
 NODES = {"few": "500 images", "classes": "200 of 3 classes"}
 
@@ -34,8 +35,8 @@ def markdown(rows: list[Row]) -> str:
                 cells = " | ".join(_cell(here, idea) for idea in IDEAS)
                 lines.append(f"| {dataset} {student} | {node} | {cells} |")
     meaning = (
-        "Robust % under APGD-CE and targeted APGD on all / the three classes of "
-        f"{rows[0]['val_images']} validation images; mean +- standard deviation "
+        "Robust % under APGD-CE, targeted APGD and Square on all / the three classes "
+        f"of {rows[0]['val_images']} validation images; mean +- standard deviation "
         "(number of seeds)."
     )
     return "\n".join([*lines, "", meaning])

@@ -7,8 +7,8 @@ own_images.py. Not here: the students themselves (own_images_table.py).
 from statistics import mean
 from typing import NamedTuple
 
+from own_images_table import Place, place_of, places
 from rows import Row
-from tables import Place, heads
 
 ALL, OWN = "robust_accuracy", "own_class_robust_accuracy"
 
@@ -68,13 +68,13 @@ COMPARISONS = (
 
 def markdown(rows: list[Row]) -> str:
     """Write the rows' differences as a Markdown table, and a line of meaning."""
-    places = dict(sorted(heads(rows).items()))
+    titles = places(rows)
     lines = [
-        f"| takt's student, points | {' | '.join(places.values())} |",
-        f"| --- |{' ---: |' * len(places)}",
+        f"| takt's student, points | {' | '.join(titles.values())} |",
+        f"| --- |{' ---: |' * len(titles)}",
     ]
     for comparison in COMPARISONS:
-        cells = " | ".join(_cell(rows, place, comparison) for place in places)
+        cells = " | ".join(_cell(rows, place, comparison) for place in titles)
         lines.append(f"| {comparison.title} | {cells} |")
     meaning = (
         "Mean of the seeds' differences [lowest, highest] (number of seeds), by "
@@ -85,7 +85,7 @@ def markdown(rows: list[Row]) -> str:
 
 def _cell(rows: list[Row], place: Place, comparison: Comparison) -> str:
     """Write the differences of the seeds that have both students."""
-    here = [row for row in rows if (row["dataset"], row["student"]) == place]
+    here = [row for row in rows if place_of(row) == place]
     own = _by_seed(here, comparison.scenario, "takt", comparison)
     scenario = comparison.other_scenario or comparison.scenario
     other = _by_seed(here, scenario, comparison.other, comparison)

@@ -16,10 +16,10 @@ The release is the same for all: 2,000 images with four views each, starting wei
 Methods: `takt`, from starting weights where the scenario has them; `shipped`, those
 weights as they are; `own_only`, own images alone and the teacher-free training that was
 best on validation images (own_images_tune.json); `no_teacher`, takt's images, weights,
-views and steps with true labels. Steps are what is made equal: a step of a method with
-k attack steps costs k + 1 passes, so a method with more of them takes fewer (all of
-these train by two, unless the tuning says otherwise). AutoAttack standard on
-stratified test images, by which nothing is chosen. The rows go to
+views and steps with true labels. Passes are what is made equal: a step with k attack
+steps costs k + 1, and one more with the penalty on the student's slope, so a training
+with more of them takes fewer steps. AutoAttack standard on stratified test images, by
+which nothing is chosen. The rows go to
 results/own_images.json as they come; own_images_table.py writes the page's table.
 """
 
@@ -74,17 +74,47 @@ class Choice(NamedTuple):
     method: str
     steps: int  # of the attack
     rate: float  # learning rate, in units of the recipe's
+    slope: float = 0.0  # weight of the penalty on it, in units of the recipe's
 
 
-# As many tries for either side, on the cloud's validation images.
-ALONE = [
-    Choice(method, steps, 1.0)
-    for method, steps in (("warm_at", 1), ("warm_at", 2), ("pgd_at", 2), ("pgd_at", 3))
-]
-WITH_WEIGHTS = [
-    Choice("takt", steps, rate) for steps in (1, 2) for rate in (0.125, 0.25)
-]
-FROM_SCRATCH = [Choice("takt", steps, rate) for steps in (1, 2) for rate in (0.7, 1.0)]
+Tries = dict[str, tuple[Choice, ...]]
+# As many for either side, on the cloud's validation images: of students without the
+# penalty on their slope, and of those whose recipe has it.
+PLAIN: Tries = {
+    "alone": (
+        Choice("warm_at", 1, 1.0),
+        Choice("warm_at", 2, 1.0),
+        Choice("pgd_at", 2, 1.0),
+        Choice("pgd_at", 3, 1.0),
+    ),
+    "from weights": tuple(
+        Choice("takt", steps, rate) for steps in (1, 2) for rate in (0.125, 0.25)
+    ),
+    "from scratch": tuple(
+        Choice("takt", steps, rate) for steps in (1, 2) for rate in (0.7, 1.0)
+    ),
+}
+PENALISED: Tries = {
+    "alone": (
+        Choice("warm_at", 1, 1.0, 1.0),
+        Choice("warm_at", 2, 1.0, 1.0),
+        Choice("pgd_at", 2, 1.0, 1.0),
+        Choice("warm_at", 2, 1.0, 0.0),
+    ),
+    "from weights": (
+        Choice("takt", 1, 0.125, 1.0),
+        Choice("takt", 2, 0.125, 1.0),
+        Choice("takt", 2, 0.25, 1.0),
+        Choice("takt", 2, 0.125, 0.0),
+    ),
+    "from scratch": (
+        Choice("takt", 1, 1.0, 1.0),
+        Choice("takt", 2, 0.7, 1.0),
+        Choice("takt", 2, 1.0, 1.0),
+        Choice("takt", 2, 1.0, 0.0),
+    ),
+}
+PASSES = 3  # of a step, by which the numbers of steps are meant
 
 
 @dataclass(frozen=True)
@@ -153,11 +183,11 @@ def train(
         recipe: of the student.
         node: its images, and how many steps it takes.
         method: of SCENARIOS.
-        choice: attack steps and rate; a step of k attack steps counts for (k + 1) / 3.
+        choice: attack steps, rate and penalty.
         seed: of images, weights and order.
     """
     torch.set_num_threads(1)
-    cost = (choice.steps + 1) / 3
+    cost = passes(recipe, choice) / PASSES
     if method == "own_only":
         assert node.own is not None
         own = site.plain(node.own, node.num_views, seed=seed)
@@ -217,27 +247,39 @@ def alone(recipe: StudentConfig, choice: Choice, eps: float) -> StudentConfig:
             "method": choice.method,
             "attack": AttackConfig(steps=choice.steps, step_size=min(1.0, size)),
             "learning_rate": recipe.learning_rate * choice.rate,
+            "jacobian_weight": recipe.jacobian_weight * choice.slope,
         }
     )
 
 
-def choices(node: Node, method: str) -> list[Choice]:
+def passes(recipe: StudentConfig, choice: Choice) -> int:
+    """Count the passes over a batch of a step."""
+    return choice.steps + 1 + (recipe.jacobian_weight * choice.slope > 0)
+
+
+def choices(recipe: StudentConfig, node: Node, method: str) -> tuple[Choice, ...]:
     """List what the tuning of a method tries: as many each."""
+    tries = PENALISED if recipe.jacobian_weight else PLAIN
     if method == "own_only":
-        return ALONE
-    return WITH_WEIGHTS if node.has_weights else FROM_SCRATCH
+        return tries["alone"]
+    return tries["from weights" if node.has_weights else "from scratch"]
 
 
 def tuned(site: Site, recipe: StudentConfig, place: Row, node: Node) -> Choice:
     """Choose by validation images; a scenario's tries are made once, of one seed.
 
-    `no_teacher` takes the choice of `takt`, whose training it repeats with true labels.
+    `no_teacher` takes the choice of `takt`, whose training it repeats with true labels,
+    and all trainings from starting weights that of `few`.
     """
-    place = {key: place[key] for key in ("scenario", "shift", "dataset", "student")} | {
+    keys = ("scenario", "shift", "dataset", "student", "jacobian_weight")
+    place = {key: place[key] for key in keys} | {
         "method": "takt" if place["method"] == "no_teacher" else place["method"]
     }
+    if place["method"] == "takt" and node.has_weights:
+        place |= {"scenario": "few", "shift": "none"}
+        node = node_of(site, "few", "none", TUNING_SEED)
     rows = [row for row in read_rows(TUNING) if place.items() <= row.items()]
-    for choice in choices(node, place["method"]):
+    for choice in choices(recipe, node, place["method"]):
         row = place | {"training": [*choice]}
         if any(row.items() <= done.items() for done in rows):
             continue
@@ -318,6 +360,7 @@ def make_row(
         "shift": node.shift,
         "dataset": site.config.dataset.name,
         "student": recipe.model,
+        "jacobian_weight": recipe.jacobian_weight,
         "method": method,
         "seed": seed,
     }

@@ -4,7 +4,9 @@ The rows come from own_images.py. Not here: which file they are in (page_tables.
 """
 
 from rows import Row
-from tables import heads, spread
+from tables import spread
+
+Place = tuple[str, str, float]  # data set, student, weight of the penalty on its slope
 
 METHODS = {
     "takt": "takt",
@@ -29,8 +31,8 @@ def markdown(rows: list[Row]) -> str:
         f"| data set, student | node | {' | '.join(METHODS.values())} |",
         f"| --- | --- |{' ---: |' * len(METHODS)}",
     ]
-    for place, title in sorted(heads(rows).items()):
-        here = [row for row in rows if (row["dataset"], row["student"]) == place]
+    for place, title in places(rows).items():
+        here = [row for row in rows if place_of(row) == place]
         for scenario, name in SCENARIOS.items():
             of_one = [row for row in here if row["scenario"] == scenario]
             for shift in sorted({row["shift"] for row in of_one}):
@@ -47,6 +49,21 @@ def markdown(rows: list[Row]) -> str:
         "shifted camera is tested on test images shifted like its own."
     )
     return "\n".join([*lines, "", meaning])
+
+
+def places(rows: list[Row]) -> dict[Place, str]:
+    """Name what the rows are of, in order."""
+    found = {place_of(row): row["num_parameters"] for row in rows}
+    return {
+        place: f"{place[0]} {place[1]} ({found[place]:,})"
+        + (", slope penalised" if place[2] else "")
+        for place in sorted(found)
+    }
+
+
+def place_of(row: Row) -> Place:
+    """Say what a row is of."""
+    return row["dataset"], row["student"], row["jacobian_weight"]
 
 
 def _shipped(here: list[Row], found: list[Row], shift: str) -> list[Row]:
