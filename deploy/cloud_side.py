@@ -17,6 +17,7 @@ from common.effective_limits import usable_cores
 from common.model_names import is_packaged
 from common.release import MAX_WEIGHTS_BYTES, Manifest, TeacherCard
 from deploy.runtime.exits import arm_signals, interrupt_code
+from deploy.runtime.settings import refuse_unread_views
 from deploy.runtime.surroundings import require_room_for_ray
 
 # Ray and Ray Train take seconds to import; each step imports what it uses.
@@ -122,12 +123,14 @@ def check_extractable(config: RunConfig, storage: StorageDir) -> None:
     """Check, before Ray is started, that there is what `extract` reads.
 
     Raises:
-        ConfigError: the teacher was trained with other options.
+        ConfigError: the teacher was trained with other options, or views would be
+            labelled that no student reads.
         DataError: the user's own images are missing or unusable.
         StorageError: there is no teacher.
     """
     from cloud.training.teacher_files import check_teacher_options
 
+    refuse_unread_views(config)
     storage.check_teacher()
     check_teacher_options(config, storage)
     check_images(config)

@@ -100,6 +100,8 @@ class Promoted(Record):
     clean_accuracy: float
     robust: tuple[Evaluation, ...]
     release_robust: tuple[Evaluation, ...] = ()  # on the release's validation images
+    # The most robust that a student of this release, promoted here, was on these.
+    release_best: float | None = None  # None: not known, as before there was the field
 
 
 class Current(Record):

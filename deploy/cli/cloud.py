@@ -62,8 +62,10 @@ def run(
 ) -> None:
     """Train, extract, publish, and serve until stopped; nodes may join at once."""
     from deploy.cloud_side import check_images
+    from deploy.runtime.settings import refuse_unread_views
 
     settings, _ = settings_of(config, data_dir, limit, seed, assign, of_deployment=True)
+    refuse_unread_views(settings)
     require_clock()
     folder = StorageDir(storage)
     with folder.recorded_failure():

@@ -211,11 +211,15 @@ def status(
         bool, typer.Option("--check", help="Fail unless the daemon is at work.")
     ] = False,
 ) -> None:
-    """Say what the node's daemon does now, from its status.json."""
-    from edge.config import load_edge_config
-    from edge.state import is_at_work, read_status
+    """Say what the node's daemon does now, from its status.json.
 
-    found = read_status(load_edge_config(config).state_dir)
+    And what its release's starting weights are worth, as the cloud measured them.
+    """
+    from edge.config import load_edge_config
+    from edge.state import StateDir, is_at_work, read_status
+
+    settings = load_edge_config(config)
+    found = read_status(settings.state_dir)
     if check and not is_at_work(found):
         raise TaktError(
             f"no daemon is at work ({describe_status(found)}); start it with "
@@ -223,8 +227,11 @@ def status(
         )
     if as_json:
         typer.echo(json.dumps(found.model_dump(mode="json"), indent=1))
-    else:
-        typer.echo(describe_status(found))
+        return
+    typer.echo(describe_status(found))
+    release = StateDir(settings.state_dir).releases / str(found.version)
+    if not check and (line := describe_shipped(release, settings.student)):
+        typer.echo(line)
 
 
 @app.command()
@@ -252,6 +259,34 @@ def describe_status(status: "Status") -> str:
     if status.message:
         parts.append(shortened(printable(status.message), _MOST_OF_MESSAGE))
     return ", ".join(parts)
+
+
+def describe_shipped(release: Path, student: str) -> str:
+    """Say how good a pulled release's student is before any training at the node.
+
+    Args:
+        release: the folder of its manifest.
+        student: name of the recipe.
+
+    Returns:
+        A line, with the accuracies that the manifest declares; empty where it has no
+        starting weights, or is not pulled yet.
+    """
+    from common.release import MANIFEST, decode_manifest
+    from deploy.report.wording import describe, percent
+
+    try:
+        manifest = decode_manifest((release / MANIFEST).read_bytes())
+    except (OSError, TaktError):  # the daemon says what is wrong with it
+        return ""
+    info = manifest.weights.get(student)
+    if info is None:
+        return ""
+    robust = f"{percent(info.robust.accuracy)} % ({describe(info.robust)})"
+    return (
+        f"release {manifest.version} ships {printable(student)}: clean "
+        f"{percent(info.clean_accuracy)} %, {robust}, on the cloud's validation images"
+    )
 
 
 def _given_token(token: str | None, path: Path | None) -> str | None:

@@ -116,7 +116,10 @@ def simulate(
     compare: Compare = False,
 ) -> int:
     """Run the whole system on this machine: teacher, release, capped nodes."""
+    from deploy.runtime.settings import refuse_unread_views
+
     settings, text = settings_of(config, data_dir, limit, seed, assign)
+    refuse_unread_views(settings)
     # Imported after the config was read: a wrong one is refused at once.
     from deploy.runtime.surroundings import (
         require_memory_of_nodes,

@@ -1,7 +1,7 @@
 """What training at a node is worth: its student beside those that went without.
 
 Of each node: trained on its own images alone, the student as the release ships it, the
-one that the node trained, and with ``--compare`` the same training without a teacher;
+one that the node trained, and with ``--compare`` an untuned one without a teacher;
 on all classes, and on the node's own. Table, page and verdict show it. Not here: the
 measuring, the layout.
 """

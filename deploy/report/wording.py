@@ -237,8 +237,8 @@ def baseline_name(baselines: Sequence[NodeResult] | None) -> str:
     """Name what the baselines of a run were trained by."""
     methods = {each.method for each in baselines or ()}
     if methods <= {"pgd_at"}:
-        return "PGD-AT"
-    return f"the same without a teacher ({', '.join(sorted(methods))})"
+        return "untuned PGD-AT"
+    return f"an untuned training without a teacher ({', '.join(sorted(methods))})"
 
 
 def _margins(nodes: Sequence[NodeResult], baselines: Sequence[NodeResult]) -> str:

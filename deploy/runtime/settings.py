@@ -11,6 +11,7 @@ from datetime import date, time
 from importlib.resources import files
 from pathlib import Path
 
+from common.catalog import reads_soft_labels
 from common.config import DATA_DIR_MISSING, DatasetConfig, RunConfig
 from common.config.store_url import check_store_url
 from common.config.toml_file import WrongKeyError, parse_config, set_options
@@ -85,6 +86,34 @@ def refuse_data_dir(dataset: DatasetConfig, given: str = "--data-dir") -> None:
             f"data set {dataset.name} needs no {given}; for your own images: takt init "
             "FOLDER --data DIR"
         )
+
+
+def refuse_unread_views(config: RunConfig) -> None:
+    """Refuse to label more views of each image than any student is trained on.
+
+    For what extracts. A grid of a comparison changes the recipes afterwards.
+
+    Raises:
+        ConfigError: [knowledge] has more.
+    """
+    labelled = config.knowledge.num_views
+    if "soft_labels" not in config.knowledge.contents:
+        return
+    read = {
+        name: recipe.num_views
+        for name, recipe in config.students.items()
+        if reads_soft_labels(recipe.method)
+    }
+    most = max(read.values(), default=1)
+    if labelled <= most:
+        return
+    each = ", ".join(f"students.{name}.num_views = {n}" for name, n in read.items())
+    raise ConfigError(
+        f"knowledge.num_views = {labelled}, but no student reads soft labels of more "
+        f"than {most} ({each or 'none reads any'}): the others would be extracted and "
+        f"shipped for nothing; set knowledge.num_views = {most}, or raise num_views of "
+        "a student that is to train on them"
+    )
 
 
 def _complaint_about(text: str, source: str, folder: Path) -> str:

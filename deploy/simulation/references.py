@@ -2,10 +2,10 @@
 
     own_only   the node's own images alone, from scratch, by takt's own attack
     shipped    the release's starting weights as they are: no training at the node
-    baseline   with ``--compare``: the best training without a teacher. Of a release
-               with images: the same images, views and weights with true labels. Of
-               another: PGD-AT of Madry et al. (ICLR 2018), 7 steps of a quarter eps,
-               from random weights
+    baseline   with ``--compare``: a training without a teacher, not tuned, from random
+               weights: those of a release are of its teacher. Of a release with
+               images: the same images and views with true labels, takt's own attack.
+               Of another: PGD-AT of Madry et al. (ICLR 2018), 7 steps of a quarter eps
     natural    with ``--compare``: the natural twin, the same model and images without
                an attack and without the teacher's knowledge, from random weights. It
                shows what a student answers that nobody made robust
@@ -13,8 +13,9 @@
 What is trained has the node's student, seed, threads, memory cap and child process,
 and as many CPU-seconds as the node's own training took, of which the natural twin gets
 a quarter. They may be spent as fast as a core allows: a node's share of one would make
-the run longer, and the student no other. Each is measured on the same test images as
-the node's student. Not here: the measuring (deploy.evaluation), the training
+the run longer, and the student no other. What the cloud spent on a release's weights
+is not in them: a baseline goes without that as well. Each is measured on the same test
+images as the node's student. Not here: the measuring (deploy.evaluation), the training
 (edge.distill).
 """
 
@@ -172,7 +173,7 @@ class References:
         )
 
     def _baseline(self, node: NodeConfig, budget_s: float) -> None:
-        manifest, without = self._manifest, "teacher"
+        manifest, without = from_random_weights(self._manifest, node.student), "teacher"
         if manifest.images == "same":
             manifest, without = with_pgd_at(manifest, node.student), ""
         result, usage, student = self._train(
@@ -273,6 +274,14 @@ def copy_release(
             source = release_file(repository, path, sha256)
             shutil.copyfile(source, folder / path.rpartition("/")[2])
     write_atomic(folder / MANIFEST, encode_manifest(manifest))
+
+
+def from_random_weights(manifest: Manifest, student: str) -> Manifest:
+    """Take the starting weights, which are of the teacher's knowledge, from a release.
+
+    The recipe stays as it is.
+    """
+    return _trained_by(manifest, student)
 
 
 def with_pgd_at(manifest: Manifest, student: str) -> Manifest:

@@ -2,9 +2,11 @@
 
 A student is promoted unless it is collapsed, less robust (by the same attack on the
 same images) than the one that serves, or has forgotten too much of what the release's
-validation images show and the node's own do not. Its folder is complete before
-current.json names it. Not here: the measurements (the child makes them, of both
-students where the node has images of its own) and current.json itself (edge/state.py).
+validation images show and the node's own do not. What is forgotten counts from the best
+student of that release so far: many trainings may lose no more than one. A student's
+folder is complete before current.json names it. Not here: the measurements (the child
+makes them, of both students where the node has images of its own) and current.json
+itself (edge/state.py).
 """
 
 import contextlib
@@ -56,7 +58,8 @@ def decide(
         result: of the new student.
         manifest: of its release.
         serving: the student that serves; None: there is none yet.
-        max_forgetting: robust accuracy that may be lost on the release's images.
+        max_forgetting: robust accuracy that may be lost on the release's images, by
+            all trainings for one release together.
 
     Returns:
         The outcome for report and current.json ("promoted", "kept" when the old
@@ -85,10 +88,13 @@ def decide(
     stays = f"the student of version {serving.version}"
     if new.main < old.main:
         return "kept", (f"{what}{_described(new)}, {stays} has {_both(old)} and stays")
-    if has_forgotten(old.release, new.release, max_forgetting):
+    best = _release_best(old.release, manifest, serving)
+    if has_forgotten(best, new.release, max_forgetting):
+        earlier = "" if best == old.release else f"; this release's best had {best:.1%}"
         return "kept", (
             f"{what}forgets what the release's images show: {_described(new)}, {stays} "
             f"has {_both(old)} and stays; max_forgetting is {max_forgetting:.1%}"
+            f"{earlier}"
         )
     return "promoted", f"{what}{_described(new)}, before {_both(old)}"
 
@@ -98,7 +104,11 @@ def _figures(result: DistilResult | Promoted) -> _Figures:
     main = robust_accuracy(result)
     if not result.release_robust or result.release_robust == result.robust:
         return _Figures(main, None)
-    return _Figures(main, min(each.accuracy for each in result.release_robust))
+    return _Figures(main, _on_release(result))
+
+
+def _on_release(result: DistilResult | Promoted) -> float | None:
+    return min((each.accuracy for each in result.release_robust), default=None)
 
 
 def _figures_of_serving(result: DistilResult, serving: Promoted) -> _Figures:
@@ -109,6 +119,27 @@ def _figures_of_serving(result: DistilResult, serving: Promoted) -> _Figures:
     if now.own_robust is None:
         return _Figures(now.release_robust or 0.0, None)
     return _Figures(now.own_robust, now.release_robust)
+
+
+def _release_best(
+    now: float | None, manifest: Manifest, serving: Promoted | None
+) -> float | None:
+    """Return the most robust that a student was on the release's validation images.
+
+    Args:
+        now: what one has of it by the newest measurement.
+        manifest: of the release.
+        serving: knows of itself and of earlier ones, if it is of that release.
+    """
+    if serving is None or not _is_of(serving, manifest):
+        return now
+    known = (now, serving.release_best, _on_release(serving))
+    return max((each for each in known if each is not None), default=None)
+
+
+def _is_of(serving: Promoted, manifest: Manifest) -> bool:
+    release = (manifest.channel, manifest.version, manifest.fingerprint)
+    return (serving.channel, serving.version, serving.fingerprint) == release
 
 
 def _described(figures: _Figures) -> str:
@@ -127,7 +158,11 @@ def _both(figures: _Figures) -> str:
 
 
 def store_student(
-    state: StateDir, work: Path, result: DistilResult, manifest: Manifest
+    state: StateDir,
+    work: Path,
+    result: DistilResult,
+    manifest: Manifest,
+    serving: Promoted | None = None,
 ) -> Promoted:
     """Copy a distilled student to students/, whole or not at all.
 
@@ -136,6 +171,7 @@ def store_student(
         work: the distillation's folder.
         result: as the child reported it.
         manifest: of the release that it came from.
+        serving: the student that it replaces; None: there is none yet.
 
     Raises:
         StorageError: the disk is full, or the student's digest is not the
@@ -163,6 +199,7 @@ def store_student(
             clean_accuracy=result.clean_accuracy,
             robust=result.robust,
             release_robust=result.release_robust,
+            release_best=_release_best(_on_release(result), manifest, serving),
         )
         if state.is_intact(promoted):
             return promoted

@@ -164,10 +164,11 @@ class ReleaseHandler:
         except TaktError as e:
             self._check_running(e)
             return _Conclusion("failed", str(e), failure=e)
+        serving = self.current.promoted
         outcome, message = decide(
             result,
             manifest,
-            self.current.promoted,
+            serving,
             max_forgetting=self._config.max_forgetting,
         )
         if self._usage is not None and self._usage.halved_to is not None:
@@ -176,7 +177,7 @@ class ReleaseHandler:
             message = f"OOM-capped: batch halved {halved}; {message}"
         if outcome == "promoted":
             self._reporter.update("promoting")
-            promoted = store_student(self._state, work, result, manifest)
+            promoted = store_student(self._state, work, result, manifest, serving)
             message += self._export(promoted)
             return _Conclusion(outcome, message, result=result, promoted=promoted)
         failure = StudentError(message) if outcome == "refused" else None

@@ -2,8 +2,9 @@
 
 Reads manifest.json and the shards beside it, checks each shard against the
 manifest again (a disk may damage them), and joins them over the samples. Deltas
-stay one bit a pixel and boundary points int8 until a batch needs them. Not here:
-pulling and signatures (edge.releases), the images (common.data.datasets).
+stay one bit a pixel, boundary points int8, and what the teacher says of the node's
+own images fp16, as it was answered, until a batch needs them. Not here: pulling and
+signatures (edge.releases), the images (common.data.datasets).
 """
 
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -53,6 +55,30 @@ class BoundaryPoints:
 
 
 @dataclass(frozen=True)
+class OwnAnswers:
+    """The teacher's logits about a node's own images, the last training samples."""
+
+    logits: Tensor  # (m, V, K), fp16 as they were answered; of any strides
+    first: int  # position of the first of these samples
+    temperature: float
+
+    def to(self, device: torch.device) -> Self:
+        """Copy them to a device."""
+        return replace(self, logits=self.logits.to(device))
+
+    def labels_of(self, positions: Tensor, view: Tensor | None) -> Tensor:
+        """Return the soft labels (n, K) of own samples, float32, in some view."""
+        last = self.logits.shape[1] - 1
+        of_view = torch.zeros_like(positions) if view is None else view.clamp(max=last)
+        logits = self.logits[positions - self.first, of_view].float()
+        return torch.softmax(logits / self.temperature, 1)
+
+    def soft_labels(self) -> Tensor:
+        """Return the soft labels of all, in all views: (m, V, K) float32."""
+        return torch.softmax(self.logits.float() / self.temperature, 2)
+
+
+@dataclass(frozen=True)
 class Knowledge:
     """What is known of each training sample; None where not needed.
 
@@ -63,6 +89,7 @@ class Knowledge:
     # softmax(logits / temperature): (n, K), or (n, V, K) where there are views; of the
     # first n samples, those after them have none
     soft_labels: Tensor | None = None
+    own: OwnAnswers | None = None  # soft labels of the samples from `own.first` on
     taught: Tensor | None = None  # bool (N,): which have soft labels; None: all
     # Of the release's samples: (n, ceil(C*H*W / 8))
     delta_signs: NDArray[np.uint8] | None = None
@@ -75,6 +102,7 @@ class Knowledge:
         return replace(
             self,
             soft_labels=None if soft is None else soft.to(device),
+            own=None if self.own is None else self.own.to(device),
             taught=None if taught is None else taught.to(device),
         )
 
@@ -83,6 +111,22 @@ class Knowledge:
 
         Where a sample has none, what is returned for it has no meaning.
         """
+        if self.own is None:
+            return self._released_labels(positions, view)
+        is_own = positions >= self.own.first
+        found = self.own.logits.new_zeros(
+            len(positions), self.own.logits.shape[2], dtype=torch.float32
+        )
+        for rows, labels_of in (
+            (is_own, self.own.labels_of),
+            (~is_own, self._released_labels),
+        ):
+            labels = labels_of(positions[rows], None if view is None else view[rows])
+            if labels is not None:
+                found[rows] = labels
+        return found
+
+    def _released_labels(self, positions: Tensor, view: Tensor | None) -> Tensor | None:
         soft = self.soft_labels
         if soft is None or len(soft) == 0:
             return None
@@ -91,6 +135,26 @@ class Knowledge:
         if view is None:
             return soft[positions]
         return soft[positions, view.clamp(max=soft.shape[1] - 1)]
+
+    def stacked(self) -> Tensor | None:
+        """Return all soft labels as one tensor, for what changes them as a whole.
+
+        Returns:
+            (n, K), or (n, V, K) with views, float32; what is missing is zero.
+        """
+        if self.own is None:
+            return self.soft_labels
+        own, released = self.own.soft_labels(), self.soft_labels
+        if released is None:
+            released = own.new_zeros(self.own.first, *own.shape[1:])
+        if self.views is None:
+            return torch.cat([released, own[:, 0]])
+        if released.dim() == 2:
+            released = released[:, None]
+        most = max(part.shape[1] for part in (released, own))
+        return torch.cat(
+            [F.pad(part, (0, 0, 0, most - part.shape[1])) for part in (released, own)]
+        )
 
 
 NO_KNOWLEDGE = Knowledge()  # for a training without a teacher

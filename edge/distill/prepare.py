@@ -121,7 +121,7 @@ def prepare(
     own = Images(both.train.x[num_released:], both.train.y[num_released:])
     views = _own_views(recipe, manifest, own, job.seed)
     taught = _ask(job, recipe, manifest, own, views, should_stop)
-    known = OwnKnowledge(len(own.y), views, taught.soft_labels if taught else None)
+    known = OwnKnowledge(len(own.y), views, taught.logits if taught else None)
     num_own, num_labelled = _num_used(recipe, both.own, taught)
     if not len(both.val.y):
         _check_val(released.val)

@@ -193,7 +193,7 @@ class Site:
             knowledge = joined(
                 knowledge,
                 num_released,
-                OwnKnowledge(len(own.images.y), own.views, own.soft_labels),
+                OwnKnowledge(len(own.images.y), own.views, self._logits_of(own)),
             )
         elif own is not None:
             knowledge = replace(knowledge, soft_labels=own.soft_labels, views=own.views)
@@ -207,6 +207,12 @@ class Site:
             seed=seed,
             start=None if start is None else start.state_dict(),
         )
+
+    def _logits_of(self, own: Known) -> Tensor | None:
+        """Give logits of which some images' soft labels are the softened ones."""
+        if own.soft_labels is None:
+            return None
+        return own.soft_labels.log() * self.config.knowledge.temperature
 
     def _logits(self, known: Known, view: int) -> NDArray[np.float32]:
         x, found = known.images.x, []

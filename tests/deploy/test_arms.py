@@ -111,8 +111,8 @@ def test_a_baseline_without_a_teacher_is_called_that(result: RunResult) -> None:
         update={"method": "warm_at", "robust": (held(0.7),)}
     )
     verdict = make_verdict(result.nodes, None, [baseline])
-    name = "+3.0 points over the same without a teacher (warm_at) with the same CPU"
-    assert name in verdict
+    name = "an untuned training without a teacher (warm_at)"
+    assert f"+3.0 points over {name} with the same CPU-seconds" in verdict
     changed = result.model_copy(update={"baselines": (baseline,)})
     assert "without teacher" in printed(changed, 200)
     assert "70.0 % no teacher" in render(changed)

@@ -221,6 +221,23 @@ def test_extract_asks_for_the_teacher_before_ray_is_started(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "verb",
+    [("simulate", "--runs-dir"), ("cloud", "run", "-s"), ("cloud", "extract", "-s")],
+)
+def test_views_that_no_student_is_trained_on_are_refused_before_the_work_begins(
+    verb: tuple[str, ...], tmp_path: Path
+) -> None:
+    views = ("--set", "knowledge.num_views=9", "--set", "knowledge.shift=1")
+    line = refused(2, *verb, tmp_path / "work", "-c", "digits-same", *views)
+    assert line.startswith(
+        "knowledge.num_views = 9, but no student reads soft labels of more than 1 "
+        "(students.tiny.num_views = 1, students.small.num_views = 1"
+    )
+    assert "set knowledge.num_views = 1, or raise num_views of a student" in line
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("verb", ["train", "run"])
 def test_own_images_are_looked_for_before_ray_is_started(
     verb: str, tmp_path: Path

@@ -12,7 +12,12 @@ from waiting import WAIT_S
 from common.config import RunConfig
 from common.errors import ConfigError
 from deploy.runtime.config_keys import effective, explain_key
-from deploy.runtime.settings import load_run_config, parse_assignments
+from deploy.runtime.settings import (
+    load_run_config,
+    parse_assignments,
+    refuse_unread_views,
+    shipped,
+)
 
 
 def shown(*arguments: str | Path) -> dict[str, tuple[object, str]]:
@@ -113,6 +118,29 @@ def test_a_value_beyond_what_python_reads_is_a_wrong_config_and_no_bug(
         load_run_config(str(file))
     with pytest.raises(ConfigError, match=r"^--set seed=.*expected a whole number"):
         load_run_config("digits", parse_assignments([f"seed={value}"]))
+
+
+def with_views(**changes: object) -> RunConfig:
+    settings, _ = load_run_config("digits")
+    tiny = settings.students["tiny"].model_copy(update=changes)
+    return settings.model_copy(update={"students": {"tiny": tiny}})
+
+
+def test_own_views_and_a_method_without_soft_labels_read_no_view_of_the_release() -> (
+    None
+):
+    refuse_unread_views(with_views())
+    with pytest.raises(ConfigError, match=r"of more than 3 .*tiny.num_views = 3"):
+        refuse_unread_views(with_views(num_views=3, own_views=9))
+    with pytest.raises(ConfigError, match=r"of more than 1 .none reads any"):
+        refuse_unread_views(with_views(method="warm_at"))
+
+
+@pytest.mark.parametrize("name", shipped("configs"))
+def test_each_shipped_config_labels_the_views_that_its_students_read(
+    name: str,
+) -> None:
+    refuse_unread_views(load_run_config(name)[0])
 
 
 @pytest.mark.parametrize("value", ["1" + "0" * 24, "-" + "9" * 400])

@@ -1,16 +1,19 @@
 """What a node says of itself: the line of its status, and why it did not start."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
+from transfer_site import write_transfer_release
+from typer.testing import CliRunner
 
 from common.config import ProfileConfig
 from common.errors import IdentityError
-from deploy.cli.edge import describe_status
+from deploy.cli.edge import app, describe_shipped, describe_status
 from edge.config import EdgeConfig
 from edge.daemon import run_daemon
-from edge.state import Status, read_status
+from edge.state import StateDir, Status, read_status
 
 
 def test_a_release_that_was_refused_is_said_with_the_reason_cut_short() -> None:
@@ -34,6 +37,41 @@ def test_a_release_that_was_promoted_is_the_ordinary_case() -> None:
         Status(node="n", state="idle", version=3, outcome="promoted")
     )
     assert line == "n: idle, release 3"
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_transfer_release(tmp_path_factory.mktemp("release"))
+
+
+def test_a_status_says_what_the_cloud_measured_of_the_student_that_was_shipped(
+    release: Path, tmp_path: Path
+) -> None:
+    state, config = tmp_path / "state", tmp_path / "edge.toml"
+    StateDir(state).create()
+    shutil.copytree(release, StateDir(state).releases / "1")
+    StateDir(state).write_status(Status(node="n", state="idle", version=1))
+    config.write_text(
+        'node = "n"\nstudent = "tiny"\ngateway = "127.0.0.1:9"\n'
+        f'state_dir = "{state}"\n'
+        "profile = { cpus = 1, memory_mib = 500, bandwidth_kib_s = 100 }\n"
+    )
+    said = CliRunner().invoke(app, ["status", "--config", str(config)])
+    assert said.stdout.splitlines() == [
+        "n: idle, release 1",
+        "release 1 ships tiny: clean 50.0 %, 50.0 % (PGD 5 steps, Linf, eps 0.15, "
+        "60 images), on the cloud's validation images",
+    ]
+
+
+def test_a_release_without_the_nodes_student_ships_nothing_to_tell_of(
+    release: Path,
+) -> None:
+    assert describe_shipped(release, "adaad") == ""
+
+
+def test_a_release_that_is_still_being_pulled_is_not_told_of(tmp_path: Path) -> None:
+    assert describe_shipped(tmp_path / "2", "tiny") == ""
 
 
 @pytest.mark.parametrize("once", [True, False])

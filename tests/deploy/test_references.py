@@ -5,7 +5,11 @@ from release_drafts import draft
 from common.catalog import contents_for
 from common.records import Evaluation
 from common.release import Manifest, WeightsInfo
-from deploy.simulation.references import natural_twin, with_pgd_at
+from deploy.simulation.references import (
+    from_random_weights,
+    natural_twin,
+    with_pgd_at,
+)
 
 
 def shipping() -> Manifest:
@@ -37,6 +41,15 @@ def test_the_baseline_of_pgd_at_begins_without_weights_of_the_teachers_knowledge
     manifest = with_pgd_at(shipping(), "tiny")
     assert manifest.students["tiny"].method == "pgd_at"
     assert manifest.weights == {}
+
+
+def test_the_baseline_without_a_teacher_begins_at_none_of_the_teachers_weights() -> (
+    None
+):
+    manifest = from_random_weights(shipping(), "tiny")
+    assert manifest.weights == {}
+    assert manifest.students == {"tiny": shipping().students["tiny"]}
+    assert manifest.shards == shipping().shards
 
 
 def test_a_natural_twin_has_the_students_model_and_nothing_of_the_teacher() -> None:

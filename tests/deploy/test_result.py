@@ -178,7 +178,9 @@ def test_the_verdict_does_not_hide_a_baseline_that_won() -> None:
         for each in (node("a", 0.6), node("b", 0.4))
     ]
     verdict = make_verdict([node("a", 0.5), node("b", 0.7)], None, baselines)
-    assert "-10.0 to +30.0 points over PGD-AT with the same CPU-seconds" in verdict
+    assert (
+        "-10.0 to +30.0 points over untuned PGD-AT with the same CPU-seconds" in verdict
+    )
 
 
 def test_the_verdict_says_when_nobody_promoted_a_student() -> None:

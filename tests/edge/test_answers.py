@@ -197,10 +197,36 @@ def test_the_oldest_teachers_answers_are_the_first_to_go(tmp_path: Path) -> None
     path, x = tmp_path / "a.sqlite", images(30)
     for which in (TEACHER, OTHER):
         from_file(path, x, which)
-    with AnswersFile(path, max_answers=40) as file:
+    with AnswersFile(path, max_others=39) as file:
         file.answers_for([x[:1]], OTHER, expected)
     assert from_file(path, x, OTHER).num_asked == 0
     assert from_file(path, x, TEACHER).num_asked == 20
+
+
+def ask_again(path: Path, x: NDArray[np.uint8], *, max_others: int) -> int:
+    with AnswersFile(path, max_others=max_others) as file:
+        return file.answers_for([x], TEACHER, expected).num_asked
+
+
+def test_answers_in_use_are_all_kept_however_many_they_are(tmp_path: Path) -> None:
+    path, x = tmp_path / "a.sqlite", images(700)
+    assert ask_again(path, x, max_others=0) == 700
+    assert ask_again(path, x, max_others=0) == 0
+
+
+def test_answers_about_images_that_are_gone_go_before_older_ones_in_use(
+    tmp_path: Path,
+) -> None:
+    path, x = tmp_path / "a.sqlite", images(30)
+    ask_again(path, x, max_others=0)
+    assert ask_again(path, x[:10], max_others=5) == 0
+    assert ask_again(path, x[:10], max_others=5) == 0
+    assert ask_again(path, x, max_others=5) == 15
+
+
+def test_answers_are_held_as_they_were_kept(tmp_path: Path) -> None:
+    found = from_file(tmp_path / "a.sqlite", images(300))
+    assert found.logits.dtype == np.float16
 
 
 def test_a_file_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> None:
@@ -210,7 +236,7 @@ def test_a_file_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> No
 
 
 def test_no_images_have_no_answers(tmp_path: Path) -> None:
-    assert from_file(tmp_path / "a.sqlite", images(0)).logits.shape == (0, 0)
+    assert from_file(tmp_path / "a.sqlite", images(0)).logits.shape == (0, 10)
 
 
 def test_another_teacher_than_the_releases_is_refused_and_nothing_kept(

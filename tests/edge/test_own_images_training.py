@@ -85,6 +85,11 @@ def soft_labels_of(num: int, *views: int) -> Tensor:
     return torch.softmax(3 * torch.rand(num, *views, 10, generator=generator), -1)
 
 
+def answers(num_views: int) -> Tensor:
+    generator = torch.Generator().manual_seed(NUM_OWN)
+    return 3 * torch.rand(NUM_OWN, num_views, 10, generator=generator).half()
+
+
 def task(own: OwnKnowledge | None = None, *, unlabelled: int = 0, **how: Any) -> Task:
     """A task on released images, which have soft labels, and on own ones."""
     released = Knowledge(soft_labels=soft_labels_of(NUM_RELEASED))
@@ -126,14 +131,54 @@ def test_each_image_goes_through_its_own_number_of_views_in_turn() -> None:
 
 
 def test_soft_labels_stay_with_their_images_whatever_the_numbers_of_views() -> None:
-    own = soft_labels_of(NUM_OWN, 3)
-    given = task(OwnKnowledge(NUM_OWN, own_views(3), own))
+    given = task(OwnKnowledge(NUM_OWN, own_views(3), answers(3)))
     knowledge, released = given.knowledge, soft_labels_of(NUM_RELEASED)
     rows = torch.tensor([7, NUM_RELEASED + 7])
     found = knowledge.labels_of(rows, torch.tensor([0, 2]))
     assert found is not None
-    assert torch.equal(found, torch.stack([released[7], own[7, 2]]))
+    own = torch.softmax(answers(3)[7, 2].float(), 0)
+    assert torch.equal(found, torch.stack([released[7], own]))
     assert knowledge.taught is None
+
+
+def test_what_the_teacher_answered_about_own_images_is_held_once() -> None:
+    own = answers(3)
+    knowledge = task(OwnKnowledge(NUM_OWN, own_views(3), own)).knowledge
+    assert knowledge.own is not None and knowledge.soft_labels is not None
+    assert knowledge.own.logits.data_ptr() == own.data_ptr()
+    assert len(knowledge.soft_labels) == NUM_RELEASED
+
+
+def test_labels_of_own_images_are_softened_as_if_all_were_at_once() -> None:
+    released = Knowledge(temperature=2.0, soft_labels=soft_labels_of(NUM_RELEASED))
+    own = OwnKnowledge(NUM_OWN, own_views(3), answers(3))
+    knowledge = joined(released, NUM_RELEASED, own)
+    whole = knowledge.stacked()
+    rows = torch.arange(NUM_RELEASED, NUM_RELEASED + NUM_OWN)
+    found = knowledge.labels_of(rows, torch.ones_like(rows))
+    assert whole is not None and found is not None
+    assert torch.equal(found, torch.softmax(answers(3).float() / 2, 2)[:, 1])
+    assert torch.equal(found, whole[NUM_RELEASED:, 1])
+    assert torch.equal(whole[:NUM_RELEASED, 0], soft_labels_of(NUM_RELEASED))
+
+
+def test_own_images_alone_that_the_teacher_answered_about_need_no_released_labels() -> (
+    None
+):
+    knowledge = joined(NO_KNOWLEDGE, 0, OwnKnowledge(NUM_OWN, None, answers(1)))
+    found = knowledge.labels_of(torch.tensor([7]), None)
+    assert found is not None
+    assert torch.equal(found[0], torch.softmax(answers(1)[7, 0].float(), 0))
+
+
+def test_a_control_of_soft_labels_smooths_those_of_own_images_too() -> None:
+    given = task(OwnKnowledge(NUM_OWN, own_views(3), answers(3)))
+    batch = Training(recipe(method="label_smoothing"), given).batch(
+        torch.tensor([3, NUM_RELEASED + 3]), EPS
+    )
+    assert batch.soft_labels is not None
+    highest = batch.soft_labels.amax(1)
+    assert torch.equal(highest[0], highest[1])
 
 
 def test_an_image_without_a_label_is_left_out_where_the_method_needs_one() -> None:

@@ -119,6 +119,62 @@ def test_the_student_that_serves_counts_by_the_images_of_now() -> None:
     assert message.endswith("before 60.0% and 66.0%")
 
 
+def retrained(
+    state: StateDir, before: Promoted | None, release: float, version: int = 3
+) -> tuple[str, Promoted | None]:
+    """Decide on a student that is always better here; store one that is promoted."""
+    work = state.work / f"{version}-{release}"
+    work.mkdir(parents=True)
+    digest = sha256(work.name.encode()).hexdigest()
+    own = 0.70 if before is None else before.robust[0].accuracy + 0.01
+    found = result(own, release, weights_sha256=digest)
+    (work / STUDENT).write_bytes(work.name.encode())
+    (work / RESULT).write_text(found.model_dump_json())
+    outcome, _ = decide(found, draft(version=version), before)
+    if outcome != "promoted":
+        return outcome, before
+    return outcome, store_student(state, work, found, draft(version=version), before)
+
+
+def test_two_trainings_for_one_release_may_lose_no_more_than_one(
+    state: StateDir,
+) -> None:
+    outcome, served = None, None
+    for release in (0.66, 0.645):
+        outcome, served = retrained(state, served, release)
+        assert outcome == "promoted"
+    assert served is not None and served.release_best == 0.66
+    assert retrained(state, served, 0.63) == ("kept", served)
+    assert retrained(state, served, 0.641)[0] == "promoted"
+
+
+def test_what_is_forgotten_counts_from_the_release_that_is_trained_on(
+    state: StateDir,
+) -> None:
+    served = None
+    for release in (0.66, 0.645):
+        _, served = retrained(state, served, release)
+    outcome, served = retrained(state, served, 0.63, version=4)
+    assert outcome == "promoted"
+    assert served is not None and served.release_best == 0.63
+
+
+def test_a_record_from_before_there_was_a_best_is_bounded_by_its_own_figure(
+    state: StateDir,
+) -> None:
+    record = serving(0.70, 0.66).model_dump_json(exclude={"release_best"})
+    outcome, served = retrained(state, Promoted.model_validate_json(record), 0.645)
+    assert outcome == "promoted"
+    assert served is not None and served.release_best == 0.66
+
+
+def test_one_that_is_kept_back_for_the_best_of_its_release_says_so() -> None:
+    before = serving(0.70, 0.645, release_best=0.66)
+    outcome, message = decide(result(0.80, 0.63), draft(version=3), before)
+    assert outcome == "kept"
+    assert message.endswith("max_forgetting is 2.0%; this release's best had 66.0%")
+
+
 def test_another_threat_is_another_matter_whatever_was_measured_now() -> None:
     now = RobustAccuracies(own_robust=0.9, release_robust=0.9)
     given = (result(0.5, 0.5, serving=now), draft(eps=0.3), serving(0.9))

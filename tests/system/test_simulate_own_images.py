@@ -114,6 +114,9 @@ def test_the_baselines_had_the_release_but_no_teacher(
     promoted = {name for name, node in nodes.items() if node["state"] == "promoted"}
     assert {each["name"] for each in tree["baselines"]} == promoted
     assert {each["method"] for each in tree["baselines"]} <= {"warm_at"}
+    for name in promoted:
+        release = finished[0] / "references" / name / "baseline" / "release"
+        assert not [*release.glob("weights-*")]
 
 
 def test_the_table_shows_what_training_at_the_nodes_added(

@@ -368,14 +368,14 @@ def relabelled(task: Task, method: Method) -> Knowledge:
 
     Samples without a true label keep no meaning: the method is not trained on them.
     """
-    soft = task.knowledge.soft_labels
+    soft = None if method.relabel is None else task.knowledge.stacked()
     if method.relabel is None or soft is None:
         return task.knowledge
     y = task.train.y[: len(soft)]
     labelled = y >= 0
     changed = torch.zeros_like(soft)
     changed[labelled] = method.relabel(soft[labelled], y[labelled])
-    return replace(task.knowledge, soft_labels=changed)
+    return replace(task.knowledge, soft_labels=changed, own=None)
 
 
 def attacked_images(batch: Batch, delta: Tensor, eps: float) -> Attacked | None:

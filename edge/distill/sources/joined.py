@@ -1,7 +1,7 @@
 """What is known of the release's images and of a node's own, as one: first the former.
 
-Own images have views of their own number, and soft labels where the teacher was asked
-about them. Not here: the images themselves, and asking the teacher.
+Own images have views of their own number, and the teacher's answers where it was asked
+about them, which are held once. Not here: the images themselves, asking the teacher.
 """
 
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from common.data.views import Views
-from edge.distill.knowledge import Knowledge
+from edge.distill.knowledge import Knowledge, OwnAnswers
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,7 @@ class OwnKnowledge:
 
     num: int
     views: Views | None = None  # None: plain images alone
-    # The teacher's softmax(logits / temperature): (num, K), or (num, V, K) with views.
-    soft_labels: Tensor | None = None
+    logits: Tensor | None = None  # (num, V, K), the teacher's; V is 1 without views
 
 
 def joined(released: Knowledge, num_released: int, own: OwnKnowledge) -> Knowledge:
@@ -35,15 +34,17 @@ def joined(released: Knowledge, num_released: int, own: OwnKnowledge) -> Knowled
     if released.soft_labels is not None:
         taught[:num_released] = True if released.taught is None else released.taught
     views = _joined_views(released.views, num_released, own)
-    soft = released.soft_labels
-    if own.soft_labels is not None:
+    answers = None
+    if own.logits is not None:
         taught[num_released:] = True
-        soft = _stacked(soft, num_released, own.soft_labels)
+        answers = OwnAnswers(own.logits, num_released, released.temperature)
+    soft = released.soft_labels
     if soft is not None and views is not None and soft.dim() == 2:
         soft = soft[:, None]
     return replace(
         released,
         soft_labels=soft,
+        own=answers,
         views=views,
         taught=None if bool(taught.all()) else taught,
     )
@@ -58,17 +59,3 @@ def _joined_views(
         return None
     first = released or Views.plain(num_released, some.shift)
     return first.joined(own.views or Views.plain(own.num, some.shift))
-
-
-def _stacked(released: Tensor | None, num_released: int, own: Tensor) -> Tensor:
-    """Stack soft labels of different numbers of views; what is missing is zero."""
-    if released is None:
-        released = own.new_zeros(num_released, *own.shape[1:])
-    if released.dim() == own.dim() == 2:
-        return torch.cat([released, own])
-    parts = [part[:, None] if part.dim() == 2 else part for part in (released, own)]
-    most = max(part.shape[1] for part in parts)
-    stacked = own.new_zeros(num_released + len(own), most, own.shape[-1])
-    stacked[:num_released, : parts[0].shape[1]] = parts[0]
-    stacked[num_released:, : parts[1].shape[1]] = parts[1]
-    return stacked

@@ -1,4 +1,4 @@
-"""What the gateway's teacher says of a node's own images, as soft labels of each view.
+"""What the gateway's teacher says of a node's own images, of each view of them.
 
 Only with `share_images`: the images leave the device, each view of each once. Not here:
 the calls and the answers on disk (edge.distill.teacher.answers).
@@ -24,9 +24,9 @@ _BLOCK = 1024  # images whose views are cut at a time
 
 
 class Taught(NamedTuple):
-    """A teacher's soft labels of some images."""
+    """A teacher's answers about some images."""
 
-    soft_labels: Tensor  # (N, K), or (N, V, K) where there are views
+    logits: Tensor  # (N, V, K), fp16; V is 1 where there are no views
     classes: Tensor  # (N,), the teacher's of the plain images
     num_bytes: int  # exchanged with the gateway
     notes: tuple[str, ...]
@@ -55,9 +55,8 @@ def ask_teacher(
     )
     num_views = 1 if views is None else views.drawn.shape[1]
     logits = torch.from_numpy(said.logits).view(num_views, len(own.y), -1)
-    soft = torch.softmax(logits / manifest.temperature, 2).transpose(0, 1).contiguous()
     return Taught(
-        soft_labels=soft[:, 0] if views is None else soft,
+        logits=logits.transpose(0, 1),  # a view of what was answered, and no copy
         classes=logits[0].argmax(1),
         num_bytes=said.num_bytes,
         notes=said.notes,

@@ -3,13 +3,17 @@
 With `share_images` a node asks the gateway's teacher for the logits of each view of
 each of its images. `AnswersFile` keeps them (StateDir.answers): a further distillation,
 and one that was cut off half-way, asks only for what is missing. The images themselves
-are not in it, only a digest of each. Not here: which images and views there are, the
-calls (edge/link/teacher_stream.py). Torch-free.
+are not in it, only a digest of each. All answers about the images of now are kept,
+however many they are, and at most `MAX_OTHERS` others: of images that are gone but may
+come back, and of other teachers. An answer takes 110 bytes of disk with ten classes,
+and 2 more a class; the file does not shrink, its room is used again. Not here: which
+images and views there are, the calls (edge/link/teacher_stream.py). Torch-free.
 """
 
 import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar, TypeVarTuple, Unpack
 
@@ -22,7 +26,7 @@ from edge.distill.teacher.teacher_link import open_stream
 from edge.jobs.job import LiveLink
 from edge.link.teacher_stream import ReleasedTeacher
 
-MAX_ANSWERS = 1_000_000  # of about 100 bytes with ten classes
+MAX_OTHERS = 1_000_000  # answers that the newest question did not need
 _PART = 256  # images that are asked about, and whose answers are kept, at a time
 _VERSION = 1  # of the tables
 _TABLES = """
@@ -34,11 +38,13 @@ CREATE TABLE answers (
 );
 """
 
+_NONE = np.empty(0, np.uint64)
 _LARGEST = float(np.finfo(np.float16).max)
 
 Pixels = NDArray[np.uint8]
 Logits = NDArray[np.float32]
-_Kept = dict[bytes, NDArray[np.float16]]  # by the image's key
+Halves = NDArray[np.float16]
+_Kept = dict[bytes, Halves]  # by the image's key
 _T = TypeVar("_T")
 _Arguments = TypeVarTuple("_Arguments")
 
@@ -46,7 +52,7 @@ _Arguments = TypeVarTuple("_Arguments")
 class Answers(NamedTuple):
     """What a teacher said about images, and what it took to know it."""
 
-    logits: Logits  # (N, K), of fp16 precision; (0, 0) for no images
+    logits: Halves  # (N, K)
     num_asked: int = 0  # images that were sent to the gateway
     num_bytes: int = 0  # exchanged with it, both ways
     notes: tuple[str, ...] = ()
@@ -93,16 +99,17 @@ def teacher_answers(
 class AnswersFile:
     """A database of answers; a context manager, for one thread of one process."""
 
-    def __init__(self, path: Path, *, max_answers: int = MAX_ANSWERS) -> None:
+    def __init__(self, path: Path, *, max_others: int = MAX_OTHERS) -> None:
         """Prepare; the file is opened, or made, on entering.
 
         Args:
             path: of the file.
-            max_answers: more than these are forgotten, beginning with those of the
-                teacher that was not asked for the longest time.
+            max_others: of the answers that a call of `answers_for` had no use for,
+                more than these are forgotten, beginning with those of the teacher
+                that was not asked for the longest time.
         """
         self._path = path
-        self._max_answers = max_answers
+        self._max_others = max_others
         self._notes: list[str] = []
 
     def __enter__(self) -> Self:
@@ -139,7 +146,8 @@ class AnswersFile:
             StorageError: the file cannot be written.
         """
         self._guarded(self._begin, teacher.sha256)
-        known: list[Logits] = []
+        known = bytearray()  # grows without a second copy of it all
+        in_use: list[NDArray[np.uint64]] = []
         num_asked = 0
         for part in _parts(views):
             keys = [_key(teacher.sha256, image) for image in part]
@@ -155,9 +163,10 @@ class AnswersFile:
                 self._guarded(self._keep, teacher.sha256, fresh)
                 num_asked += len(fresh)
                 found |= fresh
-            known.append(np.stack([found[key] for key in keys]).astype(np.float32))
-        self._guarded(self._prune)
-        whole = np.concatenate(known) if known else np.empty((0, 0), np.float32)
+            known += b"".join(found[key].tobytes() for key in keys)
+            in_use.append(np.array([_number(key) for key in keys], np.uint64))
+        self._guarded(self._prune, np.unique(np.concatenate([_NONE, *in_use])))
+        whole = np.frombuffer(known, "<f2").reshape(-1, teacher.num_classes)
         return Answers(whole, num_asked, notes=tuple(self._notes))
 
     def _guarded(
@@ -257,17 +266,26 @@ class AnswersFile:
                 rows,
             )
 
-    def _prune(self) -> None:
-        """Forget what exceeds the bound: first of the teachers that were used first."""
+    def _prune(self, in_use: NDArray[np.uint64]) -> None:
+        """Forget what exceeds the bound: first of the teachers that were used first.
+
+        Args:
+            in_use: numbers of the keys that are kept whatever the bound, ascending.
+        """
         with self._database:
             (count,) = self._database.execute("SELECT count(*) FROM answers").fetchone()
-            if count > self._max_answers:
-                self._database.execute(
-                    "DELETE FROM answers WHERE rowid IN (SELECT answers.rowid "
-                    "FROM answers JOIN teachers ON teachers.id = teacher "
-                    "ORDER BY used, answers.rowid LIMIT ?)",
-                    (count - self._max_answers,),
-                )
+            excess = count - len(in_use) - self._max_others
+            if excess <= 0:
+                return
+            rows = self._database.execute(
+                "SELECT answers.rowid, key FROM answers "
+                "JOIN teachers ON teachers.id = teacher ORDER BY used, answers.rowid"
+            )
+            others = (row for row, key in rows if not _is_in(_number(key), in_use))
+            gone = np.fromiter(islice(others, excess), np.int64)
+            self._database.executemany(
+                "DELETE FROM answers WHERE rowid = ?", ((int(row),) for row in gone)
+            )
 
 
 def _parts(views: Iterable[Pixels]) -> Iterator[Pixels]:
@@ -278,6 +296,16 @@ def _parts(views: Iterable[Pixels]) -> Iterator[Pixels]:
 
 def _key(teacher_sha256: str, image: Pixels) -> bytes:
     return hashlib.sha256(bytes.fromhex(teacher_sha256) + image.tobytes()).digest()
+
+
+def _number(key: bytes) -> int:
+    """Shorten a key; that two have the same number keeps one answer too many."""
+    return int.from_bytes(key[:8], "little")
+
+
+def _is_in(number: int, ascending: NDArray[np.uint64]) -> bool:
+    place = int(np.searchsorted(ascending, np.uint64(number)))
+    return place < len(ascending) and int(ascending[place]) == number
 
 
 def _storage_error(error: sqlite3.Error, path: Path) -> StorageError:
