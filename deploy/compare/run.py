@@ -119,7 +119,7 @@ def _make_rows(
             with RowPool(num_workers=num_workers, log=work / "workers.log") as pool:
                 jobs: dict[Future[Row], Entry] = {}
                 for group in _groups(own):
-                    row_jobs = tuple(_job(entry, release) for entry in group)
+                    row_jobs = tuple(row_job(entry, release) for entry in group)
                     group_job = GroupJob(jobs=row_jobs, trained=trained.folder)
                     jobs |= zip(pool.submit(group_job), group, strict=True)
                 for entry, row in _as_they_come(jobs, pool, display):
@@ -158,7 +158,13 @@ def _groups(entries: Sequence[Entry]) -> list[list[Entry]]:
     return list(found.values())
 
 
-def _job(entry: Entry, release: Path) -> RowJob:
+def row_job(entry: Entry, release: Path) -> RowJob:
+    """Say what a worker needs to know of a row.
+
+    Args:
+        entry: of the plan.
+        release: the folder of the knowledge, see teacher.py.
+    """
     return RowJob(
         release_dir=release,
         dataset=entry.config.dataset,

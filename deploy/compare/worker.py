@@ -1,14 +1,18 @@
 """Some rows of `takt compare`: ``python -m deploy.compare.worker``.
 
 Reads a `GroupJob` from stdin, trains its students interleaved on one thread, measures
-them and writes a `WorkerUpdate` a line to stdout. Not here: which rows are worth making
-(grid.py), which training goes on (interleave.py).
+them and writes a `WorkerUpdate` a line to stdout. Stopped, it goes on where it was: the
+trainings of a group together, from their checkpoints. Not here: which rows are worth
+making (grid.py), which training goes on (interleave.py).
 """
 
+import hashlib
+import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +21,7 @@ from torch import nn
 from cloud.storage import StorageDir
 from common.catalog import contents_for, needs_live_teacher
 from common.data.datasets import Dataset, load_dataset
+from common.durable import make_folder
 from common.errors import TaktError, TrustError
 from common.models.forward import Model
 from common.models.zoo import num_parameters, shipped_bytes
@@ -36,6 +41,7 @@ from deploy.compare.trained import TrainedStudents, TrainingSummary
 from deploy.evaluation.images import stratified_positions
 from deploy.runtime.progress import OnProgress
 from edge.distill.batch import Images
+from edge.distill.fitting.checkpoint import CheckpointFile
 from edge.distill.fitting.fit import Fitted, fit_student
 from edge.distill.knowledge import read_knowledge, read_manifest
 from edge.distill.methods.losses import method
@@ -84,7 +90,10 @@ def make_rows(group: GroupJob, on_progress: OnProgress) -> Iterator[Row]:
     sha256 = manifest.teacher.weights_sha256
     trained = {job.digest: students.load(job.digest, sha256) for job in group.jobs}
     waiting = [job for job in group.jobs if trained[job.digest] is None]
-    for job, (model, summary) in _train_all(waiting, manifest, dataset, on_progress):
+    checkpoints = _checkpoints(group, waiting, manifest)
+    for job, (model, summary) in _train_all(
+        waiting, manifest, dataset, checkpoints, on_progress
+    ):
         card = student_card(manifest, job.recipe, seed=job.seed)
         students.save(job.digest, model, card, summary)
         trained[job.digest] = model, summary
@@ -93,18 +102,61 @@ def make_rows(group: GroupJob, on_progress: OnProgress) -> Iterator[Row]:
         assert student is not None, "every job's student was loaded or trained"
         step = f"attacking {job.method}"
         on_progress(step, 0.0)
-        yield _measure(job, manifest, student, dataset, partial(on_progress, step))
+        state = students.attack(job.digest)
+        yield _measure(
+            job, manifest, student, dataset, state, partial(on_progress, step)
+        )
+
+
+_Checkpoints = Mapping[str, CheckpointFile]  # by the digest of the row
+
+
+def _checkpoints(
+    group: GroupJob, waiting: Sequence[RowJob], manifest: Manifest
+) -> _Checkpoints:
+    """Name the checkpoints of trainings; those that cannot be used are deleted.
+
+    What is interleaved goes on as a whole or begins anew as a whole: one that began
+    anew beside others would train by itself until it has used as much. Where a live
+    teacher is asked none is kept, as its traffic is counted in the process.
+    """
+    students = TrainedStudents(group.trained)
+    make_folder(students.folder)
+    together = [job for job in group.jobs if job.method != SHIPPED]
+
+    def named(job: RowJob, beside: Sequence[RowJob]) -> CheckpointFile:
+        decides = [
+            job.digest,
+            manifest.teacher.weights_sha256,
+            manifest.fingerprint,
+            [each.digest for each in beside],
+        ]
+        digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
+        return CheckpointFile(students.checkpoint(job.digest), digest)
+
+    found = {
+        job.digest: named(job, beside=()) for job in waiting if job.method == SHIPPED
+    }
+    own = {job.digest: named(job, together) for job in waiting if job in together}
+    is_live = any(needs_live_teacher(job.recipe.method) for job in together)
+    if is_live or not all(file.load() for file in own.values()):
+        for digest in own:
+            students.checkpoint(digest).unlink(missing_ok=True)
+    return found if is_live else found | own
 
 
 def _train_all(
     jobs: Sequence[RowJob],
     manifest: Manifest,
     dataset: Dataset,
+    checkpoints: _Checkpoints,
     on_progress: OnProgress,
 ) -> list[tuple[RowJob, _Trained]]:
     """Train students interleaved; the cloud's own before them, as no node does."""
     found = [
-        (job, _ship(job, manifest, dataset)) for job in jobs if job.method == SHIPPED
+        (job, _ship(job, manifest, dataset, checkpoints[job.digest]))
+        for job in jobs
+        if job.method == SHIPPED
     ]
     jobs = [job for job in jobs if job.method != SHIPPED]
     used_s = [0.0] * len(jobs)
@@ -118,7 +170,8 @@ def _train_all(
                 on_progress("training", sum(used_s) / budget_s)
                 yield_cpu(own_s)
 
-            model, summary = _train(jobs[i], manifest, dataset, after_epoch)
+            checkpoint = checkpoints.get(jobs[i].digest)
+            model, summary = _train(jobs[i], manifest, dataset, checkpoint, after_epoch)
             others = methods[:i] + methods[i + 1 :]
             return model, summary.model_copy(update={"trained_with": others})
 
@@ -130,12 +183,14 @@ def _train_all(
     return found
 
 
-def _ship(job: RowJob, manifest: Manifest, dataset: Dataset) -> _Trained:
+def _ship(
+    job: RowJob, manifest: Manifest, dataset: Dataset, checkpoint: CheckpointFile
+) -> _Trained:
     """Distil a student as the cloud does, for its recipe's epochs, and ship it.
 
     It costs a node no CPU-seconds, and is in half precision as a release has it.
     """
-    fitted = _fit(job, manifest, dataset, lambda own_s: None, teacher=None)
+    fitted = _fit(job, manifest, dataset, checkpoint, lambda own_s: None, teacher=None)
     costs = {"epochs": 0, "cpu_s": 0.0, "attack_cpu_s": 0.0}
     summary = _summary(manifest, fitted).model_copy(update=costs)
     return fitted.model.half().float(), summary
@@ -145,18 +200,19 @@ def _train(
     job: RowJob,
     manifest: Manifest,
     dataset: Dataset,
+    checkpoint: CheckpointFile | None,
     after_epoch: Callable[[float], None],
 ) -> _Trained:
     """Train one student; `after_epoch` is called with the CPU-seconds used."""
     if not needs_live_teacher(job.recipe.method):
-        fitted = _fit(job, manifest, dataset, after_epoch, teacher=None)
+        fitted = _fit(job, manifest, dataset, checkpoint, after_epoch, teacher=None)
         return fitted.model, _summary(manifest, fitted)
     from edge.distill.teacher.live_teacher import live_teacher  # and with it gRPC
 
     storage = StorageDir(job.release_dir.parent)  # as `prepare_stage` left it
     gateway = live_gateway(storage.weights, storage.gateway_log)
     with gateway as (link, cpu_s), live_teacher(link) as teacher:
-        fitted = _fit(job, manifest, dataset, after_epoch, teacher=teacher)
+        fitted = _fit(job, manifest, dataset, None, after_epoch, teacher=teacher)
         used = {"live_bytes": teacher.num_bytes, "teacher_cpu_s": round(cpu_s(), 3)}
         return fitted.model, _summary(manifest, fitted).model_copy(update=used)
 
@@ -180,6 +236,7 @@ def _fit(
     job: RowJob,
     manifest: Manifest,
     dataset: Dataset,
+    checkpoint: CheckpointFile | None,
     after_epoch: Callable[[float], None],
     *,
     teacher: Model | None,
@@ -195,7 +252,10 @@ def _fit(
     )
     task = replace(task, cpu_budget_s=job.cpu_budget_s or None, teacher=teacher)
     return fit_student(
-        job.recipe, task, on_epoch=lambda point: after_epoch(point.cpu_s)
+        job.recipe,
+        task,
+        checkpoint=checkpoint,
+        on_epoch=lambda point: after_epoch(point.cpu_s),
     )
 
 
@@ -204,9 +264,10 @@ def _measure(
     manifest: Manifest,
     student: _Trained,
     dataset: Dataset,
+    state: Path,
     progress: Callable[[float], None],
 ) -> Row:
-    """Measure a trained student on the test split."""
+    """Measure a trained student on the test split; `state` is AutoAttack's file."""
     model, summary = student
     x, y = dataset.test.tensors()
     collapsed = is_collapsed(predict(model, x), manifest.num_classes, labels=y)
@@ -218,6 +279,7 @@ def _measure(
         eps=manifest.eps,
         seed=manifest.seed,  # the same attack for every student
         progress=progress,
+        state=state,
     )
     found = attacked.evaluation
     contents = contents_for(job.recipe.method, job.recipe.boundary_weight)
