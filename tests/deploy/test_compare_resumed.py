@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from compare_site import BUDGET_S, Site, grid_text
+from compare_site import BUDGET_S, Site
 
+from cloud.training.images import for_teacher
+from common.data.datasets import load_dataset
+from common.models.files import load_model
 from common.release import TeacherCard
 from common.tensor_file import encode_tensors, read_tensors
-from deploy.compare.grid import load_grid, make_plan
 from deploy.compare.messages import GroupJob
-from deploy.compare.run import row_job
-from deploy.compare.teacher import prepare_stage
 from deploy.compare.trained import TrainedStudents
 from deploy.compare.worker import make_rows
 from deploy.runtime.progress import OnProgress
@@ -27,17 +27,8 @@ class Stop(Exception):  # noqa: N818 - no error of ours
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Give a site with a teacher and its knowledge."""
     site = Site(tmp_path_factory.mktemp("compare"))
-    group_of(site, "takt", site.folder)
+    site.group("takt", site.folder)
     return site
-
-
-def group_of(site: Site, methods: str, folder: Path) -> GroupJob:
-    """Make the job of a grid's one group; the last method is pgd_at."""
-    site.grid.write_text(grid_text(site.config, methods))
-    plan = make_plan(load_grid(str(site.grid)), {})
-    release = prepare_stage(plan[0].config, site.work, lambda step, share: None)
-    jobs = tuple(row_job(entry, release) for entry in plan)
-    return GroupJob(jobs=jobs, trained=folder / "trained")
 
 
 def stopping(at: str, share: float) -> OnProgress:
@@ -76,7 +67,7 @@ def epochs_of(group: GroupJob) -> list[int]:
 def test_trainings_that_were_stopped_go_on_from_their_checkpoints(
     site: Site, tmp_path: Path
 ) -> None:
-    group = group_of(site, "takt", tmp_path)
+    group = site.group("takt", tmp_path)
     students = stopped(group, "training", 0.5)
     for job in group.jobs:
         marked(students.checkpoint(job.digest))
@@ -87,7 +78,7 @@ def test_trainings_that_were_stopped_go_on_from_their_checkpoints(
 def test_where_one_cannot_go_on_all_that_are_interleaved_begin_anew(
     site: Site, tmp_path: Path, damage: str
 ) -> None:
-    group = group_of(site, "takt", tmp_path)
+    group = site.group("takt", tmp_path)
     students = stopped(group, "training", 0.5)
     first, second = (students.checkpoint(job.digest) for job in group.jobs)
     marked(first)
@@ -99,17 +90,17 @@ def test_where_one_cannot_go_on_all_that_are_interleaved_begin_anew(
 
 
 def test_trainings_that_others_join_begin_anew(site: Site, tmp_path: Path) -> None:
-    group = group_of(site, "takt", tmp_path)
+    group = site.group("takt", tmp_path)
     students = stopped(group, "training", 0.5)
     for job in group.jobs:
         marked(students.checkpoint(job.digest))
-    more = group_of(site, "takt warm_at", tmp_path)
+    more = site.group("takt warm_at", tmp_path)
     epochs = epochs_of(more)
     assert len(epochs) == 3 and all(each < MARK for each in epochs)
 
 
 def test_the_clouds_own_student_goes_on_as_well(site: Site, tmp_path: Path) -> None:
-    group = group_of(site, "shipped", tmp_path)
+    group = site.group("shipped", tmp_path)
     students = stopped(group, "training", 0.0)
     shipped = students.checkpoint(group.jobs[0].digest)
     note, _ = read_tensors(shipped, STATE)
@@ -119,10 +110,32 @@ def test_the_clouds_own_student_goes_on_as_well(site: Site, tmp_path: Path) -> N
     assert shipped.stat().st_mtime_ns == before  # no epoch was trained again
 
 
+def test_the_clouds_own_student_learns_from_the_images_that_its_teacher_has(
+    site: Site, tmp_path: Path
+) -> None:
+    group = site.group("shipped", tmp_path, teacher__all_images=True)
+    stopped(group, "attacking shipped", 0.0)
+    trained_on = {
+        job.method: load_model(group.trained / f"{job.digest}.safetensors")[
+            1
+        ].fingerprint
+        for job in group.jobs
+    }
+    config = group.jobs[0].config
+    dataset = load_dataset(config.dataset, seed=config.seed)
+    whole = for_teacher(config, dataset).train
+    assert len(whole) > 3 * len(dataset.train)
+    assert trained_on == {
+        "shipped": whole.fingerprint(),
+        "pgd_at": dataset.train.fingerprint(),
+    }
+
+
+@pytest.mark.slow
 def test_an_attack_that_was_stopped_goes_on_and_its_row_leaves_nothing(
     site: Site, tmp_path: Path
 ) -> None:
-    group = group_of(site, "takt", tmp_path)
+    group = site.group("takt", tmp_path)
     students = stopped(group, "attacking takt", 0.01)
     record = students.attack(group.jobs[0].digest)
     assert record.exists()
@@ -136,7 +149,7 @@ def test_an_attack_that_was_stopped_goes_on_and_its_row_leaves_nothing(
 def test_the_record_of_an_attack_goes_with_a_row_that_is_written(
     site: Site, tmp_path: Path
 ) -> None:
-    group = group_of(site, "takt", tmp_path)
+    group = site.group("takt", tmp_path)
     students = stopped(group, "attacking takt", 0.01)
     students.drop(group.jobs[0].digest)
     assert not students.attack(group.jobs[0].digest).exists()
