@@ -129,7 +129,7 @@ class Entry:
             }
             if left_out := reads - {*own.contents}:
                 parts["without"] = sorted(left_out)
-        if self.method == SHIPPED and self.config.teacher.all_images:
+        if self.method == SHIPPED and self.config.teacher.images != "same":
             parts["trained_on"] = "the teacher's images"
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
