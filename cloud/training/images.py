@@ -1,9 +1,9 @@
 """The images that a teacher trains on, and their random translations and mirrorings.
 
 A release covers the images that nodes hold. Where those are few (`dataset.limit`), a
-teacher of all images passes on what only many images show. Not here: crops of other
-sizes, colour, mixing (the classes of small grey images do not survive more), and the
-drawn views that knowledge is extracted on (common.data.views).
+teacher of all images, or of all others, passes on what only many images show. Not
+here: crops of other sizes, colour, mixing (the classes of small grey images do not
+survive more), and the drawn views that knowledge is extracted on (common.data.views).
 """
 
 from dataclasses import replace
@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 from common.config import RunConfig
-from common.data.datasets import Dataset, load_all_training_images
+from common.data.datasets import (
+    Dataset,
+    load_all_training_images,
+    load_left_out_images,
+)
 from common.data.views import canvas_index, show
 
 
@@ -20,18 +24,21 @@ def for_teacher(config: RunConfig, dataset: Dataset) -> Dataset:
     """Return the data set that a run's teacher trains on.
 
     Args:
-        config: of the run; `teacher.all_images` decides.
+        config: of the run; `teacher.images` decides.
         dataset: the run's own.
 
     Returns:
         The same validation and test images, and no training image is one of them.
 
     Raises:
-        DataError: the data set is missing or damaged.
+        DataError: the data set is missing or damaged, or has no others.
     """
-    if not config.teacher.all_images:
+    if config.teacher.images == "same":
         return dataset
-    images = load_all_training_images(config.dataset, seed=config.seed, download=None)
+    load = load_all_training_images
+    if config.teacher.images == "others":
+        load = load_left_out_images
+    images = load(config.dataset, seed=config.seed, download=None)
     return replace(dataset, train=images)
 
 

@@ -1,4 +1,4 @@
-"""Whether the images that nodes want of their own can be had: checked in the config.
+"""Whether the images that nodes and teacher want can be had: checked in the config.
 
 The cloud takes `dataset.limit` of the training images, nodes draw theirs from the rest.
 How many the public data sets have is known, so most of what is impossible is refused
@@ -43,6 +43,27 @@ def check_node_images(config: "RunConfig") -> None:
             _check_numbers(config, node, node.data)
 
 
+def check_teacher_images(config: "RunConfig") -> None:
+    """Refuse a teacher of the images that nodes do not hold, where they hold all.
+
+    Raises:
+        ValueError: the message names the keys and the fix.
+    """
+    if config.teacher.images != "others":
+        return
+    if config.dataset.limit is None:
+        raise ValueError(
+            "teacher.images = 'others' is of the images that dataset.limit leaves "
+            "out, and there is no limit; give dataset.limit, as many as nodes hold"
+        )
+    if num_left_out(config) == 0:
+        raise ValueError(
+            f"teacher.images = 'others', but dataset.limit = {config.dataset.limit} "
+            f"leaves none of the {NUM_TRAINING_IMAGES[config.dataset.name]:,} training "
+            f"images of {config.dataset.name}; lower it"
+        )
+
+
 def num_left_out(config: "RunConfig") -> int | None:
     """Count the training images that the cloud leaves out; None: not known here."""
     total = NUM_TRAINING_IMAGES.get(config.dataset.name)
@@ -52,11 +73,13 @@ def num_left_out(config: "RunConfig") -> int | None:
 
 
 def _check_left_over(config: "RunConfig", name: str) -> None:
-    """Refuse a cloud that takes all images, or lets its teacher see all."""
-    if config.teacher.all_images:
+    """Refuse a cloud that takes all images, or lets its teacher see the others."""
+    if config.teacher.images != "same":
+        is_all = config.teacher.images == "all"
+        key = "teacher.all_images" if is_all else "teacher.images = 'others'"
         raise ValueError(
-            f"node '{name}' has data.images, but with teacher.all_images the teacher "
-            "learns from the images that nodes draw from; leave one of the two out"
+            f"node '{name}' has data.images, but with {key} the teacher learns from "
+            "the images that nodes draw from; leave one of the two out"
         )
     if config.dataset.limit is None:
         raise ValueError(

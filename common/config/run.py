@@ -5,12 +5,12 @@ open connections. Fractions may be written as strings: ``eps = "8/255"``. Not he
 reading the file, and saying what is wrong with it (toml_file.py).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from common.catalog import Content
-from common.config.node_images import check_node_images
+from common.config.node_images import check_node_images, check_teacher_images
 from common.config.own_images import OwnImagesConfig
 from common.config.profile import ProfileConfig
 from common.config.sections import (
@@ -101,7 +101,12 @@ class TeacherConfig(Section):
     compile: bool = False
     """torch.compile, on a GPU only"""
     all_images: bool = False
-    """train on all; nodes hold dataset.limit of them"""
+    """images = "all", as it was written before there was that key"""
+    # Out of dumps unless `all_images` cannot say it.
+    images: Literal["same", "all", "others"] = Field(
+        default="same", exclude_if=lambda images: images != "others"
+    )
+    """it trains on what nodes hold (dataset.limit), on all, or on all others"""
     num_workers: int = Field(default=2, ge=1)
     """processes that train it together, a core or a GPU each"""
     min_workers: int | None = Field(default=None, ge=1)
@@ -114,6 +119,23 @@ class TeacherConfig(Section):
     """killed workers that are replaced before it gives up"""
     store: str | None = None
     """where its checkpoints go: s3://..., gs://..., file://..."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_all_images(cls, given: Any) -> Any:
+        """Let `all_images` and `images` say the same, whichever is given."""
+        if not isinstance(given, dict):
+            return given
+        if given.get("all_images") is True:
+            images = given.get("images", "all")
+            if images != "all":
+                raise ValueError(
+                    f'all_images = true is images = "all", but images = {images!r}; '
+                    "leave all_images out"
+                )
+            return {**given, "images": "all"}
+        is_all = given.get("images") == "all"
+        return {**given, "all_images": True} if is_all else given
 
     @model_validator(mode="after")
     def _check_min_workers(self) -> "TeacherConfig":
@@ -362,5 +384,6 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check_node_images(self) -> "RunConfig":
+        check_teacher_images(self)
         check_node_images(self)
         return self

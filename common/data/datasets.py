@@ -166,12 +166,30 @@ def load_all_training_images(
     return _read(source.train, np.union1d(cut.train, cut.left_out))
 
 
+def load_left_out_images(
+    config: DatasetConfig, *, seed: int, download: Download | None = download_public
+) -> Split:
+    """Load the training images that `limit` leaves out of `load_dataset`.
+
+    Raises:
+        DataError: files are missing, damaged or unreadable, or it leaves none out.
+    """
+    source = open_left_out(config, seed=seed, download=download)
+    if len(source.labels) == 0:
+        raise DataError(
+            f"dataset.limit = {config.limit} leaves no training image of data set "
+            f"'{config.name}' out, and the teacher is to have those; lower it"
+        )
+    return _read(source, np.arange(len(source.labels)))
+
+
 def open_left_out(
     config: DatasetConfig, *, seed: int, download: Download | None = download_public
 ) -> Source:
     """Open the training images that `limit` leaves out of `load_dataset`.
 
-    Nobody trains on them but nodes that draw images of their own.
+    Nobody trains on them but nodes that draw images of their own, or a teacher that is
+    to have others than nodes.
 
     Raises:
         DataError: files are missing, damaged or unreadable.

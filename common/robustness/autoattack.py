@@ -14,7 +14,8 @@ becomes a flag of the evaluation:
                              exist and an attack is left out (version "custom")
     pgd_below_autoattack     a short PGD breaks more images than AutoAttack
 
-Not thread-safe: the package's logger and check counters are global.
+An evaluation that is given a file goes on from it when it was stopped
+(attack_record.py). Not thread-safe: the package's logger and check counters are global.
 """
 
 import logging
@@ -23,12 +24,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version as version_of
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from common.records import Evaluation
+from common.robustness.attack_record import AttackRecord, digest_of
 from common.robustness.attacks import pgd
 from common.robustness.sanity import batches, evaluating, predict
 
@@ -113,6 +117,7 @@ def autoattack_each(
     attacks: Sequence[str] | None = None,
     batch_size: int = 512,
     progress: Progress | None = None,
+    state: Path | None = None,
 ) -> Attacked:
     """Attack images with AutoAttack, norm Linf; say of each whether it held.
 
@@ -129,9 +134,13 @@ def autoattack_each(
         attacks: of the ensemble, these alone; None: those of the version.
         batch_size: images per forward pass; larger is faster, in bounds.
         progress: called with the fraction done, increasing to 1.
+        state: a file that is written after each batch of an attack and deleted at the
+            end; the same evaluation, started again, goes on from it with the same
+            result. Its folder must exist; None keeps nothing.
 
     Raises:
         ValueError: there are no images.
+        StorageError: the state cannot be written.
         AssertionError: an adversarial image lies outside the ball or [0, 1].
     """
     if len(x) == 0:
@@ -148,12 +157,19 @@ def autoattack_each(
             runner.attacks_to_run = [*attacks]
         flags, version = _limit_to_classes(runner, num_classes, version)
         listener = _Listener(list(runner.attacks_to_run), progress)
+        record = None
+        if state is not None:
+            digest = _digest(runner, model, x, y, batch_size)
+            record = AttackRecord(state, digest, device=device, flags=listener.flags)
+            record.attach(runner)
         x_adv, predictions, robust = _attack(runner, listener, model, x, y, batch_size)
         accuracy = float(robust.double().mean())
         if bool((predictions < 0).any()):
             flags.add("non_finite_logits")
         if _pgd_accuracy(model, x, y, eps, seed, batch_size, device) < accuracy:
             flags.add("pgd_below_autoattack")
+    if record is not None:
+        record.remove()
     if progress:
         progress(1.0)
     evaluation = Evaluation(
@@ -224,6 +240,26 @@ def _attack(
     check_ball(x, x_adv, runner.epsilon)
     predictions = predict(model, x_adv, batch_size)
     return x_adv, predictions, (predictions == y.cpu()) & (y_adv.cpu() == y.cpu())
+
+
+def _digest(
+    runner: Any, model: nn.Module, x: Tensor, y: Tensor, batch_size: int
+) -> str:
+    """Digest all that decides what the package's attacks find, and on which device."""
+    return digest_of(
+        model,
+        x,
+        y,
+        package=version_of("pyautoattack"),
+        torch=torch.__version__,
+        device=str(runner.device),
+        eps=runner.epsilon,
+        norm=runner.norm,
+        seed=runner.seed,
+        version=runner.version,
+        attacks=[*runner.attacks_to_run],
+        batch_size=batch_size,
+    )
 
 
 def _limit_to_classes(

@@ -129,6 +129,8 @@ class Entry:
             }
             if left_out := reads - {*own.contents}:
                 parts["without"] = sorted(left_out)
+        if self.method == SHIPPED and self.config.teacher.images != "same":
+            parts["trained_on"] = "the teacher's images"
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -242,7 +244,10 @@ def _entries(
         tuned=tries is not None,
     )
     if method == SHIPPED:
-        return [first]
+        views = changes.num_views or first.recipe.num_views
+        shipped_recipe = first.recipe.model_copy(update={"num_views": views})
+        check_views(shipped_recipe, config.knowledge)
+        return [replace(first, recipe=shipped_recipe)]
     recipe = _recipe(config, part, student, method, changes, overrides)
     found = []
     for share in changes.shares:

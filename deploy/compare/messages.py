@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from common.config import DatasetConfig, StudentConfig
+from common.config import RunConfig, StudentConfig
 from deploy.compare.rows import Row
 
 
@@ -22,7 +22,7 @@ class RowJob(Message):
     """One student to train and measure."""
 
     release_dir: Path  # see teacher.py
-    dataset: DatasetConfig
+    config: RunConfig  # of the run: its images, and which of them the teacher has
     student: str
     method: str  # the recipe's, or SHIPPED of grid.py
     recipe: StudentConfig

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common.errors import ConfigError
 from common.text import counted
-from deploy.compare.grid import Entry, chosen, load_grid, make_plan
+from deploy.compare.grid import SHIPPED, Entry, chosen, load_grid, make_plan
 from deploy.compare.live_gateway import LIVE_PREFIX
 from deploy.compare.messages import GroupJob, RowJob
 from deploy.compare.pool import RowPool
@@ -22,7 +22,7 @@ from deploy.compare.rows import Row, RowFile, sole_writer
 from deploy.compare.tables import print_summary
 from deploy.compare.trained import TrainedStudents
 from deploy.report.wording import percent
-from deploy.runtime.progress import Display, Step
+from deploy.runtime.progress import Display, OnProgress, Step
 from deploy.runtime.settings import refuse_data_dir
 
 _POLL_S = 0.5  # between two readings of the workers' progress
@@ -105,8 +105,6 @@ def _make_rows(
     display: Display,
 ) -> None:
     """Make rows, one teacher after the other."""
-    from deploy.compare.teacher import prepare_stage  # and with it torch
-
     by_config: dict[str, list[Entry]] = {}
     for entry in entries:
         by_config.setdefault(entry.config.model_dump_json(), []).append(entry)
@@ -115,12 +113,10 @@ def _make_rows(
         total.update(0.0, detail=f"0 of {len(entries)}")
         for own in by_config.values():
             with display.step(f"{own[0].config.channel}: stage 1") as on_progress:
-                release = prepare_stage(own[0].config, work, on_progress)
+                groups = prepare_groups(own, work, trained.folder, on_progress)
             with RowPool(num_workers=num_workers, log=work / "workers.log") as pool:
                 jobs: dict[Future[Row], Entry] = {}
-                for group in _groups(own):
-                    row_jobs = tuple(_job(entry, release) for entry in group)
-                    group_job = GroupJob(jobs=row_jobs, trained=trained.folder)
+                for group, group_job in groups:
                     jobs |= zip(pool.submit(group_job), group, strict=True)
                 for entry, row in _as_they_come(jobs, pool, display):
                     file.add(row)
@@ -129,6 +125,43 @@ def _make_rows(
                     done = f"{num_made} of {len(entries)}"
                     total.update(num_made / len(entries), detail=done)
                     display.print(_line(entry, row))
+
+
+def prepare_groups(
+    entries: Sequence[Entry], work: Path, trained: Path, on_progress: OnProgress
+) -> list[tuple[list[Entry], GroupJob]]:
+    """Do stage 1 for rows of one config, and make a job of what is compared.
+
+    Args:
+        entries: of the plan.
+        work: takes teacher and knowledge.
+        trained: keeps students until they are measured.
+        on_progress: called with the step and the share of it that is done.
+    """
+    # And with it torch.
+    from deploy.compare.teacher import prepare_shipping, prepare_stage
+
+    config = entries[0].config
+    release = shipping = prepare_stage(config, work, on_progress)
+    recipes = [entry.recipe for entry in entries if entry.method == SHIPPED]
+    if recipes:
+        shipping = prepare_shipping(config, recipes, release, work, on_progress)
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:  # those of a group are interleaved
+        found.setdefault(entry.group, []).append(entry)
+    return [
+        (
+            group,
+            GroupJob(
+                jobs=tuple(
+                    _job(entry, shipping if entry.method == SHIPPED else release)
+                    for entry in group
+                ),
+                trained=trained,
+            ),
+        )
+        for group in found.values()
+    ]
 
 
 def _as_they_come(
@@ -150,18 +183,10 @@ def _as_they_come(
             shown[digest].update(now.share, stage=now.step)
 
 
-def _groups(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Group what is compared with each other: these trainings are interleaved."""
-    found: dict[str, list[Entry]] = {}
-    for entry in entries:
-        found.setdefault(entry.group, []).append(entry)
-    return list(found.values())
-
-
 def _job(entry: Entry, release: Path) -> RowJob:
     return RowJob(
         release_dir=release,
-        dataset=entry.config.dataset,
+        config=entry.config,
         student=entry.student,
         method=entry.method,
         recipe=entry.recipe,

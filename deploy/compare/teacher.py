@@ -2,29 +2,33 @@
 
 Made in this process, without Ray, and kept in the work folder: the next compare
 uses it again, and a training that was cut goes on at its last epoch. Students read
-it as they would read a pulled release. Not here: the students.
+it as they would read a pulled release. Where the teacher has other images than nodes,
+a cloud distils what it ships from the teacher's: their knowledge has a folder of its
+own. Not here: the students.
 """
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from cloud.extraction.job import shard_ranges
 from cloud.extraction.worker import Extractor
-from cloud.publishing.publish import draft_manifest
+from cloud.publishing.publish import draft_manifest, read_teacher
 from cloud.storage import StorageDir
 from cloud.training.checkpoint import load_checkpoint, save_checkpoint
 from cloud.training.images import for_teacher
 from cloud.training.teacher import EpochReport, TeacherRun, fit_teacher
 from cloud.training.teacher_card import write_teacher
 from cloud.training.teacher_files import finished_teacher, teacher_digest
-from common.config import RunConfig
+from common.catalog import contents_for
+from common.config import RunConfig, StudentConfig
 from common.data.datasets import Dataset, load_dataset
 from common.durable import write_atomic
 from common.errors import StorageError
+from common.models.files import load_model, save_model
 from common.release import (
     MANIFEST,
     ShardInfo,
@@ -80,6 +84,61 @@ def prepare_stage(
     manifest = draft_manifest(config, dataset, teacher=card, shards=shards)
     write_atomic(release / MANIFEST, encode_manifest(manifest))
     return release
+
+
+def prepare_shipping(
+    config: RunConfig,
+    recipes: Sequence[StudentConfig],
+    release: Path,
+    work: Path,
+    on_progress: OnProgress,
+) -> Path:
+    """Extract the knowledge that a cloud distils its own students from.
+
+    Args:
+        config: of the run; which images its teacher has decides.
+        recipes: of these students; what none of them reads is not extracted.
+        release: what `prepare_stage` returned.
+        work: takes a folder beside the teacher's.
+        on_progress: called with the step and the share of it that is done.
+
+    Returns:
+        A folder like a pulled release of the teacher's images; `release` itself, where
+        nodes hold the same.
+
+    Raises:
+        DataError: the data set is missing or damaged.
+        StorageError: the folder cannot be written.
+    """
+    dataset = load_dataset(config.dataset, seed=config.seed)
+    images = for_teacher(config, dataset)
+    if images is dataset:
+        return release
+    needed = frozenset[str]().union(
+        *(contents_for(recipe.method, recipe.boundary_weight) for recipe in recipes)
+    )
+    reduced = {
+        "images": "same",
+        "weights": False,
+        "contents": tuple(c for c in config.knowledge.contents if c in needed),
+        "num_views": max(recipe.num_views for recipe in recipes),
+    }
+    knowledge = config.knowledge.model_copy(update=reduced)
+    config = config.model_copy(update={"knowledge": knowledge})
+    name = f"{config.dataset.name}-{_digest(config)}-shipping"
+    storage, teacher = StorageDir(work / name), StorageDir(release.parent)
+    if (storage.knowledge / MANIFEST).exists():
+        return storage.knowledge
+    storage.create(storage.knowledge)
+    model, card = load_model(teacher.weights)
+    own = card.model_copy(update={"fingerprint": images.train.fingerprint()})
+    save_model(storage.weights, model, own)
+    shards = _extract(config, images, storage.root, on_progress)
+    manifest = draft_manifest(
+        config, images, teacher=read_teacher(teacher.card), shards=shards
+    )
+    write_atomic(storage.knowledge / MANIFEST, encode_manifest(manifest))
+    return storage.knowledge
 
 
 def _digest(config: RunConfig) -> str:

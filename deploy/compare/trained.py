@@ -1,9 +1,10 @@
 """Students of `takt compare` that are trained and not measured yet, on disk.
 
 AutoAttack takes longer than a training. A compare that is cut meanwhile goes on with
-measuring, and what was trained interleaved stays together: trained again later, on a
-machine that is busier by then, a student would not compare with the others. Not here:
-training and measuring (worker.py).
+measuring, from the last batch of an attack on, and what was trained interleaved stays
+together: trained again later, on a machine that is busier by then, a student would not
+compare with the others. So do the checkpoints of one that is cut while it trains. Not
+here: training and measuring (worker.py).
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from common.durable import write_atomic
+from common.durable import storing, write_atomic
 from common.errors import StorageError
 from common.models.card import ModelCard
 
@@ -55,6 +56,8 @@ class TrainedStudents:
         weights, summary_file = self._paths(digest)
         save_model(weights, model, card)
         write_atomic(summary_file, summary.model_dump_json().encode())
+        with storing(checkpoint := self.checkpoint(digest)):
+            checkpoint.unlink(missing_ok=True)
 
     def load(
         self, digest: str, teacher_sha256: str
@@ -72,8 +75,19 @@ class TrainedStudents:
 
     def drop(self, digest: str) -> None:
         """Delete a student whose row is written."""
-        for path in self._paths(digest):
+        for path in (*self._paths(digest), self.attack(digest)):
             path.unlink(missing_ok=True)
+
+    def attack(self, digest: str) -> Path:
+        """Name the file that keeps how far AutoAttack is with a student."""
+        return (self.folder / digest).with_suffix(".autoattack")
+
+    def checkpoint(self, digest: str) -> Path:
+        """Name the file of a student that is not trained to its end.
+
+        `save` deletes it.
+        """
+        return (self.folder / digest).with_suffix(".checkpoint")
 
     def _paths(self, digest: str) -> tuple[Path, Path]:
         """Name the files of weights and summary; the latter comes last."""

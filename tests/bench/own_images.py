@@ -41,6 +41,7 @@ from common.config.own_images import CameraShift
 from common.data.camera import shifted
 from common.data.datasets import Split
 from common.models.zoo import num_parameters
+from common.robustness.attack_record import digest_of
 from common.robustness.autoattack import autoattack_each
 from common.robustness.evaluate import clean_accuracy, robust_accuracy_pgd
 from deploy.evaluation.images import stratified_positions
@@ -223,12 +224,22 @@ def train(
 
 
 def measured(site: Site, model: nn.Module, node: Node, num_images: int) -> Row:
-    """Attack a student on stratified test images, of the node's camera."""
+    """Attack a student on stratified test images, of the node's camera.
+
+    Stopped, it goes on when the same student is there again: trainings repeat exactly.
+    """
     test = site.data.test
     at = stratified_positions(test.labels, num_images)
     split = Split(shifted(test.images[at], node.shift), test.labels[at])
     x, y = split.tensors()
-    found = autoattack_each(model, x, y, eps=site.config.threat.eps, seed=0)
+    found = autoattack_each(
+        model,
+        x,
+        y,
+        eps=site.config.threat.eps,
+        seed=0,
+        state=site.folder / f"{digest_of(model, x, y)[:16]}.autoattack",
+    )
     own = np.isin(split.labels, node.classes or range(site.data.num_classes))
     return {
         "num_parameters": num_parameters(model),

@@ -26,9 +26,9 @@ from cloud.training.ranks import Ranks
 from cloud.training.teacher import EpochReport, TeacherRun, fit_teacher
 from cloud.training.teacher_files import teacher_digest
 from cloud.training.validation import ranking_attack
-from common.config import AttackConfig, RunConfig
-from common.data.datasets import Dataset, load_dataset
-from common.errors import StorageError
+from common.config import AttackConfig, DatasetConfig, RunConfig
+from common.data.datasets import Dataset, Split, load_dataset
+from common.errors import DataError, StorageError
 from common.models.zoo import build_model
 
 
@@ -49,6 +49,44 @@ def test_a_teacher_of_all_images_learns_from_more_than_its_release_speaks_of(
 def test_a_teacher_of_all_images_is_another_one() -> None:
     few, whole = tiny_run(), tiny_run(all_images=True)
     assert teacher_digest(few) != teacher_digest(whole)
+
+
+def rows(*splits: Split) -> list[bytes]:
+    """Pixels and label of each image."""
+    return [
+        image.tobytes() + label.tobytes()
+        for split in splits
+        for image, label in zip(split.images, split.labels, strict=True)
+    ]
+
+
+def test_a_teacher_of_the_others_has_none_of_the_nodes_images(dataset: Dataset) -> None:
+    others = for_teacher(tiny_run(images="others"), dataset)
+    assert others.val is dataset.val and others.test is dataset.test
+    taught = rows(others.train)
+    assert len(taught) == 1437 - 200
+    assert not set(taught) & set(rows(dataset.train, dataset.val, dataset.test))
+    whole = load_dataset(DatasetConfig(), seed=0)
+    known = taught + rows(dataset.train, dataset.val)
+    assert sorted(known) == sorted(rows(whole.train, whole.val))
+
+
+def test_nodes_hold_neither_validation_nor_test_images(dataset: Dataset) -> None:
+    held = set(rows(dataset.train))
+    assert not held & set(rows(dataset.val, dataset.test))
+
+
+def test_a_teacher_of_other_images_is_another_one() -> None:
+    found = {teacher_digest(tiny_run(images=i)) for i in ("same", "all", "others")}
+    assert len(found) == 3
+    assert teacher_digest(tiny_run(all_images=True)) in found
+
+
+def test_a_limit_that_leaves_none_out_is_refused(dataset: Dataset) -> None:
+    config = tiny_run(images="others")
+    whole = config.dataset.model_copy(update={"limit": 5000})
+    with pytest.raises(DataError, match="limit = 5000 leaves no training image"):
+        for_teacher(config.model_copy(update={"dataset": whole}), dataset)
 
 
 def weights(model: nn.Module) -> Tensor:

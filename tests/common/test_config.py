@@ -54,6 +54,39 @@ def _refusal(text: str) -> str:
     return message
 
 
+def _teacher(keys: str) -> str:
+    text = GOOD.replace("[teacher]", f"[teacher]\n{keys}")
+    return text.replace('name = "digits"', 'name = "digits"\nlimit = 300')
+
+
+@pytest.mark.parametrize(
+    ("keys", "images", "dumped"),
+    [
+        ("", "same", {"all_images": False}),
+        ("all_images = false", "same", {"all_images": False}),
+        ('images = "same"', "same", {"all_images": False}),
+        ("all_images = true", "all", {"all_images": True}),
+        ('images = "all"', "all", {"all_images": True}),
+        ('images = "others"', "others", {"all_images": False, "images": "others"}),
+    ],
+)
+def test_which_images_a_teacher_has_is_read_in_both_spellings_and_dumped_as_before(
+    keys: str, images: str, dumped: dict[str, object]
+) -> None:
+    config = parse_config(_teacher(keys), RunConfig, source="run.toml")
+    assert config.teacher.images == images
+    tree = config.teacher.model_dump()
+    assert {k: v for k, v in tree.items() if k.endswith("images")} == dumped
+    again = RunConfig.model_validate_json(config.model_dump_json())
+    assert again.teacher == config.teacher
+
+
+@pytest.mark.parametrize("images", ["same", "others"])
+def test_a_teacher_of_all_images_and_of_others_at_once_is_refused(images: str) -> None:
+    line = _refusal(_teacher(f'all_images = true\nimages = "{images}"'))
+    assert f"images = '{images}'" in line and "leave all_images out" in line
+
+
 def test_a_whole_run_is_read() -> None:
     config = parse_config(GOOD, RunConfig, source="run.toml")
     assert config.threat.eps == 8 / 255

@@ -37,6 +37,18 @@ def test_a_teacher_that_sees_all_images_leaves_none_to_a_node() -> None:
     assert "teacher.all_images" in line
 
 
+def test_a_teacher_of_the_images_that_are_left_leaves_none_to_a_node() -> None:
+    line = refusal({"images": 50}, teacher__images="others")
+    assert "teacher.images = 'others'" in line
+
+
+def test_a_teacher_of_other_images_than_nodes_hold_needs_a_limit() -> None:
+    line = refusal({}, teacher__images="others", dataset__limit=None)
+    assert "give dataset.limit" in line
+    line = refusal({}, teacher__images="others", dataset__limit=1437)
+    assert "leaves none of the 1,437 training images of digits" in line
+
+
 def test_more_images_than_are_left_are_refused_with_both_numbers() -> None:
     assert "wants 538 images, but of these" in refusal({"images": 538})
     assert "leaves 537" in refusal({"images": 538})

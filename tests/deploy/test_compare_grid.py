@@ -1,5 +1,6 @@
 """What a grid asks of `takt compare`: which students, by what recipe, for how long."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,33 @@ def test_views_are_of_a_row_only_where_its_student_trains_on_them(
     assert same == {"takt", "rslad", "pgd_at"}
     with pytest.raises(ConfigError, match="num_views = 4 of a student"):
         make_plan(grid, {})
+
+
+def test_the_clouds_own_student_is_trained_on_as_many_views_as_the_grid_says(
+    tmp_path: Path,
+) -> None:
+    config, path = tmp_path / "small.toml", tmp_path / "views.toml"
+    config.write_text(RUN)
+    path.write_text(
+        grid_text(config, "shipped").replace("shipped]", "shipped]\nnum_views = 4")
+    )
+    views: dict[str, object] = {"knowledge.shift": 1, "knowledge.num_views": 4}
+    plan = {e.method: e for e in make_plan(load_grid(str(path)), views)}
+    assert plan["shipped"].recipe.num_views == 4
+    assert plan["pgd_at"].recipe.num_views == 1
+    with pytest.raises(ConfigError, match="num_views = 4 of a student"):
+        make_plan(load_grid(str(path)), {"knowledge.shift": 1})
+
+
+def test_the_clouds_own_student_is_another_one_where_the_teacher_has_other_images(
+    tmp_path: Path,
+) -> None:
+    grid = plan_of(tmp_path, "shipped warm_at")
+    for whole in (False, True):
+        for entry in make_plan(grid, {"teacher.all_images": whole}):
+            as_a_nodes = replace(entry, method="takt")
+            is_other = entry.digest != as_a_nodes.digest
+            assert is_other == (whole and entry.method == "shipped")
 
 
 def test_methods_share_warm_up_schedule_and_averaging_of_the_weights() -> None:

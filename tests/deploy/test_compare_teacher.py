@@ -1,4 +1,4 @@
-"""The teacher of `takt compare`: the training that ships, cut, resumed and damaged."""
+"""The teacher of `takt compare`: cut, resumed, damaged; what it ships, and of what."""
 
 from pathlib import Path
 
@@ -6,9 +6,13 @@ import pytest
 import torch
 from small_runs import tiny_run
 
+from cloud.training.images import for_teacher
 from cloud.training.teacher import TeacherRun
+from common.config import RunConfig
 from common.data.datasets import Dataset, load_dataset
-from deploy.compare.teacher import train_here
+from common.models.files import load_model
+from deploy.compare.teacher import prepare_shipping, prepare_stage, train_here
+from edge.distill.knowledge import read_knowledge, read_manifest
 
 CONFIG = tiny_run()
 
@@ -61,3 +65,70 @@ def test_a_damaged_checkpoint_costs_time_only(dataset: Dataset, tmp_path: Path) 
     again, shares = trained(dataset, tmp_path)
     assert shares[0] == 0
     assert same_weights(again, whole)
+
+
+def prepared(config: RunConfig, work: Path) -> tuple[Path, Path]:
+    """Prepare what nodes pull, and what the cloud ships its student from."""
+    release = prepare_stage(config, work, lambda step, share: None)
+    recipes = [*config.students.values()]
+    shipping = prepare_shipping(
+        config, recipes, release, work, lambda step, share: None
+    )
+    return release, shipping
+
+
+@pytest.mark.parametrize(("which", "count"), [("all", 1437 - 20), ("others", 1237)])
+def test_what_is_shipped_is_distilled_from_all_that_the_teacher_has(
+    dataset: Dataset, tmp_path: Path, which: str, count: int
+) -> None:
+    config = tiny_run(images=which)
+    release, shipping = prepared(config, tmp_path)
+    own, more = read_manifest(release), read_manifest(shipping)
+    images = for_teacher(config, dataset).train
+    assert (own.num_samples, more.num_samples) == (180, count)
+    assert more.fingerprint == images.fingerprint() != own.fingerprint
+    assert more.teacher == own.teacher
+    known = read_knowledge(more, shipping, config.students["tiny"])
+    model, _ = load_model(release.parent / "teacher.safetensors")
+    x = images.tensors()[0]
+    with torch.no_grad():
+        answers = torch.softmax(model(x) / config.knowledge.temperature, -1)
+    assert known.soft_labels is not None
+    assert float((known.soft_labels - answers).abs().max()) < 0.05  # int8
+
+
+def test_where_nodes_hold_the_teachers_images_the_release_is_what_it_ships_from(
+    tmp_path: Path,
+) -> None:
+    release, shipping = prepared(CONFIG, tmp_path)
+    assert shipping == release
+
+
+def test_of_the_teachers_images_nothing_is_extracted_that_no_student_reads(
+    tmp_path: Path,
+) -> None:
+    knowledge = {
+        "contents": ("soft_labels", "deltas", "boundary_points"),
+        "num_views": 9,
+        "shift": 1,
+    }
+    config = tiny_run(all_images=True)
+    known = config.knowledge.model_copy(update=knowledge)
+    config = config.model_copy(update={"knowledge": known})
+    recipe = config.students["tiny"].model_copy(
+        update={"method": "rslad", "num_views": 2}
+    )
+    config = config.model_copy(update={"students": {"tiny": recipe}})
+    shards = read_manifest(prepared(config, tmp_path)[1]).shards
+    assert {(s.content, s.view) for s in shards} == {
+        ("soft_labels", 0),
+        ("soft_labels", 1),
+    }
+
+
+def test_knowledge_to_ship_from_is_extracted_once(tmp_path: Path) -> None:
+    config = tiny_run(all_images=True)
+    shipping = prepared(config, tmp_path)[1]
+    made = {path: path.stat().st_mtime_ns for path in shipping.iterdir()}
+    assert prepared(config, tmp_path)[1] == shipping
+    assert {path: path.stat().st_mtime_ns for path in shipping.iterdir()} == made

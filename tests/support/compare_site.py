@@ -8,7 +8,9 @@ from pathlib import Path
 from waiting import WAIT_S
 
 from common.faults import VARIABLE
-from deploy.compare.run import Choice, run_compare
+from deploy.compare.grid import load_grid, make_plan
+from deploy.compare.messages import GroupJob
+from deploy.compare.run import Choice, prepare_groups, run_compare
 from deploy.runtime.progress import Display
 from deploy.runtime.terminal import make_console
 
@@ -67,6 +69,16 @@ class Site:
             num_workers=2,
             display=Display(make_console()),
         )
+
+    def group(self, methods: str, folder: Path, **overrides: object) -> GroupJob:
+        """Make the job of the grid's one group; the last method is pgd_at."""
+        self.grid.write_text(grid_text(self.config, methods))
+        keys = {key.replace("__", "."): value for key, value in overrides.items()}
+        plan = make_plan(load_grid(str(self.grid)), keys)
+        ((_, job),) = prepare_groups(
+            plan, self.work, folder / "trained", lambda step, share: None
+        )
+        return job
 
     def process(self, fault: str = "") -> int:
         """Compare in a process of its own: its exit code."""
