@@ -13,14 +13,13 @@ there is no gap there is nothing to add: this is what the rows show or do not sh
 The rows go to results/gap.json as they come, the plot of all of them to gap.svg.
 """
 
-import argparse
 import json
 from itertools import product
 from pathlib import Path
 
 import torch
 from own_images import Choice, alone, with_steps
-from own_site import Site
+from own_site import Site, site_parser
 from rows import Row, read_rows, write_rows
 
 from common.config import AttackConfig, StudentConfig
@@ -29,7 +28,6 @@ from common.durable import write_atomic
 from common.models.zoo import num_parameters
 from common.robustness.evaluate import clean_accuracy, robust_accuracy_pgd
 from deploy.evaluation.images import stratified_positions
-from deploy.runtime.settings import load_run_config
 from edge.distill.fitting.fit import fit_student
 
 RESULTS = Path(__file__).parent / "results"
@@ -88,18 +86,13 @@ def make_row(
 
 def main() -> None:
     """Make the rows that are missing, then the plot."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config")
+    parser = site_parser(__doc__)
     parser.add_argument("--student", default="tiny")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--work", type=Path, default=Path("runs/own-images"))
-    parser.add_argument("--data-dir")
     options = parser.parse_args()
-    overrides = {"dataset.data_dir": options.data_dir} if options.data_dir else {}
-    config, _ = load_run_config(options.config, overrides)
-    torch.set_num_threads(1)
-    site = Site.open(config, options.work)
-    recipe, name = config.students[options.student], config.dataset.name
+    site = Site.of_options(options)
+    recipe = site.config.students[options.student]
+    name = site.config.dataset.name
     test = some(site.data.test, TEST_IMAGES)
     sizes = SIZES.get(name, MORE_SIZES)
     all_views = VIEWS.get(name, MORE_VIEWS)

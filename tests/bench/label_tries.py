@@ -21,7 +21,6 @@ by APGD-CE, targeted APGD and Square: these are choices, no results. The rows go
 results/label_tries.json; label_tries_table.py writes the page's table.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -32,7 +31,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from own_images import CLASSES, PASSES, Node, alone, node_of, passes, tuned, with_steps
-from own_site import Known, Site
+from own_site import Known, Site, site_parser
 from rows import Row, read_rows, write_rows
 from torch import Tensor, nn
 
@@ -40,7 +39,6 @@ from common.config import StudentConfig, TuningConfig
 from common.models.forward import Model
 from common.release import dequantize_rows, quantize_rows
 from common.robustness.autoattack import autoattack_each
-from deploy.runtime.settings import load_run_config
 from edge.distill.batch import Batch, Images, Setting
 from edge.distill.fitting.fit import fit_student
 from edge.distill.methods import losses
@@ -146,7 +144,7 @@ def trained(
         "jacobian_weight": 0.0,
         "method": "takt",
     }
-    choice = tuned(site, recipe, place, node)
+    choice = tuned(site, recipe, place)
     assert node.own is not None
     released = site.transfer(node.released, node.released_views, seed=seed)
     own = site.taught(node.own, node.num_views, seed=seed, shipped=False)
@@ -203,26 +201,20 @@ IDEAS = ("takt", "confident", "balanced", "near", *SLOPE_IDEAS)
 
 def main() -> None:
     """Make the rows that are missing."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config")
+    parser = site_parser(__doc__)
     parser.add_argument("--student", default="tiny")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--scenarios", nargs="+", default=SCENARIOS)
+    parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=SCENARIOS)
     parser.add_argument("--ideas", nargs="+", choices=IDEAS, default=IDEAS)
-    parser.add_argument("--work", type=Path, default=Path("runs/own-images"))
-    parser.add_argument("--data-dir")
     options = parser.parse_args()
-    overrides = {"dataset.data_dir": options.data_dir} if options.data_dir else {}
-    config, _ = load_run_config(options.config, overrides)
-    torch.set_num_threads(1)
-    site = Site.open(config, options.work)
-    recipe = config.students[options.student]
+    site = Site.of_options(options)
+    recipe = site.config.students[options.student]
     recipe = recipe.model_copy(update={"jacobian_weight": 0.0})
     for seed, scenario, idea in product(
         options.seeds, options.scenarios, options.ideas
     ):
         row: Row = {
-            "dataset": config.dataset.name,
+            "dataset": site.config.dataset.name,
             "student": recipe.model,
             "scenario": scenario,
             "idea": idea,

@@ -7,7 +7,7 @@ own_images.py. Not here: the students themselves (own_images_table.py).
 from statistics import mean
 from typing import NamedTuple
 
-from own_images_table import Place, place_of, places
+from own_images_table import Place, place_of, places, shipped_by_seed
 from rows import Row
 
 ALL, OWN = "robust_accuracy", "own_class_robust_accuracy"
@@ -90,12 +90,8 @@ def _cell(rows: list[Row], place: Place, comparison: Comparison) -> str:
     scenario = comparison.other_scenario or comparison.scenario
     other = _by_seed(here, scenario, comparison.other, comparison)
     if comparison.other == "shipped" and comparison.of == ALL:
-        # What a node holds does not change them, nor does a scenario its test images.
-        other = {
-            row["seed"]: 100 * row[ALL]
-            for row in here
-            if (row["method"], row["shift"]) == ("shipped", comparison.shift)
-        }
+        rows_of = shipped_by_seed(here, comparison.shift)
+        other = {seed: 100 * row[ALL] for seed, row in rows_of.items()}
     found = [own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())]
     if not found:
         return "-"

@@ -19,8 +19,8 @@ best on validation images (own_images_tune.json); `no_teacher`, takt's images, w
 views and steps with true labels. Passes are what is made equal: a step with k attack
 steps costs k + 1, and one more with the penalty on the student's slope, so a training
 with more of them takes fewer steps. AutoAttack standard on stratified test images, by
-which nothing is chosen. The rows go to
-results/own_images.json as they come; own_images_table.py writes the page's table.
+which nothing is chosen. The rows go to results/own_images.json as they come;
+own_images_table.py and own_gains_table.py write the page's tables.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from own_site import Known, Site
+from own_site import Known, Site, site_parser
 from rows import Row, read_rows, robustness, write_rows
 from torch import nn
 
@@ -45,7 +45,6 @@ from common.robustness.attack_record import digest_of
 from common.robustness.autoattack import autoattack_each
 from common.robustness.evaluate import clean_accuracy, robust_accuracy_pgd
 from deploy.evaluation.images import stratified_positions
-from deploy.runtime.settings import load_run_config
 from edge.distill.fitting.fit import fit_student
 
 RESULTS = Path(__file__).parent / "results"
@@ -276,7 +275,7 @@ def choices(recipe: StudentConfig, node: Node, method: str) -> tuple[Choice, ...
     return tries["from weights" if node.has_weights else "from scratch"]
 
 
-def tuned(site: Site, recipe: StudentConfig, place: Row, node: Node) -> Choice:
+def tuned(site: Site, recipe: StudentConfig, place: Row) -> Choice:
     """Choose by validation images; a scenario's tries are made once, of one seed.
 
     `no_teacher` takes the choice of `takt`, whose training it repeats with true labels,
@@ -286,6 +285,7 @@ def tuned(site: Site, recipe: StudentConfig, place: Row, node: Node) -> Choice:
     place = {key: place[key] for key in keys} | {
         "method": "takt" if place["method"] == "no_teacher" else place["method"]
     }
+    node = node_of(site, place["scenario"], place["shift"], TUNING_SEED)
     if place["method"] == "takt" and node.has_weights:
         place |= {"scenario": "few", "shift": "none"}
         node = node_of(site, "few", "none", TUNING_SEED)
@@ -331,25 +331,19 @@ def validated(site: Site, model: nn.Module, node: Node) -> Row:
 
 def main() -> None:
     """Make the rows that are missing."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config")
+    parser = site_parser(__doc__)
     parser.add_argument("--students", nargs="+", default=["tiny"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument(
         "--scenarios", nargs="+", choices=SCENARIOS, default=[*SCENARIOS]
     )
     parser.add_argument("--test-images", type=int, default=500)
-    parser.add_argument("--work", type=Path, default=Path("runs/own-images"))
-    parser.add_argument("--data-dir")
     options = parser.parse_args()
-    overrides = {"dataset.data_dir": options.data_dir} if options.data_dir else {}
-    config, _ = load_run_config(options.config, overrides)
-    torch.set_num_threads(1)
-    site = Site.open(config, options.work)
+    site = Site.of_options(options)
     for seed, student, scenario in product(
         options.seeds, options.students, options.scenarios
     ):
-        recipe = config.students[student]
+        recipe = site.config.students[student]
         for shift in SHIFTS if scenario == "camera" else NO_SHIFT:
             node = node_of(site, scenario, shift, seed)
             for method in SCENARIOS[scenario]:
@@ -387,8 +381,7 @@ def make_row(
         model, cpu_s = site.weights(recipe, seed=seed), 0.0
         num_bytes = site.weight_bytes(recipe, seed=seed)
     else:
-        tuning_node = node_of(site, scenario, node.shift, TUNING_SEED)
-        choice = tuned(site, recipe, row, tuning_node)
+        choice = tuned(site, recipe, row)
         model, cpu_s, num_bytes = train(site, recipe, node, method, choice, seed=seed)
         row["training"] = [*choice]
     row |= {"release_bytes": num_bytes, "cpu_s": round(cpu_s, 3)}

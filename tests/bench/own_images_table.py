@@ -66,20 +66,25 @@ def place_of(row: Row) -> Place:
     return row["dataset"], row["student"], row["jacobian_weight"]
 
 
-def _shipped(here: list[Row], found: list[Row], shift: str) -> list[Row]:
-    """Find the shipped students of these seeds, on the same images, elsewhere.
+def shipped_by_seed(here: list[Row], shift: str) -> dict[int, Row]:
+    """Find the shipped students on a camera's images, whichever scenario has them.
 
     What a node holds does not change them, nor does a scenario its test images.
     """
-    if any(row["method"] == "shipped" for row in found):
-        return []
-    seeds = {row["seed"] for row in found}
-    rows = {
-        row["seed"]: {**row, "own_classes": []}
+    return {
+        row["seed"]: row
         for row in here
         if row["method"] == "shipped" and row["shift"] == shift
     }
-    return [row for seed, row in rows.items() if seed in seeds]
+
+
+def _shipped(here: list[Row], found: list[Row], shift: str) -> list[Row]:
+    """Find the shipped students of these seeds elsewhere, unless they are here."""
+    if any(row["method"] == "shipped" for row in found):
+        return []
+    seeds = {row["seed"] for row in found}
+    rows = shipped_by_seed(here, shift)
+    return [{**row, "own_classes": []} for seed, row in rows.items() if seed in seeds]
 
 
 def _cell(rows: list[Row], method: str) -> str:

@@ -6,6 +6,7 @@ logits of each view, packed images, fp16 weights; what a node would ask the gate
 is the same teacher's logits in fp16. Not here: which nodes there are, and the rows.
 """
 
+import argparse
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ from common.models.zoo import num_parameters
 from common.release import dequantize_rows, encode_shard, quantize_rows
 from common.release.images import image_arrays
 from deploy.compare.teacher import train_here
+from deploy.runtime.settings import load_run_config
 from edge.distill.batch import Images
 from edge.distill.fitting.fit import fit_student
 from edge.distill.knowledge import Knowledge
@@ -52,6 +54,15 @@ class Known:
     soft_labels: Tensor | None  # (N, V, K); None: the teacher was not asked
 
 
+def site_parser(description: str | None) -> argparse.ArgumentParser:
+    """Make a parser of what `Site.of_options` reads."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("config")
+    parser.add_argument("--work", type=Path, default=Path("runs/own-images"))
+    parser.add_argument("--data-dir")
+    return parser
+
+
 @dataclass(frozen=True)
 class Site:
     """One data set's cloud."""
@@ -59,6 +70,14 @@ class Site:
     config: RunConfig
     data: Dataset
     folder: Path  # of the teacher and of starting weights
+
+    @classmethod
+    def of_options(cls, options: argparse.Namespace) -> "Site":
+        """Open the site of a command line; this process computes on one thread."""
+        overrides = {"dataset.data_dir": options.data_dir} if options.data_dir else {}
+        config, _ = load_run_config(options.config, overrides)
+        torch.set_num_threads(1)
+        return cls.open(config, options.work)
 
     @classmethod
     def open(cls, config: RunConfig, work: Path) -> "Site":
