@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from common import faults
-from common.errors import StorageError
+from common.errors import Interrupted, StorageError
 
 _ADVICE = {
     errno.ENOENT: "make its folder, or choose another one",
@@ -143,7 +143,11 @@ def _advice(error: OSError) -> str:
 
 @contextlib.contextmanager
 def locked(
-    path: Path, *, busy: Callable[[str], str] | None = None, wait_s: float = 0.0
+    path: Path,
+    *,
+    busy: Callable[[str], str] | None = None,
+    wait_s: float = 0.0,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
     """Hold an exclusive lock between processes; the kernel drops it when one dies.
 
@@ -155,8 +159,10 @@ def locked(
         busy: makes the error's message from the holder's process id where another
             process holds the lock; None: wait for it.
         wait_s: with `busy`: seconds to wait for it before that.
+        should_stop: looked at while this waits without `busy`; True ends that.
 
     Raises:
+        Interrupted: `should_stop` returned True; the lock is not held.
         StorageError: the lock file cannot be made or opened, or another process
             holds it and `busy` is given.
     """
@@ -169,9 +175,13 @@ def locked(
     )
     try:
         path.parent.stat()  # filelock would make the folder
-        lock.acquire(timeout=-1 if busy is None else wait_s)
+        if busy is None:
+            lock.acquire(timeout=-1, cancel_check=should_stop)
+        else:
+            lock.acquire(timeout=wait_s)
     except filelock.Timeout as e:
-        assert busy is not None
+        if busy is None:
+            raise Interrupted(f"stopped while waiting for {path}") from e
         raise StorageError(busy(_read_holder(path))) from e
     except OSError as e:
         raise _lock_error(e, path) from e

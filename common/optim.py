@@ -46,19 +46,13 @@ class SGD:
         self._decayed = [i for i, p in enumerate(self.params) if p.dim() > 1]
 
     @torch.no_grad()
-    def step(self, gradients: Iterable[Tensor] | None = None) -> None:
+    def step(self, gradients: Iterable[Tensor]) -> None:
         """Move the parameters once.
 
         Args:
-            gradients: one a parameter, in order; the list is not changed. None
-                reads each parameter's `.grad`, where a missing one counts as 0.
+            gradients: one a parameter, in order; the list is not changed.
         """
-        if gradients is None:
-            found = [
-                torch.zeros_like(p) if p.grad is None else p.grad for p in self.params
-            ]
-        else:
-            found = list(gradients)
+        found = list(gradients)
         if self.weight_decay:
             kept = self._decayed
             decayed = torch._foreach_add(
@@ -78,11 +72,6 @@ class SGD:
             else:
                 found = self._buffers
         torch._foreach_add_(self.params, found, alpha=-self.learning_rate)
-
-    def zero_grad(self) -> None:
-        """Drop every parameter's `.grad`."""
-        for p in self.params:
-            p.grad = None
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the momentum buffers by index, as copies."""
@@ -118,8 +107,18 @@ def one_cycle(progress: float, *, rise: float = 0.25) -> float:
     return (1 - progress) / (1 - rise)
 
 
+def multi_step(progress: float) -> float:
+    """Fall to a tenth at 215, 260 and 285 epochs of 300 (RSLAD; Zi et al., ICCV 2021).
+
+    Args:
+        progress: share of the training that is done, in [0, 1].
+    """
+    return 0.1 ** sum(progress >= epoch / 300 for epoch in (215, 260, 285))
+
+
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": cosine,
+    "multi_step": multi_step,
     "one_cycle": one_cycle,
 }
 

@@ -1,8 +1,9 @@
-"""Opening files that others wrote: ordinary ones alone, below a folder without links.
+"""Files that others wrote: looked at, and opened if they are ordinary ones.
 
-A pipe would keep the reader waiting and a device may act when it is opened; a link
-that somebody else can lay leads wherever the reader may read. Not here: what is in the
-files, files of takt's own (common.durable).
+What may not be looked at counts as not there: reading it says why. A pipe would keep
+the reader waiting and a device may act when it is opened; a link that somebody else can
+lay leads wherever the reader may read. Not here: what is in the files, files of takt's
+own (common.durable).
 """
 
 import errno
@@ -14,6 +15,31 @@ from pathlib import Path
 from typing import BinaryIO
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # of a pipe: without waiting
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether there is anything."""
+    return _find(path) is not None
+
+
+def is_folder(path: Path) -> bool:
+    """Tell a folder, or a link to one."""
+    found = _find(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def is_file(path: Path) -> bool:
+    """Tell an ordinary file, or a link to one."""
+    found = _find(path)
+    return found is not None and stat.S_ISREG(found.st_mode)
+
+
+def _find(path: Path) -> os.stat_result | None:
+    # pathlib's is_dir() and is_file() raise where a folder above may not be searched.
+    try:
+        return path.stat()
+    except (OSError, ValueError):  # ValueError: a NUL in it
+        return None
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from common.errors import DataError, StorageError, StudentError
 from common.export.card import FORMATS, Format
 from common.export.session import OnnxStudent, read_onnx
 from common.records import Record
+from common.regular_file import is_folder
 from edge.state import Promoted, StateDir, is_at_work, read_status
 
 STDIN = "-"
@@ -154,7 +155,7 @@ def images_of(given: Sequence[Path]) -> Iterator[tuple[Path, str]]:
                 file.write(sys.stdin.buffer.read())
                 file.flush()
                 yield Path(file.name), STDIN
-        elif path.is_dir():
+        elif is_folder(path):
             found = [p for p in files_below(visible(path)) if is_image(p)]
             if not found:
                 raise DataError(f"{path} holds no image; give files, or another folder")

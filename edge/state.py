@@ -2,7 +2,8 @@
 
     edge.toml  identity/  metadata/ (TUF)  cache/ (verified files, by digest)
     releases/<version>/   work/<version>/   students/<version>/   outbox/
-    images.seen           files of own images that were there then
+    images.seen           files of own images of the last distillation with a result
+    images.tried          of one that failed since
     answers.sqlite        what the live teacher said about them
     current.json          which release was handled last, which student serves
     status.json           what the daemon does now; for people and `takt edge status`
@@ -81,7 +82,11 @@ class Status(Record):
     cap: Cap | None = None
     pulled_bytes: int = 0  # payload, since the daemon started
     peak_memory_mib: float = 0.0  # of the distillation
+    # Of the student that serves, on the release's validation images; None: the
+    # accuracies above are of these, or there is none.
+    release_robust_accuracy: float | None = None
     outcome: str = ""  # of the last release: promoted, kept, refused, failed
+    notes: tuple[str, ...] = ()  # of its distillation, on the images: one line each
     pid: int = 0
     time: float = 0.0  # seconds since 1970, UTC
 
@@ -113,9 +118,11 @@ class Current(Record):
     student: str = ""  # name of the recipe it was handled with
     outcome: str = ""
     message: str = ""
+    notes: tuple[str, ...] = ()  # what a user should know of the images, one line each
     data_sha256: str = ""  # of the table [data] that it was handled with
-    own_images: int = Field(default=0, ge=0)  # files in its folder then
-    images_sha256: str = ""  # of images.seen, which lists these
+    images_sha256: str = ""  # of images.seen
+    # Of images.tried, where it had no result; else None.
+    tried_sha256: str | None = None
     promoted: Promoted | None = None  # serves; None: no student yet
 
 
@@ -133,7 +140,8 @@ class StateDir:
         self.students = root / "students"
         self.outbox = root / "outbox"
         self.answers = root / "answers.sqlite"  # the teacher's, about own images
-        self.seen_images = root / "images.seen"  # of the last distillation
+        self.seen_images = root / "images.seen"  # see NewImages
+        self.tried_images = root / "images.tried"
         self.current = root / "current.json"
         self.status = root / "status.json"
 
@@ -180,7 +188,7 @@ class StateDir:
         except OSError:
             boot = ""
         where = f"{boot}:{socket.gethostname()}:{self.root.resolve()}"
-        return hashlib.sha256(where.encode()).hexdigest()[:16]
+        return hashlib.sha256(os.fsencode(where)).hexdigest()[:16]
 
     def read_current(self) -> Current:
         """Read current.json; if damaged or missing, rebuild it from the students.

@@ -18,7 +18,7 @@ class OwnImagesConfig(Section):
     """Images that a node has and its cloud has not: a folder, or drawn ones."""
 
     folder: FilePath | None = None
-    """class folders; images without a label lie in unlabelled/"""
+    """folders named as classes are, with _ for /; unlabelled/: no label is known"""
     images: int | None = Field(default=None, ge=0)
     """how many are drawn of the release's data set, in the place of a folder"""
     classes: tuple[int, ...] = ()

@@ -65,8 +65,9 @@ class AttackConfig(Section):
     step_size: Pixels
     """pixel scale, like eps"""
     random_start: bool = True
+    """PGD alone: trainings from kept deltas or wide noise have their own start"""
     restarts: int = Field(default=1, ge=1)
-    """runs; the worst of each image counts"""
+    """runs; the worst of each image counts (PGD alone)"""
 
 
 class TeacherConfig(Section):
@@ -92,8 +93,8 @@ class TeacherConfig(Section):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     awp_gamma: float = Field(default=0.0, ge=0)
     """0: no weight perturbation"""
-    schedule: Literal["one_cycle", "cosine"] = "one_cycle"
-    """of the learning rate"""
+    schedule: Literal["one_cycle", "cosine", "multi_step"] = "one_cycle"
+    """of the learning rate; multi_step: a tenth at 215, 260 and 285 of 300 parts"""
     shift: int = Field(default=0, ge=0)
     """random translation, pixels each way"""
     flip: bool = False
@@ -236,8 +237,8 @@ class StudentConfig(Section):
     """of the slope of the logits along random signs (all methods)"""
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     """0: no weight averaging"""
-    schedule: Literal["one_cycle", "cosine"] = "one_cycle"
-    """of the learning rate"""
+    schedule: Literal["one_cycle", "cosine", "multi_step"] = "one_cycle"
+    """of the learning rate; multi_step: a tenth at 215, 260 and 285 of 300 parts"""
     max_gradient_norm: float = Field(default=1.0, ge=0)
     """0: no clipping"""
     num_views: int = Field(default=1, ge=1, exclude_if=lambda n: n == 1)

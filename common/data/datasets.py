@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from common.config import DatasetConfig
 from common.data.fingerprint import Fingerprint
-from common.data.sources import Download, Source, Sources, download_public, open_sources
+from common.data.sources import (
+    RUN_OPTION,
+    Download,
+    Source,
+    Sources,
+    download_public,
+    open_sources,
+)
 from common.errors import DataError
 from common.text import counted
 
@@ -88,7 +95,11 @@ class Dataset:
 
 
 def load_dataset(
-    config: DatasetConfig, *, seed: int, download: Download | None = download_public
+    config: DatasetConfig,
+    *,
+    seed: int,
+    download: Download | None = download_public,
+    option: str = RUN_OPTION,
 ) -> Dataset:
     """Load a data set and cut validation images from its training images.
 
@@ -97,12 +108,13 @@ def load_dataset(
             taken first) and `val_fraction` (stratified, of what remains).
         seed: decides which images are taken; same seed, same splits.
         download: fetches a public data set that is missing; None never does.
+        option: by which a verb or a file takes the folder, for the advice.
 
     Raises:
         DataError: files are missing, damaged or unreadable, or there are too few
             classes or images.
     """
-    source = open_sources(config, download)
+    source = open_sources(config, download, option=option)
     train, test = source.train, source.test
     cut = _cut(source, config, seed)
     if test is None:
@@ -184,17 +196,27 @@ def load_left_out_images(
 
 
 def open_left_out(
-    config: DatasetConfig, *, seed: int, download: Download | None = download_public
+    config: DatasetConfig,
+    *,
+    seed: int,
+    download: Download | None = download_public,
+    option: str = RUN_OPTION,
 ) -> Source:
     """Open the training images that `limit` leaves out of `load_dataset`.
 
     Nobody trains on them but nodes that draw images of their own, or a teacher that is
     to have others than nodes.
 
+    Args:
+        config: name, folder, `limit` and `val_fraction`, as of `load_dataset`.
+        seed: decides which images those are.
+        download: fetches a public data set that is missing; None never does.
+        option: by which a verb or a file takes the folder, for the advice.
+
     Raises:
         DataError: files are missing, damaged or unreadable.
     """
-    source = open_sources(config, download)
+    source = open_sources(config, download, option=option)
     return source.train.subset(_cut(source, config, seed).left_out)
 
 

@@ -5,6 +5,9 @@ public data set, and nodes of different parts share none. Not here: a device's o
 folder (own_folder.py), what a camera does (camera.py).
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,10 +22,25 @@ from common.data.own_images import (
     in_ram,
     validation_rows,
 )
-from common.data.sources import Source
+from common.data.sources import RUN_OPTION, Source
 from common.errors import DataError
+from common.text import counted
 
 _BLOCK = 4096  # images that are read at a time
+_MOST_CLASSES = 3  # of which too few images are left, that a line names
+
+
+@dataclass(frozen=True)
+class DrawnImages(OwnImages):
+    """Images that were drawn.
+
+    Attributes:
+        num_wanted: images of each class that the config asks for.
+        num_drawn: of each class that there are, whether their labels are known or not.
+    """
+
+    num_wanted: tuple[int, ...] = ()
+    num_drawn: tuple[int, ...] = ()
 
 
 def draw_own_images(
@@ -32,7 +50,8 @@ def draw_own_images(
     cloud_seed: int,
     num_classes: int,
     allocate: Allocate = in_ram,
-) -> OwnImages:
+    option: str = RUN_OPTION,
+) -> DrawnImages:
     """Draw a node's images; a node draws the same ones each time.
 
     Args:
@@ -41,12 +60,44 @@ def draw_own_images(
         cloud_seed: which decides the cloud's images, and here the order of the others.
         num_classes: of the data set.
         allocate: makes room for the pixels.
+        option: by which a verb or a file takes the data set's folder, for the advice.
 
     Raises:
         DataError: the files are missing or damaged, or too few images are left.
     """
-    source = open_left_out(cloud, seed=cloud_seed, download=None)
+    source = open_left_out(cloud, seed=cloud_seed, download=None, option=option)
+    return draw_from(
+        source,
+        config,
+        cloud_seed=cloud_seed,
+        num_classes=num_classes,
+        allocate=allocate,
+    )
+
+
+def draw_from(
+    source: Source,
+    config: OwnImagesConfig,
+    *,
+    cloud_seed: int,
+    num_classes: int,
+    allocate: Allocate = in_ram,
+) -> DrawnImages:
+    """Draw a node's images from those that its cloud leaves out, once they are open.
+
+    Args:
+        source: of all that the cloud leaves out.
+        config: as of `draw_own_images`; likewise the others.
+        cloud_seed: which decides the order of the images.
+        num_classes: of the data set.
+        allocate: makes room for the pixels.
+
+    Raises:
+        DataError: files are damaged, or too few images are left.
+    """
     chosen = _choose(source.labels, config, num_classes, cloud_seed)
+    drawn = np.bincount(source.labels[chosen], minlength=num_classes).tolist()
+    wanted = wanted_of_each(config, num_classes) or drawn
     labels = source.labels[chosen].copy()
     random = np.random.RandomState((cloud_seed + 2) % 2**32)
     if config.labelled < 1:
@@ -62,7 +113,44 @@ def draw_own_images(
         Split(pixels[: len(train)], labels[train]),
         Split(pixels[len(train) :], labels[val]),
     )
-    return OwnImages(own.train, own.val, describe_missing_validation(own))
+    notes = describe_missing_validation(own)
+    if short := describe_short(wanted, drawn):
+        notes = (f"class_shares: too few are left, others stand in: {short}", *notes)
+    return DrawnImages(
+        own.train,
+        own.val,
+        notes,
+        num_wanted=tuple(wanted),
+        num_drawn=tuple(drawn),
+    )
+
+
+def wanted_of_each(config: OwnImagesConfig, num_classes: int) -> list[int]:
+    """Count the images of each class that `class_shares` asks for.
+
+    Empty where it says nothing, so that each class has its share of what is left.
+    """
+    if not config.class_shares or not config.images:
+        return []
+    is_wanted = np.isin(np.arange(num_classes), config.classes or range(num_classes))
+    shares = np.array(config.class_shares) * is_wanted
+    wanted: list[int] = divided(
+        config.images, shares, config.images * is_wanted
+    ).tolist()
+    return wanted
+
+
+def describe_short(wanted: Sequence[int], drawn: Sequence[int]) -> str:
+    """Name the classes with fewer images than are wanted; empty: there are none."""
+    pairs = enumerate(zip(wanted, drawn, strict=True))
+    short = [(n - m, k, m, n) for k, (n, m) in pairs if m < n]
+    named = [
+        f"{m} of class {k} instead of {n}"
+        for _, k, m, n in sorted(short, reverse=True)[:_MOST_CLASSES]
+    ]
+    more = len(short) - _MOST_CLASSES
+    rest = [f"fewer of {counted(more, 'class', 'classes')} more"] if more > 0 else []
+    return ", ".join(named + rest)
 
 
 def _choose(

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.data.image_folder import is_image, size_and_mode
-from common.data.listing import visible
+from common.data.listing import check_links, visible
 from common.data.own_folder import UNLABELLED_FOLDER
 from common.errors import DataError
+from common.regular_file import is_folder
 from common.text import counted
 
 _MOST_NAMES = 3  # of unreadable images that are named
@@ -59,12 +60,15 @@ def count_folder(folder: Path) -> FolderCounts:
     """Count the images of a folder of class folders and unlabelled/.
 
     Raises:
-        DataError: the folder is missing or unreadable.
+        DataError: the folder is missing or unreadable, or holds a link that leads
+            nowhere.
     """
     classes: dict[str, int] = {}
     unreadable: list[Path] = []
-    for inside in visible(folder):
-        if not inside.is_dir():
+    entries = visible(folder)
+    check_links(entries)
+    for inside in entries:
+        if not is_folder(inside):
             continue
         images = [path for path in visible(inside) if is_image(path)]
         bad = [path for path in images if not _has_header(path)]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from common.data.listing import describe_link, leads_nowhere
+from common.data.listing import FIX_PERMISSIONS, describe_link, leads_nowhere
 from common.errors import DataError, one_line
-from common.regular_file import open_regular
+from common.regular_file import is_file, open_regular
 
 # PIL's names of those that are read. Given none, it tries all that it knows by their
 # content, and for PostScript starts a program.
@@ -134,7 +134,10 @@ def unreadable(path: Path, error: Exception) -> DataError:
     """Say in one line why an image's file cannot be read."""
     if leads_nowhere(path):
         return DataError(describe_link(path))
-    if path.is_file() and path.stat().st_size == 0:
+    if isinstance(error, PermissionError):
+        reason = f"{error.strerror}; {FIX_PERMISSIONS}"
+        return DataError(f"cannot read image {path}: {reason}")
+    if is_file(path) and path.stat().st_size == 0:
         reason = "it is empty (0 bytes)"
     elif isinstance(error, UnidentifiedImageError):
         reason = "its content is no image of a known format"

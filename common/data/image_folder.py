@@ -20,7 +20,8 @@ from PIL import Image
 from common.data.image_file import converted, opened, unreadable
 from common.data.listing import check_links, leads_nowhere, visible
 from common.errors import DataError
-from common.text import counted
+from common.regular_file import is_folder
+from common.text import counted, printable
 
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -70,7 +71,7 @@ def scan_tree(root: Path, class_names: Sequence[str] | None = None) -> Tree:
     """
     inside = visible(root)
     check_links(inside)
-    folders = [p for p in inside if p.is_dir()]
+    folders = [p for p in inside if is_folder(p)]
     names = tuple(class_names or (f.name for f in folders))
     _check_names(root, names)
     if len(names) < 2:
@@ -82,10 +83,11 @@ def scan_tree(root: Path, class_names: Sequence[str] | None = None) -> Tree:
     labels: list[int] = []
     passed_over: list[Path] = []
     for folder in folders:
-        if folder.name not in names:
+        label = class_of_folder(folder.name, names)
+        if label is None:
             raise DataError(
                 f"{folder} is not a class of the training images; expected one of "
-                f"{', '.join(names)}"
+                f"{', '.join(map(folder_name, names))}"
             )
         inside = visible(folder)
         found = [p for p in inside if is_image(p)]
@@ -98,8 +100,25 @@ def scan_tree(root: Path, class_names: Sequence[str] | None = None) -> Tree:
             )
         paths += found
         passed_over += others
-        labels += [names.index(folder.name)] * len(found)
+        labels += [label] * len(found)
     return Tree(names, tuple(paths), np.array(labels, np.int64), tuple(passed_over))
+
+
+def folder_name(class_name: str) -> str:
+    """Name the folder of a class: a name of one folder, in one Unicode form."""
+    return unicodedata.normalize("NFC", class_name).replace("/", "_")
+
+
+def class_of_folder(name: str, class_names: Sequence[str]) -> int | None:
+    """Number the class that a folder is named for; None: it is none of them.
+
+    A name as it is comes before those that only become it as a folder's.
+    """
+    folders = [folder_name(each) for each in class_names]
+    for names, wanted in ((class_names, name), (folders, folder_name(name))):
+        if wanted in names:
+            return names.index(wanted)
+    return None
 
 
 def _check_names(root: Path, names: Sequence[str]) -> None:
@@ -142,17 +161,18 @@ def describe_oddities(tree: Tree, root: Path) -> tuple[str, ...]:
             f"{len(animations)} {images} with several frames or pages "
             f"({animations[0].name}): the first of each counts"
         )
-    return tuple(notes)
+    return tuple(map(printable, notes))
 
 
 def describe_passed_over(tree: Tree, root: Path) -> tuple[str, ...]:
     """Count the files of a tree that are not read, by folder and suffix: one line."""
     if not tree.passed_over:
         return ()
-    return (
+    note = (
         f"passed over in {root}: {_count_by_kind(tree.passed_over, root)}; images are "
-        f"CLASS/IMAGE, as {', '.join(sorted(SUFFIXES))}",
+        f"CLASS/IMAGE, as {', '.join(sorted(SUFFIXES))}"
     )
+    return (printable(note),)
 
 
 def holds_classes(root: Path) -> bool:
@@ -160,7 +180,7 @@ def holds_classes(root: Path) -> bool:
     return any(
         is_image(path)
         for folder in visible(root)
-        if folder.is_dir()
+        if is_folder(folder)
         for path in visible(folder)
     )
 
@@ -169,24 +189,28 @@ def describe_unused(root: Path, class_names: Sequence[str]) -> tuple[str, ...]:
     """Name the folders beside ``train`` and ``test`` that hold these classes too."""
     unused = []
     for folder in visible(root):
-        if folder.name in ("train", "test") or not folder.is_dir():
+        if folder.name in ("train", "test") or not is_folder(folder):
             continue
-        classes = [folder / c for c in class_names if (folder / c).is_dir()]
+        classes = [folder / c for c in class_names if is_folder(folder / c)]
         if classes:
             unused.append(f"{folder.name}/ ({len(files_below(classes))} files)")
     if not unused:
         return ()
-    return (
+    note = (
         f"not read in {root}: {', '.join(unused)}; images come from train/ and test/ "
-        "only, validation images are cut from train/",
+        "only, validation images are cut from train/"
     )
+    return (printable(note),)
 
 
 def is_image(path: Path) -> bool:
     """Tell an image by its suffix; a pipe or socket of such a name is none."""
     if path.suffix.lower() not in SUFFIXES:
         return False
-    return path.is_file() or leads_nowhere(path)
+    try:
+        return path.is_file() or leads_nowhere(path)
+    except OSError:  # what it is cannot be seen: to read it says why
+        return True
 
 
 def _is_animation(path: Path) -> bool:
@@ -203,7 +227,7 @@ def files_below(paths: Iterable[Path]) -> list[Path]:
     """
     files: list[Path] = []
     for path in paths:
-        if path.is_dir() and not path.is_symlink():
+        if is_folder(path) and not path.is_symlink():
             files += files_below(visible(path))
         else:
             files.append(path)
@@ -221,7 +245,7 @@ def _count_by_kind(paths: Sequence[Path], root: Path) -> str:
 
 
 def _kind_of(path: Path) -> str:
-    if path.is_dir():
+    if is_folder(path):
         return "link to a folder"
     return path.suffix or "without suffix"
 

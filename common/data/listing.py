@@ -4,6 +4,7 @@ Hidden entries and those that systems put beside images by themselves do not cou
 here: which files are images, and which folders classes (image_folder.py).
 """
 
+import contextlib
 import errno
 import tarfile
 import zipfile
@@ -11,12 +12,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from common.errors import DataError
+from common.regular_file import is_file, is_there
 
 # Of macOS's archives, Synology's and QNAP's thumbnails, Windows and ext4.
 _SYSTEM = frozenset(
     {"__MACOSX", "@eaDir", "@Recycle", "#recycle", "$RECYCLE.BIN"}
     | {"System Volume Information", "lost+found", "Thumbs.db", "desktop.ini"}
 )
+# Folders above it need x alone.
+FIX_PERMISSIONS = "let this user read it (r; a folder: r and x)"
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".7z", ".rar")
 
 
@@ -27,29 +31,46 @@ def visible(folder: Path) -> list[Path]:
         DataError: it cannot be read, or is none.
     """
     try:
-        return sorted(
-            path
-            for path in folder.iterdir()
-            if not path.name.startswith(".") and path.name not in _SYSTEM
-        )
+        found = sorted(path for path in folder.iterdir() if is_visible(path.name))
+        with contextlib.suppress(FileNotFoundError):  # removed in between
+            for path in found[:1]:
+                path.lstat()  # to list it was allowed, to look at what is in it?
+        return found
     except OSError as e:
         raise _no_folder(folder, e) from e
 
 
+def is_visible(name: str) -> bool:
+    """Tell an entry of a user's own from hidden ones and those of systems."""
+    return not name.startswith(".") and name not in _SYSTEM
+
+
 def check_links(paths: Iterable[Path]) -> None:
-    """Refuse links that lead nowhere: a class behind one would be left out in silence.
+    """Refuse links that cannot be followed: a class behind one would be left out.
 
     Raises:
-        DataError: one does, for instance to what is not mounted in this container.
+        DataError: one leads nowhere, for instance to what is not mounted in this
+            container, or to where this user may not look.
     """
     for path in paths:
         if leads_nowhere(path):
             raise DataError(describe_link(path))
+        with contextlib.suppress(FileNotFoundError):  # removed in between
+            try:
+                path.stat()
+            except PermissionError as e:
+                leads = f", a link to {path.readlink()}" if path.is_symlink() else ""
+                raise DataError(
+                    f"cannot read {path}{leads}: {e.strerror}; {FIX_PERMISSIONS}"
+                ) from e
 
 
 def leads_nowhere(path: Path) -> bool:
     """Tell a link whose target is missing, not mounted, or the link itself."""
-    return path.is_symlink() and not path.exists()
+    try:
+        return path.is_symlink() and not path.exists()
+    except OSError:  # where it leads may not be looked at
+        return False
 
 
 def describe_link(path: Path) -> str:
@@ -63,23 +84,23 @@ def describe_link(path: Path) -> str:
 def _no_folder(folder: Path, error: OSError) -> DataError:
     """Say what stands in the place of a folder."""
     for path in (folder, *folder.parents):
-        if path.is_file():
+        if is_file(path):
             return DataError(_describe_file(path))
-        packed = [p for s in _ARCHIVES if (p := Path(f"{path}{s}")).is_file()]
-        if packed and not path.exists():
+        packed = [p for s in _ARCHIVES if is_file(p := Path(f"{path}{s}"))]
+        if packed and not is_there(path):
             return DataError(f"{path} is not there, but {packed[0]} is; unpack it")
     if leads_nowhere(folder):
         return DataError(describe_link(folder))
-    fix = "fix its permissions"
+    fix = FIX_PERMISSIONS
     if error.errno == errno.ENOENT:
         fix = f"expected images as {folder}/CLASS/IMAGE"
     return DataError(f"cannot read {folder}: {error.strerror}; {fix}")
 
 
 def _describe_file(path: Path) -> str:
-    is_archive = path.name.lower().endswith(_ARCHIVES) or (
-        zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
-    )
+    is_archive = path.name.lower().endswith(_ARCHIVES)
+    with contextlib.suppress(OSError):  # it may not be read
+        is_archive |= zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
     if is_archive:
         return f"{path} is an archive; unpack it and give the folder that it becomes"
     return f"{path} is a file; give a folder with images as CLASS/IMAGE below it"

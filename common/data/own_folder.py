@@ -8,6 +8,7 @@ simulated node draws (drawn_images.py).
 """
 
 import hashlib
+import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,15 @@ from common.data.image_folder import (
     SUFFIXES,
     Form,
     Tree,
+    class_of_folder,
     describe_passed_over,
     files_below,
+    folder_name,
     is_image,
     read_images,
     size_and_mode,
 )
-from common.data.listing import visible
+from common.data.listing import check_links, visible
 from common.data.own_images import (
     UNLABELLED,
     Allocate,
@@ -38,6 +41,8 @@ from common.data.own_images import (
     validation_rows,
 )
 from common.errors import DataError
+from common.regular_file import is_folder
+from common.text import printable
 
 UNLABELLED_FOLDER = "unlabelled"
 _MOST_NAMES = 3  # of unreadable images that a note lists
@@ -74,8 +79,8 @@ def read_own_folder(
             are set aside here.
 
     Raises:
-        DataError: a folder is no class of the release, an image has another size, or
-            none that can be trained on can be read.
+        DataError: a folder is no class of the release or a link that leads nowhere, an
+            image has another size, or none that can be trained on can be read.
     """
     tree = _scan(folder, kind.class_names)
     odd = _Oddities(len(tree.paths))
@@ -121,23 +126,24 @@ def _scan(root: Path, class_names: Sequence[str]) -> Tree:
     paths: list[Path] = []
     labels: list[int] = []
     passed_over: list[Path] = []
-    for entry in visible(root):
-        if not entry.is_dir():
+    entries = visible(root)
+    check_links(entries)
+    for entry in entries:
+        if not is_folder(entry):
             passed_over.append(entry)
             continue
-        if entry.name != UNLABELLED_FOLDER and entry.name not in class_names:
+        label = class_of_folder(entry.name, class_names)
+        if label is None and entry.name != UNLABELLED_FOLDER:
             raise DataError(
                 f"{entry} is no class of the release; expected {UNLABELLED_FOLDER} or "
-                f"one of {', '.join(class_names)}; rename the folder, or move its "
-                f"images to {UNLABELLED_FOLDER}/"
+                f"one of {', '.join(map(folder_name, class_names))}; rename the "
+                f"folder, or move its images to {UNLABELLED_FOLDER}/"
             )
-        is_class = entry.name in class_names
-        label = class_names.index(entry.name) if is_class else UNLABELLED
         inside = visible(entry)
         found = [path for path in inside if is_image(path)]
         passed_over += files_below(path for path in inside if not is_image(path))
         paths += found
-        labels += [label] * len(found)
+        labels += [UNLABELLED if label is None else label] * len(found)
     if not paths:
         raise DataError(
             f"{root} holds no image ({', '.join(sorted(SUFFIXES))}); expected "
@@ -153,9 +159,8 @@ def _order_by_name(paths: Sequence[Path]) -> NDArray[np.int64]:
 
     When images are added, most of those set aside for validation stay so.
     """
-    keys = [
-        hashlib.sha256(f"{p.parent.name}/{p.name}".encode()).digest() for p in paths
-    ]
+    names = [os.fsencode(f"{p.parent.name}/{p.name}") for p in paths]
+    keys = [hashlib.sha256(name).digest() for name in names]
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
 
 
@@ -241,4 +246,4 @@ class _Oddities:
                 f"{self._converted} of {self._num_images} images in {folder} are "
                 f"{kinds[0]} and are made {kinds[1]}, as the release's are"
             )
-        return tuple(notes)
+        return tuple(map(printable, notes))

@@ -29,10 +29,14 @@ from common.data.image_folder import (
     read_images,
     scan_tree,
 )
-from common.data.listing import visible
+from common.data.listing import check_links, visible
 from common.errors import DataError, one_line
+from common.regular_file import is_folder, is_there
 
 Download = Callable[[str, Path], None]
+# What the advice in errors calls the place where a user names the data set's folder.
+RUN_OPTION = "--data-dir"
+NODE_OPTION = "data_dir ="  # in edge.toml
 
 _TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
 _CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
@@ -68,8 +72,11 @@ class Sources:
     notes: tuple[str, ...] = ()  # what a user should know, one line each
 
 
-def default_data_dir() -> Path:
+def default_data_dir(option: str = RUN_OPTION) -> Path:
     """Return the folder of data sets for a config that names none.
+
+    Args:
+        option: as of `open_sources`.
 
     Raises:
         DataError: this user has no home, as in a container with a user id of its own.
@@ -81,7 +88,7 @@ def default_data_dir() -> Path:
         except RuntimeError as e:
             raise DataError(
                 "no folder is given for the data set, and this user has no home in "
-                "which one would be made; give --data-dir DIR, or set HOME"
+                f"which one would be made; {_give(option)}, or set HOME"
             ) from e
     return cache / "takt" / "data"
 
@@ -99,14 +106,14 @@ def download_public(name: str, data_dir: Path) -> None:
 
 
 def open_sources(
-    config: DatasetConfig, download: Download | None, *, option: str = "--data-dir"
+    config: DatasetConfig, download: Download | None, *, option: str = RUN_OPTION
 ) -> Sources:
     """Find the files of a data set, fetching them where that is possible.
 
     Args:
         config: name and folder.
         download: fetches a public data set that is missing; None never does.
-        option: by which the verb takes the folder, for the advice.
+        option: by which a verb or a file takes the folder, for the advice.
 
     Raises:
         DataError: missing and not fetched, or damaged.
@@ -115,11 +122,11 @@ def open_sources(
         return _digits()
     if config.name == "folder":
         if config.data_dir is None:
-            raise DataError(DATA_DIR_MISSING)
+            raise DataError(_no_own_images(option))
         root = config.data_dir.expanduser()
         _check_layout(root, option)
         return _folder(root, None, config.image_size)
-    data_dir = (config.data_dir or default_data_dir()).expanduser()
+    data_dir = (config.data_dir or default_data_dir(option)).expanduser()
     opened = _open_public(config.name, data_dir)
     if opened is not None:
         return opened
@@ -130,7 +137,7 @@ def open_sources(
         except OSError as e:
             raise DataError(
                 f"the folder for data set '{config.name}' cannot be made "
-                f"({one_line(e, 100)}); give one that you may write to, by --data-dir"
+                f"({one_line(e, 100)}); {_give(option)} that you may write to"
             ) from e
         try:
             download(config.name, data_dir)
@@ -141,10 +148,27 @@ def open_sources(
             opened = _open_public(config.name, data_dir)
             if opened is not None:
                 return opened
+    online = "" if option == NODE_OPTION else "go online, or "  # a node fetches none
     raise DataError(
         f"data set '{config.name}' is not at {_expected(config.name, data_dir)} and "
-        f"{reason}; go online, or give --data-dir DIR with these files"
+        f"{reason}; {online}{_give(option)} with these files"
     )
+
+
+def _no_own_images(option: str) -> str:
+    if option != NODE_OPTION:
+        return DATA_DIR_MISSING
+    return (
+        "the release is of images that only its cloud has (data set 'folder'); "
+        f"{_give(option)}, a copy of the cloud's folder with train/CLASS/IMAGE"
+    )
+
+
+def _give(option: str, folder: str | Path = "DIR") -> str:
+    """Say how a folder is named by an option of a verb, or a key of edge.toml."""
+    if option == NODE_OPTION:
+        return f'set {option} "{folder}" in edge.toml'
+    return f"give {option} {folder}"
 
 
 def _expected(name: str, data_dir: Path) -> str:
@@ -156,27 +180,11 @@ def _expected(name: str, data_dir: Path) -> str:
 def _open_public(name: str, data_dir: Path) -> Sources | None:
     if name != "cifar10":
         return _mnist(name, data_dir / _TORCHVISION[name] / "raw")
-    if _is_dir(data_dir / "cifar10" / "train"):
+    if is_folder(data_dir / "cifar10" / "train"):
         return _folder(data_dir / "cifar10", CLASS_NAMES[name], Form("RGB", 32))
-    if _is_dir(data_dir / "cifar-10-batches-py"):
+    if is_folder(data_dir / "cifar-10-batches-py"):
         return _cifar_batches(data_dir)
     return None
-
-
-def _is_dir(path: Path) -> bool:
-    """Look for a folder; one that may not be looked at counts as missing."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
-
-
-def _exists(path: Path) -> bool:
-    """Look for a file; one that may not be looked at counts as missing."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
 
 
 def _digits() -> Sources:
@@ -191,9 +199,9 @@ def _mnist(name: str, raw: Path) -> Sources | None:
         found = []
         for stem, ndim in (("images-idx3", 3), ("labels-idx1", 1)):
             path = raw / f"{part}-{stem}-ubyte"
-            if not _exists(path):
+            if not is_there(path):
                 path = path.with_name(path.name + ".gz")
-            if not _exists(path):
+            if not is_there(path):
                 return None
             found.append((path, read_idx(path, ndim=ndim)))
         (image_path, images), (label_path, labels) = found
@@ -246,7 +254,8 @@ def _folder(
     train = _files(tree, form)
     notes = describe_unused(root, tree.class_names)
     notes += describe_oddities(tree, root / "train")
-    if not _is_dir(root / "test"):
+    check_links([root / "test"])
+    if not is_folder(root / "test"):
         return Sources(tree.class_names, train, None, 0.2, notes)
     test = scan_tree(root / "test", tree.class_names)
     notes += describe_oddities(test, root / "test")
@@ -255,22 +264,22 @@ def _folder(
 
 def _check_layout(root: Path, option: str) -> None:
     """Refuse class folders that lie one level too high or too low, with the fix."""
-    if not _is_dir(root) or _is_dir(root / "train"):
+    if not is_folder(root) or is_folder(root / "train"):
         return
     if root.name in ("train", "test") and holds_classes(root):
         raise DataError(
-            f"{root} is the folder of a part; give the one that holds train/: "
-            f"{option} {root.parent}"
+            f"{root} is the folder of a part, expected the one that holds train/; "
+            f"{_give(option, root.parent)}"
         )
     if holds_classes(root):
         raise DataError(
             f"{root} holds class folders, expected them in {root}/train; "
             f"cd {root} && mkdir train && mv CLASS ... train/, for each class"
         )
-    inner = [p for p in visible(root) if _is_dir(p / "train")]
+    inner = [p for p in visible(root) if is_folder(p / "train")]
     if inner:
         raise DataError(
-            f"{root} has no train/, but {inner[0]} has; give {option} {inner[0]}"
+            f"{root} has no train/, but {inner[0]} has; {_give(option, inner[0])}"
         )
 
 

@@ -19,6 +19,7 @@ from common.robustness.sanity import (
     gradient_flags,
     is_collapsed,
     predict,
+    scaled,
 )
 
 __all__ = [
@@ -38,7 +39,7 @@ def clean_accuracy(
 
     Args:
         model: x in [0, 1] -> logits; evaluated in eval mode.
-        x: (N, C, H, W) in [0, 1], N >= 1.
+        x: (N, C, H, W) in [0, 1], or uint8 pixels; N >= 1.
         y: labels (N,).
         batch_size: images per forward pass.
     """
@@ -62,7 +63,8 @@ def robust_accuracy_pgd(
 
     Args:
         model: x in [0, 1] -> logits; attacked in eval mode, on its own device.
-        x: (N, C, H, W) in [0, 1], N >= 1.
+        x: (N, C, H, W) in [0, 1], or uint8 pixels, which are scaled a batch at a time;
+            N >= 1.
         y: labels (N,).
         attack: steps, step size, restarts.
         eps: radius, pixel scale.
@@ -82,7 +84,7 @@ def robust_accuracy_pgd(
         for positions, target in batches(correct, y[correct.to(y.device)], batch_size):
             x_adv = pgd(
                 model,
-                x[positions].to(device),
+                scaled(x[positions]).to(device),
                 target.to(device),
                 eps=eps,
                 step_size=attack.step_size,

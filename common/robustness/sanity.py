@@ -43,13 +43,21 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
             parameter.requires_grad_(requires_grad)
 
 
+def scaled(x: Tensor) -> Tensor:
+    """Scale uint8 pixels to float32 in [0, 1]; what is in [0, 1] stays as it is.
+
+    Of many images a batch at a time: as float32 they take four times the memory.
+    """
+    return x.float().div_(255) if x.dtype == torch.uint8 else x
+
+
 @torch.no_grad()
 def predict(model: nn.Module, x: Tensor, batch_size: int = 512) -> Tensor:
     """Predict the class of each image, in eval mode.
 
     Args:
         model: x in [0, 1] -> logits.
-        x: (N, C, H, W), on any device.
+        x: (N, C, H, W) in [0, 1], or uint8 pixels; on any device.
         batch_size: images per forward pass.
 
     Returns:
@@ -58,7 +66,7 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 512) -> Tensor:
     parts = []
     with evaluating(model) as device:
         for batch, _ in batches(x, x, batch_size):
-            logits = model(batch.to(device))
+            logits = model(scaled(batch).to(device))
             finite = logits.isfinite().all(1)
             parts.append(torch.where(finite, logits.argmax(1), -1).cpu())
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
@@ -110,7 +118,7 @@ def gradient_flags(
 
     Args:
         model: x in [0, 1] -> logits.
-        x: (N, C, H, W) in [0, 1].
+        x: (N, C, H, W) in [0, 1], or uint8 pixels.
         y: labels (N,).
         eps: of the single step whose accuracy is returned.
         batch_size: images per pass.
@@ -122,7 +130,7 @@ def gradient_flags(
     num_correct = 0
     with evaluating(model) as device:
         for x_part, y_part in batches(x, y, batch_size):
-            leaf = x_part.to(device).detach().clone().requires_grad_()
+            leaf = scaled(x_part).to(device).detach().clone().requires_grad_()
             target = y_part.to(device)
             with torch.enable_grad():
                 logits = model(leaf)

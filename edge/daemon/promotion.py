@@ -34,6 +34,13 @@ def robust_accuracy(result: DistilResult | Promoted) -> float:
     return min((each.accuracy for each in result.robust), default=0.0)
 
 
+def release_robust_accuracy(result: DistilResult | Promoted) -> float | None:
+    """Take the same on the release's images; None: the node has no others."""
+    if not result.release_robust or result.release_robust == result.robust:
+        return None
+    return _on_release(result)
+
+
 def _attacks(result: DistilResult | Promoted) -> set[tuple[str, str, str]]:
     return {(each.attack, each.version, each.norm) for each in result.robust}
 
@@ -101,10 +108,7 @@ def decide(
 
 def _figures(result: DistilResult | Promoted) -> _Figures:
     """Take a student's figures; the release's own apart from the node's only."""
-    main = robust_accuracy(result)
-    if not result.release_robust or result.release_robust == result.robust:
-        return _Figures(main, None)
-    return _Figures(main, _on_release(result))
+    return _Figures(robust_accuracy(result), release_robust_accuracy(result))
 
 
 def _on_release(result: DistilResult | Promoted) -> float | None:

@@ -5,6 +5,7 @@ replaced once, when everything that it names is in place. Not here: when a relea
 handled, and what follows on an outage (edge/daemon/node.py).
 """
 
+import logging
 import shutil
 import threading
 from dataclasses import dataclass
@@ -26,7 +27,13 @@ from common.release import MANIFEST, Manifest, decode_manifest, recipe_of
 from edge.config import EdgeConfig
 from edge.daemon.job_setup import make_job, prepare_work_dir, serving_student
 from edge.daemon.new_images import NewImages, Snapshot
-from edge.daemon.promotion import decide, prune_students, robust_accuracy, store_student
+from edge.daemon.promotion import (
+    decide,
+    prune_students,
+    release_robust_accuracy,
+    robust_accuracy,
+    store_student,
+)
 from edge.daemon.reports import Outbox, make_report
 from edge.daemon.status import StatusReporter
 from edge.jobs.exporting import run_export
@@ -35,6 +42,8 @@ from edge.jobs.runner import JOB, ChildUsage, Distillation
 from edge.link.client import Link
 from edge.releases.sync import Release, ReleaseSync
 from edge.state import Current, Promoted, StateDir
+
+logger = logging.getLogger(__name__)
 
 
 class ReleaseHandler:
@@ -67,7 +76,9 @@ class ReleaseHandler:
         self._publish_current()
 
     def is_handled(self, release: Release, *, any_new: bool = False) -> bool:
-        """Check whether nothing is left to do; a failure counts until a restart.
+        """Check whether nothing is left to do.
+
+        A failure counts until a restart, or until the node's own images are others.
 
         Args:
             release: that the channel has now.
@@ -102,6 +113,8 @@ class ReleaseHandler:
         images = self._images.look()  # those that arrive from now on are new
         conclusion = self._attempt(release, work, link, sync, images)
         self._reporter.update("promoting")
+        has_failed = conclusion.result is None
+        seen = self.current.images_sha256 if has_failed else images.files_sha256
         current = Current(
             channel=release.channel,
             version=release.version,
@@ -109,9 +122,10 @@ class ReleaseHandler:
             student=self._config.student,
             outcome=conclusion.outcome,
             message=conclusion.message,
+            notes=() if conclusion.result is None else conclusion.result.notes,
             data_sha256=images.table_sha256,
-            own_images=len(images.files),
-            images_sha256=images.files_sha256,
+            images_sha256=seen,
+            tried_sha256=images.files_sha256 if has_failed else None,
             promoted=conclusion.promoted or self.current.promoted,
         )
         report = make_report(
@@ -125,7 +139,7 @@ class ReleaseHandler:
         with storing(work):
             work.mkdir(exist_ok=True)
         self._outbox.draft(report, current)
-        self._images.keep(images)
+        self._images.keep(images, has_failed=has_failed)
         self._state.write_current(current)
         self.current = current
         self._tried.add(release)
@@ -164,6 +178,8 @@ class ReleaseHandler:
         except TaktError as e:
             self._check_running(e)
             return _Conclusion("failed", str(e), failure=e)
+        for note in result.notes:
+            logger.warning("%s", note)
         serving = self.current.promoted
         outcome, message = decide(
             result,
@@ -276,6 +292,10 @@ class ReleaseHandler:
             outcome=current.outcome,
             clean_accuracy=promoted.clean_accuracy if promoted else None,
             robust_accuracy=robust_accuracy(promoted) if promoted else None,
+            release_robust_accuracy=(
+                release_robust_accuracy(promoted) if promoted else None
+            ),
+            notes=current.notes,
         )
 
     def _clean_up(self, release: Release, sync: ReleaseSync) -> None:

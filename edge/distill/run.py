@@ -169,8 +169,10 @@ def _write_student(
     fault_point("child.student.after_rename")
     flags = [*fitted.flags]
     flags += ["collapsed"] * scores.collapsed + ["as_shipped"] * choice.as_shipped
-    # Of the cloud's images it is what the node goes by, unless it has some of its own.
-    differs = ready.num_own > 0 or manifest.images == "transfer"
+    # Of the cloud's images it is what the node goes by, unless it has some of its own,
+    # were it only to measure with.
+    has_own = ready.num_own > 0 or len(ready.own_val.y) > 0
+    differs = has_own or manifest.images == "transfer"
     release = scores.release if differs else None
     num_used = (ready.task.num_released or 0) + ready.num_own
     result = DistilResult(

@@ -16,6 +16,7 @@ import torch
 from common.catalog import contents_for, needs_live_teacher
 from common.config import AttackConfig
 from common.data.datasets import load_dataset
+from common.data.sources import RUN_OPTION
 from common.data.views import Views
 from common.durable import write_atomic
 from common.errors import ConfigError
@@ -80,7 +81,8 @@ def _task(job: TrialJob) -> Task:
     """Read what the training reads."""
     if job.release_dir is not None:
         manifest = read_manifest(job.release_dir)
-        train, val = released_images(job.dataset, manifest, job.release_dir)
+        files = job.release_dir
+        train, val = released_images(job.dataset, manifest, files, option=RUN_OPTION)
         knowledge = read_knowledge(manifest, job.release_dir, job.recipe)
         num_classes = manifest.num_classes
         has_weights = any(manifest.students[n] == job.recipe for n in manifest.weights)
@@ -168,10 +170,9 @@ def _reach_peak_memory(training: Training, job: TrialJob) -> None:
     file = CheckpointFile(job.work_dir / CHECKPOINT)
     file.save(training.tensors(), training.state)
     val = training.task.val
-    x, y = val.batch(torch.arange(len(val.y)))
     attack = AttackConfig(steps=1, step_size=job.eps)
     student = training.learner.student()
-    robust_accuracy_pgd(student, x, y, attack=attack, eps=job.eps, seed=0)
+    robust_accuracy_pgd(student, val.x, val.y, attack=attack, eps=job.eps, seed=0)
 
 
 def main(argv: list[str]) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import Field
 
 from common.config import DatasetConfig, OwnImagesConfig
-from common.durable import storing, write_atomic
+from common.durable import locked, storing, write_atomic
 from common.errors import OUT_OF_MEMORY, CapError, Interrupted
 from common.export.card import Format
 from common.interpreter import python
@@ -23,6 +23,7 @@ from edge.limits import child_environment, num_threads, open_executor
 from edge.state import Promoted, StateDir
 
 _JOB, _LINES, _LOG = "export.json", "export.out", "export.log"
+_LOCK = "export.lock"
 
 
 class ExportJob(Message):
@@ -46,6 +47,8 @@ def run_export(
 ) -> list[str]:
     """Export a promoted student; files that are there already stay.
 
+    While another process exports, this waits for its end.
+
     Args:
         config: of the node; its caps hold.
         promoted: the student.
@@ -61,16 +64,29 @@ def run_export(
         TaktError: the child's error.
     """
     state = StateDir(config.state_dir)
-    missing = tuple(f for f in formats if not state.exported_file(promoted, f).exists())
-    if not missing:
-        return []
+    # The daemon and `takt edge export` have the same folder to work in.
+    with locked(state.work / _LOCK, should_stop=stop.is_set):
+        missing = tuple(
+            f for f in formats if not state.exported_file(promoted, f).exists()
+        )
+        return _export(config, promoted, missing, stop) if missing else []
+
+
+def _export(
+    config: EdgeConfig,
+    promoted: Promoted,
+    formats: tuple[Format, ...],
+    stop: threading.Event,
+) -> list[str]:
+    """Have a child write files that are not there: what it measured."""
+    state = StateDir(config.state_dir)
     dataset = {"name": promoted.dataset, "data_dir": config.data_dir}
     job = ExportJob(
         state_dir=state.root,
         promoted=promoted,
         dataset=DatasetConfig.model_validate(dataset),
         own=config.data,
-        formats=missing,
+        formats=formats,
         seed=config.seed,
         threads=num_threads(config.profile),
     )

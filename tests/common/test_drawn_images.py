@@ -8,14 +8,19 @@ import pytest
 from common.config import DatasetConfig, OwnImagesConfig
 from common.data.camera import shifted
 from common.data.datasets import load_dataset
-from common.data.drawn_images import divided, draw_own_images
+from common.data.drawn_images import (
+    DrawnImages,
+    describe_short,
+    divided,
+    draw_own_images,
+)
 from common.data.own_images import OwnImages
 from common.errors import DataError
 
 CLOUD = DatasetConfig(name="digits", limit=400)
 
 
-def drawn(**how: Any) -> OwnImages:
+def drawn(**how: Any) -> DrawnImages:
     config = OwnImagesConfig(**{"images": 200, **how})
     return draw_own_images(config, CLOUD, cloud_seed=3, num_classes=10)
 
@@ -61,6 +66,31 @@ def test_class_shares_say_how_many_of_each() -> None:
     shares = (0.0, 3.0, 1.0, *([0.0] * 7))
     labels = all_labels(drawn(class_shares=shares, images=80))
     assert np.bincount(labels).tolist() == [0, 60, 20]
+
+
+def test_a_node_is_told_of_which_class_it_has_less_than_it_wants() -> None:
+    shares = (0.0, 3.0, 1.0, *([0.0] * 7))
+    own = drawn(class_shares=shares, images=150, labelled=0.5)
+    assert own.num_wanted[:4] == (0, 113, 37, 0)  # 150 times 3/4 and 1/4
+    there = own.num_drawn[1]
+    assert own.num_drawn[:4] == (0, there, 150 - there, 0) and there > 80
+    assert own.notes[0] == (
+        "class_shares: too few are left, others stand in: "
+        f"{there} of class 1 instead of 113"
+    )
+
+
+def test_nothing_is_said_where_each_class_has_as_many_as_are_wanted() -> None:
+    own = drawn(class_shares=(0.0, 3.0, 1.0, *([0.0] * 7)), images=80)
+    assert own.num_drawn == own.num_wanted
+    assert own.notes == ()
+
+
+def test_a_line_names_three_classes_of_which_most_is_lacking() -> None:
+    assert describe_short([9, 9, 9, 9, 9], [9, 3, 1, 2, 8]) == (
+        "1 of class 2 instead of 9, 2 of class 3 instead of 9, 3 of class 1 instead of "
+        "9, fewer of 1 class more"
+    )
 
 
 def test_what_a_class_lacks_the_others_give() -> None:

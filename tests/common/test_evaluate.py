@@ -127,10 +127,8 @@ def student(digits: Dataset) -> nn.Module:
                 steps=2,
                 random_start=True,
             )
-            optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(x_adv), y[i])
-            torch.autograd.backward(loss)
-            optimizer.step()
+            optimizer.step(torch.autograd.grad(loss, list(model.parameters())))
     return model
 
 

@@ -332,6 +332,21 @@ def test_a_class_folder_whose_name_is_not_utf8_is_refused_by_name(
     str(error.value).encode()  # can be shown
 
 
+def test_notes_about_files_whose_names_are_not_utf8_can_be_written_down(
+    tmp_path: Path,
+) -> None:
+    latin1 = os.fsdecode(b"caf\xe9")
+    for part in ("train", latin1):
+        write_tree(tmp_path / part, {"cat": 30, "dog": 30})
+    first = tmp_path / "train" / "cat"
+    (first / f"a.{latin1}").write_bytes(b"")
+    frames = [Image.new("L", (8, 8), k) for k in (0, 255)]
+    frames[0].save(first / f"{latin1}.gif", save_all=True, append_images=frames[1:])
+    notes = read_folder(tmp_path).notes
+    assert sum(r"caf\udce9" in note for note in notes) == 3
+    "".join(notes).encode()
+
+
 def test_one_class_name_in_two_unicode_forms_is_refused(tmp_path: Path) -> None:
     write_tree(tmp_path / "train", {"caf\u00e9": 30, "cafe\u0301": 30})
     with pytest.raises(DataError, match="one name in two Unicode forms"):

@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 from class_folders import read_folder, write_tree
@@ -59,12 +60,14 @@ def test_an_image_in_the_place_of_the_folder_is_named(root: Path) -> None:
 
 
 # https://github.com/KatherLab/MediSwarm/issues/481
-@pytest.mark.parametrize("place", ["train/fox", "test/fox", "train/cat/x.png", "train"])
+@pytest.mark.parametrize(
+    "place", ["train/fox", "test/fox", "train/cat/x.png", "train", "test"]
+)
 def test_a_link_that_leads_nowhere_is_refused_where_it_would_hide_images(
     root: Path, place: str
 ) -> None:
-    if place == "train":
-        shutil.rmtree(root / "train")
+    if place in ("train", "test"):
+        shutil.rmtree(root / place)
     (root / place).symlink_to("/not-mounted/fox")
     message = refusal(root)
     assert message.startswith(f"{root / place} is a link to /not-mounted/fox, which")
@@ -74,6 +77,14 @@ def test_a_link_that_leads_nowhere_is_refused_where_it_would_hide_images(
 def test_a_link_to_itself_leads_nowhere(root: Path) -> None:
     (root / "train" / "fox").symlink_to("fox")
     assert "fox is a link to fox, which is not there" in refusal(root)
+
+
+def test_train_and_test_may_have_class_names_of_different_unicode_forms(
+    tmp_path: Path,
+) -> None:
+    write_tree(tmp_path / "train", {normalize("NFC", "caf\u00e9"): 20, "tea": 20})
+    write_tree(tmp_path / "test", {normalize("NFD", "caf\u00e9"): 20, "tea": 20})
+    assert read_folder(tmp_path).test.labels.tolist().count(0) == 20
 
 
 def test_a_link_that_leads_to_images_is_a_class_like_others(

@@ -37,9 +37,8 @@ def test_sgd_moves_the_weights_as_torchs_own_does(nesterov: bool) -> None:
     )
     for seed in range(5):
         x = torch.rand(4, 6, generator=torch.Generator().manual_seed(seed))
-        optimizer.zero_grad()
-        ours(x).square().sum().backward()
-        optimizer.step()
+        loss = ours(x).square().sum()
+        optimizer.step(torch.autograd.grad(loss, list(ours.parameters())))
         reference.zero_grad()
         theirs(x).square().sum().backward()
         reference.step()
@@ -73,8 +72,7 @@ def test_a_training_step_does_not_import_torchs_compiler() -> None:
         "from common.optim import SGD\n"
         "p = torch.ones(2, 2, requires_grad=True)\n"
         "optimizer = SGD([p], learning_rate=0.1, weight_decay=0.1)\n"
-        "p.square().sum().backward()\n"
-        "optimizer.step()\n"
+        "optimizer.step(torch.autograd.grad(p.square().sum(), [p]))\n"
         "assert 'torch._dynamo' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=WAIT_S)
@@ -88,12 +86,18 @@ def test_a_schedule_stays_in_the_unit_range_and_ends_at_zero(name: str) -> None:
     assert factors[-1] == 0
 
 
+def test_three_steps_of_a_tenth_come_where_rslads_authors_have_them() -> None:
+    epochs = (0, 214, 215, 259, 260, 284, 285, 300)
+    factors = [schedule("multi_step")(epoch / 300) for epoch in epochs]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
 def test_schedules_bear_progress_beyond_the_end() -> None:
     assert cosine(1.2) == one_cycle(1.2) == 0
 
 
 def test_an_unknown_schedule_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="cosine, one_cycle"):
+    with pytest.raises(ConfigError, match="cosine, multi_step, one_cycle"):
         schedule("steps")
 
 

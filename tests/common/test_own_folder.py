@@ -1,8 +1,11 @@
 """A node's own class folders: what is read, and what is said of the rest."""
 
+import os
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -10,7 +13,9 @@ from class_folders import save_image, write_tree
 from numpy.typing import NDArray
 from PIL import Image
 
+from common.data.folder_counts import count_folder
 from common.data.own_folder import ImageKind, read_own_folder
+from common.data.sources import CLASS_NAMES
 from common.errors import DataError
 
 KIND = ImageKind(("cat", "dog", "owl"), (1, 8, 8))
@@ -86,6 +91,50 @@ def test_a_folder_that_is_no_class_of_the_release_is_refused_with_the_fix(
     )
 
 
+def test_a_class_with_a_slash_in_its_name_has_a_folder(tmp_path: Path) -> None:
+    clothes = ImageKind(CLASS_NAMES["fashion-mnist"], (1, 8, 8))
+    write_tree(tmp_path, {"T-shirt_top": 5, "Trouser": 5})
+    assert (
+        np.bincount(read_own_folder(tmp_path, clothes).train.labels).tolist() == [4] * 2
+    )
+    (tmp_path / "T-shirt_top").rename(tmp_path / "T-shirt")
+    with pytest.raises(DataError, match=r"or one of T-shirt_top, Trouser, .*; rename"):
+        read_own_folder(tmp_path, clothes)
+
+
+@pytest.mark.parametrize(("of_release", "of_folder"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_the_unicode_form_of_a_folders_name_does_not_matter(
+    of_release: Literal["NFC", "NFD"],
+    of_folder: Literal["NFC", "NFD"],
+    tmp_path: Path,
+) -> None:
+    names = ("caf\u00e9", "tea")
+    kind = ImageKind(tuple(normalize(of_release, n) for n in names), (1, 8, 8))
+    write_tree(tmp_path, {normalize(of_folder, "caf\u00e9"): 5})
+    assert set(read_own_folder(tmp_path, kind).train.labels) == {0}
+
+
+def test_a_class_that_has_a_folders_name_as_it_is_comes_first(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"a_b": 5})
+    kind = ImageKind(("a/b", "a_b"), (1, 8, 8))
+    assert set(read_own_folder(tmp_path, kind).train.labels) == {1}
+
+
+def test_a_class_folder_that_is_a_link_to_nowhere_is_refused_and_not_left_out(
+    tmp_path: Path,
+) -> None:
+    write_tree(tmp_path, {"cat": 5})
+    (tmp_path / "owl").symlink_to("/not-mounted/owl")
+    for read in (
+        lambda: read_own_folder(tmp_path, KIND),
+        lambda: count_folder(tmp_path),
+    ):
+        with pytest.raises(
+            DataError, match=r"owl is a link to /not-mounted/owl, which"
+        ):
+            read()
+
+
 def test_images_of_another_size_are_refused_with_both_sizes(tmp_path: Path) -> None:
     write_tree(tmp_path, {"cat": 1}, size=10)
     with pytest.raises(DataError, match=r"0\.png has 10x10 pixels, .* 8x8; resize"):
@@ -136,6 +185,30 @@ def test_unreadable_images_are_named_and_counted_and_the_rest_is_used(
     assert left_out.startswith(f"2 of 20 images in {tmp_path} are left out: ")
     assert "dog/3.png" in left_out
     assert "cat/0.png" in left_out
+
+
+LATIN1 = os.fsdecode(b"caf\xe9.png")
+
+
+def test_an_image_whose_name_is_not_utf8_is_read_like_any_other(
+    tmp_path: Path,
+) -> None:
+    write_tree(tmp_path, {"cat": 10})
+    (tmp_path / "cat" / "0.png").rename(tmp_path / "cat" / LATIN1)
+    own = read_own_folder(tmp_path, KIND)
+    assert (len(own.train), len(own.val), own.notes) == (8, 2, ())
+
+
+def test_a_note_about_a_file_whose_name_is_not_utf8_can_be_written_down(
+    tmp_path: Path,
+) -> None:
+    write_tree(tmp_path, {"cat": 10})
+    (tmp_path / "cat" / LATIN1).write_bytes(b"")
+    (tmp_path / "cat" / os.fsdecode(b"a.caf\xe9")).write_bytes(b"")
+    notes = read_own_folder(tmp_path, KIND).notes
+    assert r"1 .caf\udce9 in cat/" in notes[0]
+    assert r"cat/caf\udce9.png: it is empty" in notes[1]
+    "".join(notes).encode()
 
 
 def test_an_image_of_too_many_pixels_is_left_out_and_named(tmp_path: Path) -> None:

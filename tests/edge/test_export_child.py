@@ -10,10 +10,11 @@ import torch
 from distill_site import write_release
 from edge_site import FAST
 from small_runs import small_card
-from waiting import until
+from waiting import WAIT_S, until
 
 from common.config import DatasetConfig
-from common.errors import CapError, StorageError, TaktError
+from common.durable import locked
+from common.errors import CapError, Interrupted, StorageError, TaktError
 from common.models.files import save_model
 from common.models.zoo import build_model
 from edge.config import EdgeConfig
@@ -121,3 +122,28 @@ def test_a_child_that_is_killed_was_not_out_of_memory(
             end.result()
     assert not isinstance(caught.value, CapError)
     assert "memory" not in str(caught.value)
+
+
+def test_two_exports_of_one_student_make_its_file_once(
+    state: StateDir, promoted: Promoted
+) -> None:
+    begin = threading.Barrier(2)
+
+    def export() -> list[str]:
+        begin.wait()
+        return exported(state, promoted)
+
+    with ThreadPoolExecutor(2) as pool:
+        ends = [pool.submit(export) for _ in range(2)]
+    assert sorted(len(end.result()) for end in ends) == [0, 1]
+
+
+def test_a_stop_ends_the_wait_for_another_export(
+    state: StateDir, promoted: Promoted
+) -> None:
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool, locked(state.work / "export.lock"):
+        end = pool.submit(run_export, config_of(state), promoted, ("onnx",), stop=stop)
+        stop.set()
+        with pytest.raises(Interrupted, match="stopped while waiting"):
+            end.result(WAIT_S)

@@ -2,7 +2,8 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from class_folders import write_tree
 from edge_site import EdgeSite, edge_site, recipe
 from prepared_work import outcomes, prepare
+from transfer_site import own_folder
 from waiting import WAIT_S, until
 
 from cloud.gateway.live_teacher import Batch, LiveTeacher, Shapes
 from common.config import OwnImagesConfig
+from common.data.folder_counts import count_folder
+from common.errors import ConfigError
 from common.release import Manifest
 from edge.config import EdgeConfig
 from edge.daemon import NodeDaemon
@@ -76,6 +81,11 @@ def following(node: EdgeConfig) -> Iterator[None]:
             run.result(timeout=WAIT_S)
 
 
+def num_seen(node: EdgeConfig) -> int:
+    """Count the images of the last distillation."""
+    return StateDir(node.state_dir).seen_images.stat().st_size // 8
+
+
 def wait_for_polls(node: EdgeConfig, count: int = 3) -> None:
     """Wait until an idle daemon has looked for images so many times."""
     seen: set[float] = set()
@@ -92,13 +102,14 @@ def wait_for_polls(node: EdgeConfig, count: int = 3) -> None:
 def test_once_distils_again_where_images_were_added_and_not_otherwise(
     site: EdgeSite, node: EdgeConfig
 ) -> None:
-    assert NodeDaemon(node).once().own_images == 2
+    NodeDaemon(node).once()
     NodeDaemon(node).once()
     assert outcomes(site, node) == ["promoted"]
     add(images_of(node), "2/c.png")
     prepare(site, node, robust_accuracy=0.6)
-    assert NodeDaemon(node).once().own_images == 3
+    NodeDaemon(node).once()
     assert outcomes(site, node) == ["promoted", "promoted"]
+    assert num_seen(node) == 3
 
 
 def test_once_distils_again_where_an_image_got_its_label_or_went(
@@ -111,7 +122,7 @@ def test_once_distils_again_where_an_image_got_its_label_or_went(
     NodeDaemon(node).once()
     (folder / "2" / "b.png").unlink()
     prepare(site, node, robust_accuracy=0.7)
-    assert NodeDaemon(node).once().own_images == 1
+    NodeDaemon(node).once()
     assert len(outcomes(site, node)) == 3
 
 
@@ -122,21 +133,122 @@ def test_what_is_no_image_starts_nothing(site: EdgeSite, node: EdgeConfig) -> No
     assert outcomes(site, node) == ["promoted"]
 
 
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeSite]:
+    """A site whose release a real child can learn from."""
+    with edge_site(tmp_path_factory.mktemp("digits")) as site:
+        site.publish_digits(students={"tiny": recipe(epochs=4)})
+        yield site
+
+
+@pytest.fixture
+def real(digits: EdgeSite, tmp_path: Path) -> EdgeConfig:
+    """Join a node with forty digits of its own, which the real child is to read."""
+    own_folder(tmp_path / "later", 50)
+    arrive(tmp_path / "later", tmp_path / "images", *range(40))
+    data = OwnImagesConfig(folder=tmp_path / "images", retrain_after=3)
+    seed = next(SEEDS)
+    return digits.join(f"node-{seed}", data=data, seed=seed, poll_s=0.05)
+
+
 def test_retrain_after_new_images_the_present_release_is_distilled_again(
+    digits: EdgeSite, real: EdgeConfig
+) -> None:
+    folder = images_of(real)
+    with following(real):
+        until("the first", lambda: outcomes(digits, real) == ["promoted"])
+        arrive(folder.with_name("later"), folder, 40, 41)
+        wait_for_polls(real)
+        assert len(outcomes(digits, real)) == 1
+        arrive(folder.with_name("later"), folder, 42)
+        until("the second", lambda: len(outcomes(digits, real)) == 2)
+        wait_for_polls(real)
+    _, *again = outcomes(digits, real)
+    assert len(again) == 1 and again[0] in ("promoted", "kept")  # and not over and over
+
+
+def test_images_of_a_distillation_that_failed_are_trained_on_once_the_folder_is_mended(
+    digits: EdgeSite, real: EdgeConfig
+) -> None:
+    folder, more = images_of(real), images_of(real).with_name("more")
+    arrive(folder.with_name("later"), more, *range(40, 44), label="unlabelled")
+    wrong = save_image(more / "unlabelled" / "wrong.png", size=10)
+    with following(real):
+        until("the first", lambda: outcomes(digits, real) == ["promoted"])
+        (more / "unlabelled").rename(folder / "unlabelled")
+        until("the failure", lambda: outcomes(digits, real)[1:] == ["failed"])
+        wait_for_polls(real)
+        assert len(outcomes(digits, real)) == 2  # the same folder would fail again
+        (folder / "unlabelled" / wrong.name).unlink()
+        until("the third", lambda: len(outcomes(digits, real)) == 3)
+    assert outcomes(digits, real)[2] in ("promoted", "kept")
+
+
+def test_what_failed_is_not_tried_with_each_image_more(
+    site: EdgeSite, tmp_path: Path
+) -> None:
+    add(tmp_path / "images", "2/a.png", "2/b.png")
+    data = OwnImagesConfig(folder=tmp_path / "images", retrain_after=3)
+    seed = next(SEEDS)
+    node = site.join(f"node-{seed}", data=data, seed=seed, student="unknown")
+    with pytest.raises(ConfigError):
+        NodeDaemon(node).once()
+    state = StateDir(node.state_dir)
+    current = state.read_current()
+    assert current.outcome == "failed"
+    images = NewImages(data, state)
+    add(tmp_path / "images", "2/c.png", "2/d.png")
+    assert not images.is_due(current, any_new=False)
+    add(tmp_path / "images", "2/e.png")
+    assert images.is_due(current, any_new=False)
+
+
+def failed_with(folder: Path, *names: str) -> tuple[NewImages, Current]:
+    """Note that a distillation failed with these images, which are put there."""
+    add(folder / "images", *names)
+    data = OwnImagesConfig(folder=folder / "images", retrain_after=3)
+    images = NewImages(data, StateDir(folder))
+    now = images.look()
+    images.keep(now, has_failed=True)
+    return images, Current(
+        outcome="failed", data_sha256=now.table_sha256, tried_sha256=now.files_sha256
+    )
+
+
+def test_a_failure_is_tried_again_once_one_of_its_images_is_gone(
+    tmp_path: Path,
+) -> None:
+    images, current = failed_with(tmp_path, "2/a.png", "2/b.png")
+    (tmp_path / "images" / "2" / "b.png").unlink()
+    assert images.is_due(current, any_new=False)
+
+
+def arrive(source: Path, folder: Path, *numbers: int, label: str | None = None) -> None:
+    """Move images from one folder of classes to another, or to one class of it."""
+    for number in numbers:
+        (path,) = source.glob(f"*/{number}.png")
+        place = folder / (label or path.parent.name)
+        place.mkdir(parents=True, exist_ok=True)
+        path.rename(place / path.name)
+
+
+def test_images_that_gave_no_result_are_not_tried_again_as_they_are(
+    tmp_path: Path,
+) -> None:
+    images, current = failed_with(tmp_path, "2/a.png", "2/b.png", "2/c.png")
+    assert images.num_new(images.look(), current) == 3
+    assert not images.is_due(current, any_new=False)
+    assert not images.is_due(current, any_new=True)
+
+
+def test_a_failure_of_a_takt_that_kept_no_tried_images_counts_its_images_as_seen(
     site: EdgeSite, node: EdgeConfig
 ) -> None:
-    folder = images_of(node)
-    with following(node):
-        until("the first", lambda: len(outcomes(site, node)) == 1)
-        add(folder, "2/c.png", "2/d.png")
-        wait_for_polls(node)
-        assert outcomes(site, node) == ["promoted"]
-        add(folder, "2/e.png")
-        # The real child looks at these files, and has no use for any.
-        until("the second", lambda: len(outcomes(site, node)) == 2)
-        wait_for_polls(node)
-    assert len(outcomes(site, node)) == 2  # and not over and over
-    assert StateDir(node.state_dir).read_current().own_images == 5
+    NodeDaemon(node).once()
+    state = StateDir(node.state_dir)
+    before = state.read_current().model_copy(update={"outcome": "failed"})
+    old = Current.model_validate_json(before.model_dump_json(exclude={"tried_sha256"}))
+    assert not NewImages(node.data, state).is_due(old, any_new=False)
 
 
 def test_images_are_counted_from_the_last_distillation_on_through_restarts(
@@ -197,6 +309,33 @@ def test_another_table_of_images_is_distilled_with_at_the_next_start(
     prepare(site, changed, robust_accuracy=0.6)
     with following(changed):
         until("the second", lambda: len(outcomes(site, node)) == 2)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("@eaDir/a.png", "2/@eaDir/a.png", "__MACOSX/a.png", "#recycle/a.png"),
+        *("lost+found/a.png", ".thumbnails/a.png", "2/._a.png", "2/sub/a.png"),
+    ],
+)
+def test_what_no_training_reads_is_not_new(name: str, tmp_path: Path) -> None:
+    state = StateDir(tmp_path / "state")
+    images = NewImages(OwnImagesConfig(folder=tmp_path / "images"), state)
+    write_tree(tmp_path / "images", {"2": 3})
+    add(tmp_path / "images", name)
+    assert count_folder(tmp_path / "images").total == 3
+    assert len(images.look().files) == 3
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_folder_or_pipe_named_as_an_image_is_not_new(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    state = StateDir(tmp_path / "state")
+    images = NewImages(OwnImagesConfig(folder=tmp_path / "images"), state)
+    write_tree(tmp_path / "images", {"2": 3})
+    make(tmp_path / "images" / "2" / "x.png")
+    assert len(images.look().files) == 3
 
 
 def test_a_node_without_images_of_its_own_has_nothing_new(tmp_path: Path) -> None:
@@ -288,11 +427,16 @@ def test_shared_images_are_asked_about_once_each_and_new_ones_alone_later(
 
 def save_images(folder: Path, *, per_class: int) -> None:
     """Save images of two classes of the digits."""
+    for label in ("2", "5"):
+        for index in range(per_class):
+            save_image(folder / label / f"{index}.png")
+
+
+def save_image(path: Path, size: int = 8) -> Path:
     from PIL import Image
 
-    random = np.random.default_rng(0)
-    for name in ("2", "5"):
-        (folder / name).mkdir(parents=True)
-        for index in range(per_class):
-            pixels = random.integers(0, 256, (8, 8), np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{index}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng([*str(path).encode()])
+    pixels = random.integers(0, 256, (size, size), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path

@@ -1,12 +1,13 @@
 """A distillation on the release's images and the node's: what it uses and measures."""
 
+import os
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from distill_site import job_for
+from distill_site import job_for, recipe, write_release
 from PIL import Image
 from transfer_site import (
     CLOUD,
@@ -23,11 +24,18 @@ from common.errors import ConfigError, DataError, Interrupted, TrustError
 from common.models.card import ModelCard
 from common.models.files import load_model, save_model
 from common.models.zoo import build_model
+from edge.daemon.promotion import decide
 from edge.distill.knowledge import read_manifest
 from edge.distill.prepare import prepare
 from edge.distill.run import distil
-from edge.jobs.job import DistilJob, DistilResult
-from edge.state import STUDENT
+from edge.jobs.job import (
+    RESULT,
+    DistilJob,
+    DistilResult,
+    RobustAccuracies,
+    read_message,
+)
+from edge.state import STUDENT, Promoted
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +85,16 @@ def test_a_node_with_images_is_measured_on_both_and_counts_them(
         "progress.jsonl",
         "student.safetensors",
     ]  # and no file of pixels
+
+
+def test_a_result_is_written_where_an_unreadable_images_name_is_not_utf8(
+    release: Path, tmp_path: Path
+) -> None:
+    folder = own_folder(tmp_path / "images", 40)
+    (folder / "1" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+    job = job_for(release, tmp_path / "work", own=in_folder(folder))
+    assert any(r"caf\udce9.png" in note for note in distil(job).notes)
+    assert read_message(job.work_dir / RESULT, DistilResult).own_images > 0
 
 
 def test_drawn_images_are_a_nodes_own_like_those_of_a_folder(
@@ -315,3 +333,30 @@ def test_own_images_that_a_method_can_make_nothing_of_are_not_counted_as_used(
     assert (result.own_images, result.own_labelled) == (0, 0)
     (note,) = result.notes
     assert "own images are left out: method rslad needs the teacher's answers" in note
+
+
+def test_a_student_that_forgets_is_kept_back_where_own_images_only_measure(
+    folder: Path, tmp_path: Path
+) -> None:
+    release = write_release(tmp_path)  # of the nodes' own images: it ships none
+    how = recipe(method="rslad", epochs=1)
+    manifest = read_manifest(release).model_copy(update={"students": {"tiny": how}})
+    there = changed_release(release, tmp_path / "release", manifest)
+    result = distil(job_for(there, tmp_path / "work", own=in_folder(folder)))
+    assert result.own_images == 0
+    serving = Promoted(
+        channel=manifest.channel,
+        version=manifest.version,
+        student="tiny",
+        folder="1",
+        weights_sha256="0" * 64,
+        dataset=manifest.dataset,
+        fingerprint=manifest.fingerprint,
+        eps=manifest.eps,
+        clean_accuracy=0.9,
+        robust=result.robust,
+    )
+    figures = RobustAccuracies(own_robust=0.0, release_robust=1.0)
+    result = result.model_copy(update={"serving": figures})
+    outcome, message = decide(result, manifest, serving)
+    assert (outcome, message[:7]) == ("kept", "forgets")

@@ -19,6 +19,7 @@ from common.config import DatasetConfig, OwnImagesConfig
 from common.data.drawn_images import draw_own_images
 from common.data.own_folder import ImageKind, read_own_folder
 from common.data.own_images import Allocate, OwnImages
+from common.data.sources import NODE_OPTION
 from common.durable import storing
 from common.release import Manifest
 from edge.distill.batch import Images
@@ -71,6 +72,7 @@ def reader(
         cloud_seed=manifest.seed,
         num_classes=manifest.num_classes,
         allocate=allocate,
+        option=NODE_OPTION,
     )
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from common.config import DatasetConfig, StudentConfig
 from common.data.datasets import load_dataset
+from common.data.sources import NODE_OPTION
 from common.errors import ConfigError, StorageError, TrustError
 from common.model_names import is_packaged
 from common.models.files import load_model
@@ -30,7 +31,11 @@ class ReleasedImages(NamedTuple):
 
 
 def released_images(
-    files: DatasetConfig, manifest: Manifest, release_dir: Path
+    files: DatasetConfig,
+    manifest: Manifest,
+    release_dir: Path,
+    *,
+    option: str = NODE_OPTION,
 ) -> ReleasedImages:
     """Read the images that a release ships, or rebuild those of its cloud.
 
@@ -38,13 +43,14 @@ def released_images(
         files: where the node has the cloud's data set, if it needs it.
         manifest: of the release.
         release_dir: of the pulled files.
+        option: by which the data set's folder is given, for the advice.
 
     Raises:
         DataError: the node's images are missing or damaged.
         TrustError: they are not the images of the release.
     """
     if manifest.images == "same":
-        return _rebuilt(files, manifest)
+        return _rebuilt(files, manifest, option)
 
     def read(info: ShardInfo) -> bytes:
         return read_file(release_dir / Path(info.path).name)
@@ -68,10 +74,10 @@ def cloud_dataset(files: DatasetConfig, manifest: Manifest) -> DatasetConfig:
     )
 
 
-def _rebuilt(files: DatasetConfig, manifest: Manifest) -> ReleasedImages:
+def _rebuilt(files: DatasetConfig, manifest: Manifest, option: str) -> ReleasedImages:
     config = cloud_dataset(files, manifest)
     # No download: it needs torchvision, which does not fit a small node's caps.
-    dataset = load_dataset(config, seed=manifest.seed, download=None)
+    dataset = load_dataset(config, seed=manifest.seed, download=None, option=option)
     found = dataset.train.fingerprint()
     if found != manifest.fingerprint:
         raise TrustError(
