@@ -41,6 +41,7 @@ from common.effective_limits import (
 )
 from common.errors import AddressError, CapError, DataError
 from common.interpreter import python
+from common.regular_file import is_folder, is_there
 from common.text import counted, printable
 from deploy.runtime.surroundings import (
     ADDRESS_SPACE_MIB,
@@ -323,9 +324,9 @@ def _wall_ahead_s() -> float:
 def check_disk(runs_dir: Path) -> Finding:
     """Check that runs can be written, and the space for them."""
     existing = runs_dir.absolute()
-    while not existing.exists():
+    while not is_there(existing):
         existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    if not is_folder(existing) or not os.access(existing, os.W_OK | os.X_OK):
         fix = f"give write permission on {existing}, or choose --runs-dir"
         return Finding("fail", "disk", f"{runs_dir} cannot be written", fix)
     free_mib = shutil.disk_usage(existing).free / _MIB
@@ -342,7 +343,7 @@ def check_data(dataset: DatasetConfig) -> Finding:
     if name == "cifar10":  # opening it imports torchvision
         folder = (dataset.data_dir or default_data_dir()).expanduser()
         names = ("cifar-10-batches-py", "cifar10/train")
-        if any((folder / name).is_dir() for name in names):
+        if any(is_folder(folder / name) for name in names):
             return Finding("ok", "data", f"{name} in {folder}")
         fix = "a run downloads it; offline, give --data-dir"
         return Finding("warn", "data", f"{name} is not there", fix)

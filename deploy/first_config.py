@@ -18,6 +18,7 @@ from common.data.image_folder import GREY, scan_tree, size_and_mode
 from common.data.sources import open_sources
 from common.durable import make_folder, write_atomic
 from common.errors import ConfigError
+from common.regular_file import is_folder
 from common.text import counted, printable
 
 CONFIG = "takt.toml"
@@ -80,7 +81,7 @@ def look_at(data: Path) -> FolderSize:
     return FolderSize(
         classes=tree.class_names,
         num_images=len(tree.paths),
-        has_test=(data / "test").is_dir(),
+        has_test=is_folder(data / "test"),
         smallest=min(counts),
         is_grey=all(mode in GREY for _, mode in headers),
         side=int(median(min(side) for side in sides)),

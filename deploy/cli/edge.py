@@ -35,8 +35,20 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+def node_file(value: Path | None) -> Path | None:
+    """Expand ~; refuse a place whose name the records of a node cannot hold."""
+    from deploy.runtime.paths import require_utf_8
+
+    path = expand(value)
+    if path is not None:
+        require_utf_8(path.absolute())
+    return path
+
+
 Config = Annotated[
-    Path, typer.Option("--config", "-c", callback=expand, help="The node's edge.toml.")
+    Path,
+    typer.Option("--config", "-c", callback=node_file, help="The node's edge.toml."),
 ]
 TokenFile = Annotated[
     Path | None,
@@ -125,7 +137,7 @@ def once(
         with followed(display, settings.state_dir):
             code = run_daemon(settings, once=True, wait=wait)
     if code == 0:
-        typer.echo(describe_status(read_status(settings.state_dir)))
+        _print_status(read_status(settings.state_dir))
     return code
 
 
@@ -228,7 +240,7 @@ def status(
     if as_json:
         typer.echo(json.dumps(found.model_dump(mode="json"), indent=1))
         return
-    typer.echo(describe_status(found))
+    _print_status(found)
     release = StateDir(settings.state_dir).releases / str(found.version)
     if not check and (line := describe_shipped(release, settings.student)):
         typer.echo(line)
@@ -242,6 +254,13 @@ def images(config: Config = DEFAULT) -> None:
 
     for line in describe_images(load_edge_config(config)):
         typer.echo(printable(line))
+
+
+def _print_status(status: "Status") -> None:
+    """Print a node's status, and what its last distillation said of the images."""
+    typer.echo(describe_status(status))
+    for note in status.notes:
+        typer.echo(f"note: {printable(note)}")
 
 
 def describe_status(status: "Status") -> str:

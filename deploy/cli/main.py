@@ -21,7 +21,6 @@ from deploy.cli.long_verbs import is_quiet, long_verb, open_display
 from deploy.cli.models import app as models_app
 from deploy.cli.options import (
     DEFAULT_RUNS,
-    AsJson,
     Assign,
     Compare,
     Config,
@@ -35,6 +34,7 @@ from deploy.cli.options import (
 )
 from deploy.cli.pki import app as pki_app
 from deploy.cli.runs import app as runs_app
+from deploy.cli.students import app as students_app
 
 OnlyThis = Annotated[
     list[str] | None,
@@ -51,6 +51,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(students_app, name=None)  # its verbs are called without a group's name
 app.add_typer(cloud_app, name="cloud")
 app.add_typer(config_app, name="config")
 app.add_typer(edge_app, name="edge")
@@ -136,131 +137,6 @@ def simulate(
 
 @app.command()
 @long_verb
-def evaluate(
-    model: Annotated[
-        Path, typer.Argument(callback=expand, help="A .safetensors file of takt.")
-    ],
-    attack: Annotated[str, typer.Option(help="autoattack or pgd.")] = "autoattack",
-    images: Annotated[
-        int, typer.Option(min=1, help="How many test images are attacked.")
-    ] = 500,
-    eps: Annotated[
-        str | None, typer.Option(help='Such as "8/255"; default: what it trained on.')
-    ] = None,
-    data_dir: DataDir = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the attack.")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Measure clean and robust accuracy of a saved teacher or student."""
-    from deploy.evaluation.single import evaluate_model, parse_eps
-
-    evaluate_model(
-        model,
-        attack=attack,
-        num_images=images,
-        eps=None if eps is None else parse_eps(eps),
-        data_dir=data_dir,
-        seed=seed,
-        as_json=as_json,
-        display=open_display(),
-    )
-
-
-@app.command()
-@long_verb
-def export(
-    student: Annotated[
-        Path, typer.Argument(callback=expand, help="A .safetensors file of takt.")
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", callback=expand, help="The file to write.")
-    ],
-    to: Annotated[str, typer.Option(help="onnx or onnx-int8.")] = "onnx",
-    images: Annotated[
-        int, typer.Option(min=1, help="Test images that it has to answer.")
-    ] = 1000,
-    attacked: Annotated[
-        int, typer.Option(min=1, help="Of these, so many are attacked.")
-    ] = 200,
-    max_clean_drop: Annotated[
-        float,
-        typer.Option(min=0, help="Clean accuracy it may lose: percentage points."),
-    ] = 0.5,
-    max_robust_drop: Annotated[
-        float, typer.Option(min=0, help="The same of its robust accuracy.")
-    ] = 1.0,
-    data_dir: DataDir = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Of the attacks.")
-    ] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Write a student as an ONNX file, unless that answers worse."""
-    from common.export.bounds import Bounds
-    from deploy.export import export_student
-
-    export_student(
-        student,
-        out,
-        to=to,
-        num_images=images,
-        num_attacked=attacked,
-        bounds=Bounds(clean=max_clean_drop / 100, robust=max_robust_drop / 100),
-        data_dir=data_dir,
-        seed=seed,
-        as_json=as_json,
-        display=open_display(),
-    )
-
-
-@app.command()
-@long_verb
-def fit(
-    memory_mib: Annotated[int, typer.Option(min=1, help="The node's memory cap.")],
-    cpu_s: Annotated[
-        float, typer.Option(help="CPU-seconds that the training may take.")
-    ],
-    config: Config = "digits",
-    release: Annotated[
-        Path | None,
-        typer.Option(
-            callback=expand, help="A pulled release's folder, in the place of a config."
-        ),
-    ] = None,
-    data_dir: DataDir = None,
-    limit: Limit = None,
-    seed: Seed = None,
-    assign: Assign = None,
-    cpus: Annotated[float, typer.Option(help="The node's CPU cap, in cores.")] = 1.0,
-    as_json: AsJson = False,
-) -> None:
-    """Pick the largest student whose training fits a node, by measuring steps."""
-    from deploy.runtime.terminal import make_console
-    from deploy.selection.student import (
-        caps_of,
-        select_student,
-        subject_of_config,
-        subject_of_release,
-    )
-
-    profile = caps_of(cpus=cpus, memory_mib=memory_mib, cpu_s=cpu_s)
-    if release is not None:
-        subject = subject_of_release(release.absolute(), data_dir)
-    else:
-        settings, _ = settings_of(config, data_dir, limit, seed, assign)
-        subject = subject_of_config(settings)
-    select_student(
-        subject,
-        profile,
-        cpu_s=cpu_s,
-        as_json=as_json,
-        console=make_console(),
-        display=open_display(),
-    )
-
-
-@app.command()
-@long_verb
 def compare(
     full: Annotated[
         bool, typer.Option("--full", help="The whole grid: hours, not minutes.")
@@ -281,6 +157,13 @@ def compare(
             callback=expand, help="Keeps teachers and knowledge between compares."
         ),
     ] = Path("runs/compare/work"),
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            callback=expand,
+            help="A storage folder with the finished teacher (takt cloud train).",
+        ),
+    ] = None,
     data_dir: DataDir = None,
     dataset: OnlyThis = None,
     student: OnlyThis = None,
@@ -305,6 +188,7 @@ def compare(
         choice=Choice(dataset or (), student or (), method or ()),
         num_workers=workers or usable_cores(),
         display=open_display(on_stdout=True),
+        teacher=teacher,
     )
 
 
@@ -316,6 +200,7 @@ def report(
     ],
 ) -> None:
     """Make a run's report.html again and print its table, from its folder."""
+    from common.regular_file import is_folder
     from deploy.report.table import print_result
     from deploy.runtime.terminal import make_console
 
@@ -323,7 +208,7 @@ def report(
         from deploy.report.page import write_report  # and with it matplotlib
 
         result = write_report(run)
-    print_result(result, make_console(), run if run.is_dir() else run.parent)
+    print_result(result, make_console(), run if is_folder(run) else run.parent)
 
 
 @app.command()

@@ -61,6 +61,16 @@ def _news(config: EdgeConfig, data: OwnImagesConfig) -> list[str]:
         return []
     new = counted(images.num_new(images.look(), current), "image")
     since = f"{new} new or changed since the distillation of release {current.version}"
+    if current.tried_sha256 is not None:
+        since = (
+            f"{new} new or changed since the last distillation with a result (that of "
+            f"release {current.version}: {current.outcome})"
+        )
     if data.retrain_after is None:
         return [f"{since}; the next release, or `takt edge once`, takes them in"]
+    if current.tried_sha256 is not None:
+        return [
+            f"{since}; it is tried again when one of its images is mended or gone, or "
+            f"with {data.retrain_after:,} more (retrain_after)"
+        ]
     return [f"{since}; {data.retrain_after:,} start one (retrain_after)"]

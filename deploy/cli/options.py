@@ -23,9 +23,10 @@ def expand(value: Path | None) -> Path | None:
 def existing_folder(value: Path | None) -> Path | None:
     """Expand ~, and refuse a folder that is not there."""
     from common.errors import StorageError
+    from common.regular_file import is_folder
 
     path = expand(value)
-    if path is not None and not path.is_dir():
+    if path is not None and not is_folder(path):
         raise StorageError(f"there is no folder {path}; give one that is there")
     return path
 

@@ -38,11 +38,12 @@ def list_(runs_dir: RunsDir = DEFAULT_RUNS, as_json: AsJson = False) -> None:
 @app.command()
 def show(run: Run) -> None:
     """Print a run's tables again, from its result.json."""
+    from common.regular_file import is_folder
     from deploy.report.result import read_result
     from deploy.report.table import print_result
     from deploy.runtime.terminal import make_console
 
-    folder = run if run.is_dir() else run.parent
+    folder = run if is_folder(run) else run.parent
     print_result(read_result(run), make_console(), folder)
 
 

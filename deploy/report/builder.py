@@ -108,6 +108,11 @@ def dataset_facts(dataset: Dataset, notes: Sequence[str] = ()) -> DatasetFacts:
     )
 
 
+def with_notes(facts: DatasetFacts, notes: Sequence[str]) -> DatasetFacts:
+    """Add what a user should know of a run's images, one line each."""
+    return facts.model_copy(update={"notes": (*(facts.notes or ()), *notes) or None})
+
+
 def teacher_result(card: TeacherCard, accuracies: Accuracies | None) -> TeacherResult:
     """Join the teacher's card and AutoAttack's result, both of the test split."""
     return TeacherResult(
@@ -180,7 +185,13 @@ def node_result(
         "own_class_robust": _of_own_classes(accuracies),
         "as_shipped": report.as_shipped or None,
         "details": details,
+        "notes": tuple(report.notes) or None,
     }
+    on_release = tuple(from_wire(Evaluation, each) for each in report.release_robust)
+    if on_release and on_release != own:
+        reported["release_robust"] = _joined(None, on_release)
+        if report.HasField("release_clean_accuracy"):
+            reported["release_clean_accuracy"] = report.release_clean_accuracy
     if data is not None:
         counts = {
             "trained_on": report.own_images,

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from common.durable import write_atomic
 from common.records import Evaluation
+from common.regular_file import is_folder
 from common.text import counted
 from deploy.report import bars, pictured
 from deploy.report.arms import run_arms
@@ -52,7 +53,7 @@ def write_report(run_dir: Path) -> RunResult:
             the page cannot be written.
     """
     result = read_result(run_dir)
-    write_page(result, run_dir if run_dir.is_dir() else run_dir.parent)
+    write_page(result, run_dir if is_folder(run_dir) else run_dir.parent)
     return result
 
 
@@ -126,6 +127,8 @@ def _evaluations(result: RunResult) -> Iterator[tuple[str, Evaluation]]:
             # A baseline was trained here, and its figures are not a node's.
             claimed = VALIDATION in evaluation.flags and label == node.name
             yield f"{label} (the node's claim)" if claimed else label, evaluation
+        for evaluation in node.release_robust or ():
+            yield f"{label} (its claim, on the release's images)", evaluation
 
 
 def _robust_note(result: RunResult) -> str:

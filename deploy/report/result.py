@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from common.durable import write_atomic
 from common.errors import StorageError, one_line
 from common.records import Cap, CpuSeconds, CurvePoint, Evaluation, Profile, Record
+from common.regular_file import is_folder
 
 SCHEMA = 1
 VALIDATION = "validation_split"  # flag of what was not measured on the test split
@@ -158,6 +159,11 @@ class NodeResult(Record):
     # Training did not improve the starting weights: they are the student. Absent: no.
     as_shipped: bool | None = None
     details: str | None = None  # what the page draws of it, see deploy.report.details
+    # As the node measured it on the release's validation images, where the evaluation
+    # flagged "validation_split" in `robust` is of its own. Absent: it has no others.
+    release_clean_accuracy: Fraction = None
+    release_robust: tuple[Evaluation, ...] | None = None
+    notes: tuple[str, ...] | None = None  # on its images, one line each; absent: none
 
     @property
     def autoattack(self) -> Evaluation | None:
@@ -258,7 +264,7 @@ def read_result(run_dir: Path) -> RunResult:
     Raises:
         StorageError: there is none, or it is damaged or of another schema.
     """
-    path = run_dir / RESULT_NAME if run_dir.is_dir() else run_dir
+    path = run_dir / RESULT_NAME if is_folder(run_dir) else run_dir
     try:
         tree = json.loads(path.read_bytes())
     except OSError as e:

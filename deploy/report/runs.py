@@ -14,14 +14,16 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from common.errors import StorageError
 from common.records import Evaluation
+from common.regular_file import is_file, is_folder
+from common.text import printable
 from common.text_file import read_text
 from deploy.report.result import RESULT_NAME, RunResult, read_result
 from deploy.report.wording import percent
 from deploy.runtime.config_keys import leaves
+from deploy.runtime.terminal import plain
 
 _CONFIG = "config.toml"
 _Z = 1.96  # of a 95 % interval
@@ -44,7 +46,7 @@ def find_runs(runs_dir: Path) -> list[RunLine]:
         StorageError: there is no such folder.
     """
     try:
-        folders = [folder for folder in runs_dir.iterdir() if folder.is_dir()]
+        folders = [folder for folder in runs_dir.iterdir() if is_folder(folder)]
     except OSError as e:
         raise StorageError(
             f"no runs at {runs_dir}: {e.strerror}; `takt simulate` makes some, "
@@ -53,15 +55,13 @@ def find_runs(runs_dir: Path) -> list[RunLine]:
     lines = []
     for folder in folders:
         record = folder / RESULT_NAME
-        if not record.is_file() and not (folder / _CONFIG).is_file():
+        if not is_file(record) and not is_file(folder / _CONFIG):
             continue  # no run
-        ended = _when(record if record.is_file() else folder)
+        ended = _when(record if is_file(record) else folder)
         try:
             lines.append(RunLine(folder, ended, read_result(folder)))
         except StorageError as e:
-            fault = (
-                "damaged record" if record.is_file() else "no record: it did not end"
-            )
+            fault = "damaged record" if is_file(record) else "no record: it did not end"
             lines.append(RunLine(folder, ended, None, f"{fault} ({type(e).__name__})"))
     return sorted(lines, key=lambda line: (line.ended, line.folder.name))
 
@@ -84,9 +84,10 @@ def print_runs(runs_dir: Path, console: Console, *, as_json: bool) -> None:
     for head in ("run", "ended", "data", "nodes", "teacher %", "students %", "status"):
         table.add_column(head, justify="right" if head.endswith("%") else "left")
     # The name is what other verbs are given: it is never cut.
-    table.columns[0].min_width = max((len(x.folder.name) for x in lines), default=0)
+    names = [printable(line.folder.name) for line in lines]
+    table.columns[0].min_width = max(map(len, names), default=0)
     for line in lines:
-        table.add_row(*(Text(text) for text in _cells(line)))
+        table.add_row(*map(plain, _cells(line)))
     console.print(table)
     if not lines:
         console.print(f"no run in {runs_dir} yet; `takt simulate` makes one")
@@ -143,15 +144,16 @@ def print_comparison(one: Path, other: Path, console: Console) -> None:
     """
     results = read_result(one), read_result(other)
     for key, first, second in config_differences(one, other):
-        console.print(f"{key}: {first} -> {second}", highlight=False, soft_wrap=True)
+        line = plain(f"{key}: {first} -> {second}")
+        console.print(line, highlight=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False)
-    for head in ("model", results[0].run_id, results[1].run_id, "difference"):
+    for head in ("model", *(plain(each.run_id) for each in results), "difference"):
         table.add_column(head, justify="left" if head == "model" else "right")
     models = [_figures(result) for result in results]
     for name in dict.fromkeys([*models[0], *models[1]]):
         pair = [each.get(name) for each in models]
         shown = ["-" if e is None else f"{percent(e.accuracy)} %" for e in pair]
-        table.add_row(*(Text(text) for text in (name, *shown, _difference(pair))))
+        table.add_row(*map(plain, (name, *shown, _difference(pair))))
     console.print(table)
     console.print(
         "robust accuracy by AutoAttack; +- is the 95 % interval of the difference by "
@@ -175,7 +177,7 @@ def config_differences(one: Path, other: Path) -> Iterator[tuple[str, str, str]]
 
 def _keys_of(run: Path) -> dict[str, str]:
     """Read a run's config: each key with its value."""
-    folder = run if run.is_dir() else run.parent
+    folder = run if is_folder(run) else run.parent
     try:
         tree = tomllib.loads(read_text(folder / _CONFIG))
     except (OSError, ValueError, RecursionError):

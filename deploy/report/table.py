@@ -7,11 +7,10 @@ narrow one a short block for each row. Not here: the live view, the HTML page.
 from pathlib import Path
 
 from rich.console import Console, JustifyMethod
-from rich.markup import escape
 from rich.table import Table
 
 from common.records import Evaluation
-from common.text import printable
+from common.regular_file import is_there
 from deploy.report.arms import (
     ALONE,
     NO_TEACHER,
@@ -24,6 +23,7 @@ from deploy.report.arms import (
 )
 from deploy.report.result import Failure, NodeResult, RunResult
 from deploy.report.wording import TRIAL, describe, human_bytes, percent
+from deploy.runtime.terminal import plain
 
 COLUMNS = (
     "node",
@@ -68,18 +68,18 @@ def print_result(
             console.print(fitting[0])
         else:
             _print_blocks(rows, console)
-        console.print(f"[dim]{escape(caption(result))}[/dim]", highlight=False)
+        console.print(f"[dim]{plain(caption(result))}[/dim]", highlight=False)
         _print_arms(result, console)
-        for note in (result.dataset and result.dataset.notes) or ():
+        for note in _notes(result):
             console.print(
-                f"[yellow]note[/yellow]: {escape(printable(note))}",
+                f"[yellow]note[/yellow]: {plain(note)}",
                 highlight=False,
                 soft_wrap=True,
             )
         console.print()
     if rows or not error_follows:
         style = "bold" if result.status == "ok" else "bold red"
-        console.print(escape(printable(result.verdict)), style=style, highlight=False)
+        console.print(plain(result.verdict), style=style, highlight=False)
     if result.error is not None and not error_follows:
         _print_error(result.error, result.verdict, console)
     for label, name in (
@@ -88,16 +88,24 @@ def print_result(
         ("students", "students"),
         ("logs", "logs"),
     ):
-        if (run_dir / name).exists():
-            line = f"{label:9} {escape(str(run_dir / name))}"
+        if is_there(run_dir / name):
+            line = f"{label:9} {plain(str(run_dir / name))}"
             console.print(line, highlight=False, soft_wrap=True)
+
+
+def _notes(result: RunResult) -> list[str]:
+    """List what a user should know of the data set and of the nodes' images."""
+    notes = [*((result.dataset and result.dataset.notes) or ())]
+    for node in result.nodes:
+        notes += [f"{node.name}: {note}" for note in node.notes or ()]
+    return notes
 
 
 def _print_error(error: Failure, verdict: str, console: Console) -> None:
     """Print what ended a run: its exit code, and the line unless the verdict has it."""
     line = f"exit code {error.code}"
     if error.message not in verdict:
-        line += f": {escape(printable(error.message))}"
+        line += f": {plain(error.message)}"
     console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -142,7 +150,7 @@ def _print_arms(result: RunResult, console: Console) -> None:
         justify: JustifyMethod = "left" if index < 2 else "right"
         table.add_column(name, justify=justify, no_wrap=True)
     for row in rows:
-        table.add_row(*[escape(cell) for cell in row])
+        table.add_row(*[plain(cell) for cell in row])
     console.print()
     endless = console.options.update(width=1000)
     if console.measure(table, options=endless).maximum <= console.width + 1:
@@ -150,11 +158,11 @@ def _print_arms(result: RunResult, console: Console) -> None:
     else:
         for row in rows:
             name = f"{row[0]}: {row[1]}"
-            console.print(escape(name), style="bold", highlight=False)
+            console.print(plain(name), style="bold", highlight=False)
             for column, cell in zip(head[2:], row[2:], strict=True):
                 if cell != MISSING:
-                    console.print(escape(f"  {column:17} {cell}"), highlight=False)
-    console.print(f"[dim]{escape(arms_caption(nodes))}[/dim]", highlight=False)
+                    console.print(plain(f"  {column:17} {cell}"), highlight=False)
+    console.print(f"[dim]{plain(arms_caption(nodes))}[/dim]", highlight=False)
 
 
 def _arm(arm: Arm | None) -> str:
@@ -253,13 +261,13 @@ def _table(rows: list[tuple[str, ...]], columns: set[str]) -> Table:
         justify: JustifyMethod = "right" if name in NUMERIC else "left"
         table.add_column(name, justify=justify, no_wrap=True)
     for row in rows:
-        table.add_row(*[escape(row[index]) for index in kept])
+        table.add_row(*[plain(row[index]) for index in kept])
     return table
 
 
 def _print_blocks(rows: list[tuple[str, ...]], console: Console) -> None:
     for row in rows:
-        console.print(escape(f"{row[0]}: {row[-1]}"), style="bold", highlight=False)
+        console.print(plain(f"{row[0]}: {row[-1]}"), style="bold", highlight=False)
         for column, cell in zip(COLUMNS[1:-1], row[1:-1], strict=True):
             if cell != MISSING:
-                console.print(escape(f"  {column:15} {cell}"), highlight=False)
+                console.print(plain(f"  {column:15} {cell}"), highlight=False)

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task
 from rich.table import Column
 from rich.text import Text
@@ -26,6 +25,7 @@ from rich.text import Text
 from common.errors import TaktError
 from common.text import printable
 from deploy.runtime.output import OutputError, ReaderGone
+from deploy.runtime.terminal import plain
 
 _POLL_S = 0.5
 _PACE_S = 900.0  # of the past that an estimate goes by: an epoch may take minutes
@@ -103,7 +103,7 @@ class Display:
             )
             return
         mark = "[green]done[/green]" if ok else "[red]stopped[/red]"
-        line = f"{mark:24} {name:11} [dim]{seconds:6.1f} s[/dim]  {escape(summary)}"
+        line = f"{mark:24} {name:11} [dim]{seconds:6.1f} s[/dim]  {plain(summary)}"
         self.console.print(line, highlight=False)
 
     def print(self, text: str, *, label: str = "") -> None:

@@ -16,6 +16,7 @@ from common.config import DATA_DIR_MISSING, DatasetConfig, RunConfig
 from common.config.store_url import check_store_url
 from common.config.toml_file import WrongKeyError, parse_config, set_options
 from common.errors import ConfigError
+from common.regular_file import is_file
 from common.release import check_contents, check_views
 from common.text_file import read_text, reason_of
 from deploy.runtime.paths import expanded
@@ -191,7 +192,7 @@ def read_shipped(name: str, folder: str) -> tuple[str, str]:
         ConfigError: there is no such file, or it is no text.
     """
     path = expanded(Path(name))
-    if not path.is_file() and name in shipped(folder):
+    if not is_file(path) and name in shipped(folder):
         entry = files("deploy").joinpath(folder, f"{name}.toml")
         return f"{name}.toml", entry.read_text(encoding="utf-8")
     try:

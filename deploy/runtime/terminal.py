@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
+from rich.markup import escape
 
+from common.text import printable
 from deploy.runtime.output import open_output
 
 PIPE_WIDTH = 120  # columns, where the output is no terminal
@@ -48,6 +50,15 @@ def _columns(terminal: TextIO) -> int:
     if columns.isdigit() and int(columns):
         return int(columns)
     return os.get_terminal_size(terminal.fileno()).columns or 80
+
+
+def plain(text: str) -> str:
+    """Make text from elsewhere safe to print: it neither steers a terminal nor styles.
+
+    A name in a result, a path or a cell of a table may hold what rich takes for markup,
+    and control characters, which rich lets through.
+    """
+    return escape(printable(text))
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from common.model_names import is_packaged
 from common.release import MANIFEST, decode_manifest
 from deploy.runtime.progress import Display
 from deploy.runtime.settings import refuse_data_dir
+from deploy.runtime.terminal import plain
 from edge.jobs.sizing import Trial, try_out
 from edge.limits import require_memory
 
@@ -250,9 +251,9 @@ def _table(tried: list[TriedStudent]) -> Table:
         cost = c.trial.cost
         at_least = "> " if cost and cost.is_bound else ""
         table.add_row(
-            c.name,
-            c.recipe.model,
-            c.recipe.method,
+            plain(c.name),
+            plain(c.recipe.model),
+            plain(c.recipe.method),
             f"{cost.num_parameters:,}" if cost else "-",
             f"{cost.num_macs:,}" if cost else "-",
             f"{at_least}{cost.cpu_s_per_epoch:.2f}" if cost else "-",

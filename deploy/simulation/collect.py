@@ -6,6 +6,7 @@ result.json and report.html. It starts, stops and changes none of those parts. N
 here: the parts; collecting the nodes' reports (deploy/simulation/node_reports.py).
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -18,11 +19,12 @@ from cloud.publishing.repository import ReleaseRepository
 from cloud.storage import StorageDir
 from cloud.training.teacher_files import as_may_be_trained, finished_teacher
 from common.config import RunConfig
-from common.data.datasets import load_dataset
-from common.errors import ClusterError
+from common.data.datasets import Dataset, load_dataset
+from common.errors import ClusterError, DataError
 from common.release import Manifest, TeacherCard
 from common.text import counted
 from deploy.report.builder import dataset_facts, release_facts
+from deploy.report.result import DatasetFacts
 from deploy.report.wording import (
     describe_evaluation,
     describe_nodes,
@@ -32,7 +34,11 @@ from deploy.report.wording import (
 from deploy.runtime.progress import Display
 from deploy.simulation.lifecycle import run_in_folder
 from deploy.simulation.live_view import open_view, print_notes, take_snapshot
-from deploy.simulation.node_images import describe_shared_parts
+from deploy.simulation.node_images import (
+    check_drawn_images,
+    describe_shared_parts,
+    describe_short_classes,
+)
 from deploy.simulation.node_reports import collect_reports
 from deploy.simulation.nodes import RemoteNodes
 from deploy.simulation.phases import Phases
@@ -99,9 +105,7 @@ def _collect(
             # Not before the cloud job did: it fetches the data where that is missing.
             _awaited(run, lambda: run.cloud.training_has_begun() or None)
             dataset = load_dataset(config.dataset, seed=config.seed)
-            state.dataset = facts = dataset_facts(
-                dataset, describe_shared_parts(config)
-            )
+            state.dataset = facts = _facts_of(dataset, state)
             found = counted(len(dataset.test), "image")
             phase.summary = f"{dataset.name}: {found} to test"
         print_notes(display, facts)
@@ -124,6 +128,14 @@ def _collect(
         with phases.phase("evaluation", "AutoAttack on the test images") as phase:
             references.finish(compare=compare)
             phase.summary = describe_evaluation(wait_for_results(state))
+
+
+def _facts_of(dataset: Dataset, state: RunState) -> DatasetFacts:
+    """State which images the run uses, and note how its nodes' are drawn of them."""
+    with contextlib.suppress(DataError):  # a node that cannot have its images says so
+        state.drawn = check_drawn_images(state.config)
+    short = describe_short_classes(state.config, state.drawn)
+    return dataset_facts(dataset, (*describe_shared_parts(state.config), *short))
 
 
 def _teacher(config: RunConfig, storage: StorageDir) -> TeacherCard | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from common.config import NodeConfig, OwnImagesConfig, RunConfig
 from common.config.node_images import NUM_CLASSES
 from common.errors import StudentError, TaktError
-from common.text import counted
+from common.text import counted, printable
 from deploy.cloud_progress import read_lines
 from deploy.evaluation.measurement import Measurement
 from deploy.report.builder import (
@@ -100,6 +100,7 @@ def record_of(state: RunState) -> RunResult:
     nodes = tuple(
         _node_result(node, state, tables.get(node.name)) for node in state.config.nodes
     )
+    classes = {name: _own_classes(state, name, data) for name, data in tables.items()}
     teacher = None
     if state.teacher is not None:
         measured = _accuracies(state.teacher_measurement)
@@ -112,7 +113,9 @@ def record_of(state: RunState) -> RunResult:
                 each.result,
                 each.usage,
                 student=each.student,
-                accuracies=_accuracies(each.measurement, tables.get(each.node.name)),
+                accuracies=_accuracies(
+                    each.measurement, classes.get(each.node.name, ())
+                ),
             )
             for each in sorted(
                 state.baselines, key=lambda each: state.config.nodes.index(each.node)
@@ -169,7 +172,7 @@ def _ending(
         error = record_bug(error, state.run.logs)
     if error is None:
         return None, None
-    return error, Failure(code=error.exit_code, message=str(error))
+    return error, Failure(code=error.exit_code, message=printable(str(error)))
 
 
 def _missing_students(state: RunState) -> TaktError | None:
@@ -195,8 +198,9 @@ def _node_result(
     if found is None:
         status = state.nodes.status(node.name) if state.nodes is not None else None
         found = FinishedNode("not started" if status is None else status.state)
+    classes = _own_classes(state, node.name, data)
     references = tuple(
-        _reference(each, state, data)
+        _reference(each, state, classes)
         for each in sorted(state.references or (), key=lambda each: each.kind)
         if each.node.name == node.name
     )
@@ -205,16 +209,22 @@ def _node_result(
         state.config,
         found.report,
         student=found.student,
-        accuracies=_accuracies(found.measurement, data),
+        accuracies=_accuracies(found.measurement, classes),
         state=found.state,
-        data=describe_images(data),
+        data=describe_images(data, state.drawn.get(node.name)),
         references=references or None,
         details=found.details,
     )
 
 
+def _own_classes(
+    state: RunState, name: str, data: OwnImagesConfig | None
+) -> tuple[int, ...]:
+    return own_classes(data, NUM_CLASSES, state.drawn.get(name))
+
+
 def _reference(
-    found: FinishedReference, state: RunState, data: OwnImagesConfig | None
+    found: FinishedReference, state: RunState, classes: tuple[int, ...]
 ) -> Reference:
     """Describe what a node's student is seen beside."""
     recipe = state.config.students[found.node.student]
@@ -231,7 +241,7 @@ def _reference(
         found.result,
         student,
         method=planned if found.result is None else found.result.method,
-        accuracies=_accuracies(found.measurement, data),
+        accuracies=_accuracies(found.measurement, classes),
         details=found.details,
     )
 
@@ -244,12 +254,17 @@ def _num_parameters(found: FinishedReference, state: RunState) -> int:
 
 
 def _accuracies(
-    measurement: Measurement | None, data: OwnImagesConfig | None = None
+    measurement: Measurement | None, classes: tuple[int, ...] = ()
 ) -> Accuracies | None:
-    """Return what was measured; None: not yet, or the measurement failed."""
+    """Return what was measured; None: not yet, or the measurement failed.
+
+    Args:
+        measurement: of a model.
+        classes: of the images of the node that it is for; empty: all alike.
+    """
     if measurement is None or not measurement.done():
         return None
     try:
-        return measurement.result(timeout=0, classes=own_classes(data, NUM_CLASSES))
+        return measurement.result(timeout=0, classes=classes)
     except TaktError:  # it failed
         return None

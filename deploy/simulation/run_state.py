@@ -15,6 +15,7 @@ from common.release import Manifest, TeacherCard
 from deploy.evaluation.measurement import Measurement
 from deploy.report.details import Answer
 from deploy.report.result import DatasetFacts, Failure
+from deploy.simulation.node_images import DrawnByNode
 from deploy.simulation.nodes import Nodes
 from deploy.simulation.phases import Phases
 from deploy.simulation.run_folder import RunFolder
@@ -71,6 +72,7 @@ class RunState:
     phases: Phases | None = None
     nodes: Nodes | None = None
     dataset: DatasetFacts | None = None
+    drawn: DrawnByNode = field(default_factory=dict)  # of nodes that draw images
     teacher: TeacherCard | None = None
     teacher_measurement: Measurement | None = None
     manifest: Manifest | None = None

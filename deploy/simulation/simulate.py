@@ -19,7 +19,7 @@ from common.effective_limits import usable_cores
 from common.text import counted
 from deploy import cloud_side
 from deploy.evaluation.pool import EvaluationPool
-from deploy.report.builder import dataset_facts, release_facts
+from deploy.report.builder import dataset_facts, release_facts, with_notes
 from deploy.report.result import Accuracies
 from deploy.report.wording import (
     describe_evaluation,
@@ -34,6 +34,7 @@ from deploy.simulation.live_view import open_view, print_notes, take_snapshot
 from deploy.simulation.node_images import (
     check_drawn_images,
     describe_shared_parts,
+    describe_short_classes,
     images_of_nodes,
 )
 from deploy.simulation.node_reports import collect_reports
@@ -91,8 +92,10 @@ def _simulate(state: RunState, display: Display, *, compare: bool) -> None:
                 f"{dataset.name}: {images} to learn from, "
                 f"{len(dataset.val):,} to validate, {len(dataset.test):,} to test"
             )
+        state.drawn = check_drawn_images(config)  # rather than after the teacher
+        short = describe_short_classes(config, state.drawn)
+        state.dataset = facts = with_notes(facts, short)
         print_notes(display, facts)
-        check_drawn_images(config)  # rather than at the nodes, after the teacher
         check_ports(config.gateway)  # rather than after the teacher's training
         # One thread for the run's whole length: its children end when it does.
         background = stack.enter_context(Background[str]("gateway"))

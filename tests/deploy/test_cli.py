@@ -15,6 +15,7 @@ from waiting import WAIT_S, until
 
 from cloud.publishing.repository import ReleaseRepository
 from common.errors import ConfigError
+from deploy.cli.edge import node_file
 from deploy.cli.main import app
 from deploy.cli.options import existing_folder, expand, own_folder
 from deploy.runtime.exits import record_bug
@@ -386,6 +387,9 @@ def test_serve_refuses_a_folder_without_a_project_before_it_makes_one(
     assert not (tmp_path / "typo").exists()
 
 
+EXPANDING = (expand, existing_folder, own_folder, node_file)
+
+
 def test_every_path_option_expands_the_home_folder() -> None:
     of_other_machines = {"state"}  # of takt pki invite
     groups = [app, *(group.typer_instance for group in app.registered_groups)]
@@ -397,7 +401,7 @@ def test_every_path_option_expands_the_home_folder() -> None:
             kind, *options = get_args(hint) or (hint,)
             if Path in (kind, *get_args(kind)) and name not in of_other_machines:
                 found += 1
-                known = options[0].callback in (expand, existing_folder, own_folder)
+                known = options[0].callback in EXPANDING
                 assert known, f"{callback.__name__}: {name}"
     assert found > 20
 

@@ -18,11 +18,11 @@ from deploy.cli.main import app
 from deploy.runtime.settings import load_run_config
 from deploy.selection.student import caps_of
 
-GROUPS = {"": app} | {
-    str(group.name): group.typer_instance
+GROUPS = [("", app)] + [
+    (group.name or "", group.typer_instance)  # without a name: verbs of takt itself
     for group in app.registered_groups
     if group.typer_instance
-}
+]
 
 
 def takt(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
@@ -70,20 +70,20 @@ def test_a_usage_error_points_to_the_help_of_its_own_verb(
     assert refused(2, *arguments) == f"{line} --help"
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize(("group", "verbs"), GROUPS)
 def test_help_lists_the_whole_line_of_each_verb(
-    group: str, monkeypatch: pytest.MonkeyPatch
+    group: str, verbs: typer.Typer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     shown = " ".join(takt(*group.split(), "--help").stdout.split())
-    for verb in GROUPS[group].registered_commands:
+    for verb in verbs.registered_commands:
         assert verb.callback is not None and verb.callback.__doc__ is not None
         assert verb.callback.__doc__.splitlines()[0].strip() in shown
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_help_shows_no_type_of_python(group: str) -> None:
-    command = typer.main.get_command(GROUPS[group])
+@pytest.mark.parametrize("verbs", [verbs for _, verbs in GROUPS])
+def test_help_shows_no_type_of_python(verbs: typer.Typer) -> None:
+    command = typer.main.get_command(verbs)
     assert isinstance(command, VerbGroup)
     with command.make_context("takt", ["x"], resilient_parsing=True) as context:
         for name in command.list_commands(context):
@@ -93,7 +93,7 @@ def test_help_shows_no_type_of_python(group: str) -> None:
 
 
 def test_every_verb_that_reads_a_runs_config_takes_the_same_options_for_it() -> None:
-    verbs = [v.callback for group in GROUPS.values() for v in group.registered_commands]
+    verbs = [v.callback for _, verbs in GROUPS for v in verbs.registered_commands]
     found = 0
     for verb in verbs:
         assert verb is not None

@@ -118,6 +118,22 @@ def test_the_clouds_own_student_costs_a_node_nothing_but_its_bytes(
     assert row.clean_accuracy > 0.2
 
 
+@pytest.mark.slow
+def test_a_shipped_student_that_others_begin_with_goes_once_their_rows_are_made(
+    site: Site, tmp_path: Path
+) -> None:
+    text = grid_text(site.config, "shipped takt")
+    own = Site(tmp_path)
+    own.work = site.work
+    own.grid.write_text(text.replace("takt]", "takt]\nfrom_shipped = true"))
+    own.compare(choice=Choice(methods=("shipped",)))
+    own.compare(choice=Choice(methods=("takt",)))
+    shipped, takt = sorted(read_rows(own.out), key=lambda row: row.method)
+    assert takt.pulled_bytes > shipped.pulled_bytes > 0
+    kept = {path.stem for path in (own.work / "trained").glob("*.safetensors")}
+    assert not kept & {shipped.identity, takt.identity}
+
+
 def test_which_images_held_is_said_of_each(site: Site) -> None:
     for row in read_rows(site.out):
         bits = f"{int(row.held, 16):08b}"

@@ -7,8 +7,8 @@ import pytest
 from compare_site import BUDGET_S, RUN, Site, grid_text
 
 from common.errors import ConfigError
+from deploy.compare.entry import Entry
 from deploy.compare.grid import (
-    Entry,
     Grid,
     MethodGrid,
     chosen,
@@ -94,6 +94,33 @@ def test_the_clouds_own_student_is_trained_on_as_many_views_as_the_grid_says(
         make_plan(load_grid(str(path)), {"knowledge.shift": 1})
 
 
+def test_what_an_arm_begins_with_is_the_clouds_own_student_of_its_seed(
+    tmp_path: Path,
+) -> None:
+    site = Site(tmp_path)
+    text = grid_text(site.config, "shipped takt", "[3, 4]")
+    drawn = {e.seed: e for e in _plan(site, text) if e.method == "takt"}
+    text = text.replace("takt]", "takt]\nfrom_shipped = true")
+    own = {(e.method, e.seed): e for e in _plan(site, text)}
+    for seed in (3, 4):
+        start = own["takt", seed].start
+        assert start is not None and start.digest == own["shipped", seed].digest
+        assert own["takt", seed].digest != drawn[seed].digest
+        assert own["pgd_at", seed].start is None
+
+
+def test_the_clouds_own_student_cannot_begin_with_itself(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    text = grid_text(site.config, "shipped")
+    with pytest.raises(ConfigError, match="cannot begin with itself"):
+        _plan(site, text.replace("shipped]", "shipped]\nfrom_shipped = true"))
+
+
+def _plan(site: Site, text: str) -> list[Entry]:
+    site.grid.write_text(text)
+    return make_plan(load_grid(str(site.grid)), {})
+
+
 def test_the_clouds_own_student_is_another_one_where_the_teacher_has_other_images(
     tmp_path: Path,
 ) -> None:
@@ -116,9 +143,6 @@ def test_methods_share_warm_up_schedule_and_averaging_of_the_weights() -> None:
             shared = {e.recipe.model_dump_json(exclude=own) for e in entries}
             assert len(shared) == 1
             assert len({e.num_images for e in entries}) == 1
-            attacks = {e.method: e.recipe.attack for e in entries}
-            for baseline in ("pgd_at", "rslad"):
-                assert attacks[baseline].steps == 10
 
 
 def test_a_method_may_have_a_recipe_of_its_own(tmp_path: Path) -> None:
@@ -215,3 +239,13 @@ def test_a_config_that_ships_its_images_is_no_config_to_compare_methods_by(
         ConfigError, match=r"knowledge.images is 'same', such as digits"
     ):
         make_plan(grid, {})
+
+
+def test_one_teacher_for_rows_of_two_configs_is_refused(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    text = grid_text(site.config, "takt")
+    _, _, part = text.partition("[[datasets]]\n")
+    second = f"{part}changes = {{ channel = 'second', 'teacher.epochs' = 3 }}\n"
+    site.grid.write_text(f"{text}[[datasets]]\n{second}")
+    with pytest.raises(ConfigError, match=r"several configs \(small, second\)"):
+        site.compare(teacher=tmp_path)

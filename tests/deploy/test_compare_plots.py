@@ -16,6 +16,8 @@ COMMITTED = read_rows(RESULTS / "compare.json")
 def row(method: str, robust: float, *, seed: int = 0, budget_s: float = 4.0) -> Row:
     changes = {
         "dataset": "digits",
+        "num_train": 4500,
+        "tuned": False,
         "num_parameters": 970,
         "method": method,
         "robust_accuracy": robust,

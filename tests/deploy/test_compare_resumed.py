@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from compare_site import BUDGET_S, Site
 
 from cloud.training.images import for_teacher
@@ -10,7 +11,7 @@ from common.data.datasets import load_dataset
 from common.models.files import load_model
 from common.release import TeacherCard
 from common.tensor_file import encode_tensors, read_tensors
-from deploy.compare.messages import GroupJob
+from deploy.compare.messages import GroupJob, starts_of
 from deploy.compare.trained import TrainedStudents
 from deploy.compare.worker import make_rows
 from deploy.runtime.progress import OnProgress
@@ -99,15 +100,31 @@ def test_trainings_that_others_join_begin_anew(site: Site, tmp_path: Path) -> No
     assert len(epochs) == 3 and all(each < MARK for each in epochs)
 
 
-def test_the_clouds_own_student_goes_on_as_well(site: Site, tmp_path: Path) -> None:
+def test_the_clouds_own_student_is_not_trained_again(
+    site: Site, tmp_path: Path
+) -> None:
     group = site.group("shipped", tmp_path)
-    students = stopped(group, "training", 0.0)
-    shipped = students.checkpoint(group.jobs[0].digest)
-    note, _ = read_tensors(shipped, STATE)
-    assert note["state"]["epoch"] == group.jobs[0].recipe.epochs
+    stopped(group, "training", 0.0)
+    shipped = tmp_path / "trained" / f"{group.jobs[0].digest}.safetensors"
     before = shipped.stat().st_mtime_ns
     stopped(group, "training", 0.0)
-    assert shipped.stat().st_mtime_ns == before  # no epoch was trained again
+    assert shipped.stat().st_mtime_ns == before
+
+
+def test_a_student_that_begins_with_the_clouds_own_starts_from_its_weights(
+    site: Site, tmp_path: Path
+) -> None:
+    nothing_learnt: dict[str, object] = {"students__tiny__tuning__learning_rate": 1e-9}
+    group = site.group("takt", tmp_path, "from_shipped = true", **nothing_learnt)
+    stopped(group, "attacking takt", 0.0)
+    (job, other), (start,) = group.jobs, starts_of(group.jobs).values()
+    shipped, begun, drawn = (
+        load_model(group.trained / f"{digest}.safetensors")[0].state_dict()
+        for digest in (start.digest, job.digest, other.digest)
+    )
+    for name, weights in shipped.items():
+        assert torch.allclose(begun[name], weights, atol=1e-6), name
+        assert not torch.allclose(drawn[name], weights, atol=1e-2), name
 
 
 def test_the_clouds_own_student_learns_from_the_images_that_its_teacher_has(

@@ -1,5 +1,6 @@
 """The teacher of `takt compare`: cut, resumed, damaged; what it ships, and of what."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,13 @@ import torch
 from small_runs import tiny_run
 
 from cloud.training.images import for_teacher
-from cloud.training.teacher import TeacherRun
+from cloud.training.teacher import TeacherRun, fit_teacher
+from cloud.training.teacher_card import write_teacher
 from common.config import RunConfig
 from common.data.datasets import Dataset, load_dataset
+from common.errors import ConfigError
 from common.models.files import load_model
+from common.release import Manifest
 from deploy.compare.teacher import prepare_shipping, prepare_stage, train_here
 from edge.distill.knowledge import read_knowledge, read_manifest
 
@@ -104,6 +108,60 @@ def test_where_nodes_hold_the_teachers_images_the_release_is_what_it_ships_from(
     assert shipping == release
 
 
+@pytest.fixture(scope="module")
+def job_storage(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage folder as a job leaves it that trained the teacher."""
+    folder = tmp_path_factory.mktemp("storage")
+    run = fit_teacher(CONFIG, dataset)
+    write_teacher(CONFIG, dataset, run, folder)
+    return folder
+
+
+def with_teacher(config: RunConfig, work: Path, teacher: Path) -> Manifest:
+    release = prepare_stage(config, work, lambda step, share: None, teacher=teacher)
+    return read_manifest(release)
+
+
+def test_a_jobs_teacher_is_taken_instead_of_training_one(
+    job_storage: Path, tmp_path: Path
+) -> None:
+    steps: list[str] = []
+    release = prepare_stage(
+        CONFIG, tmp_path, lambda step, share: steps.append(step), teacher=job_storage
+    )
+    assert "teacher" not in steps
+    taken = (release.parent / "teacher.safetensors").read_bytes()
+    assert taken == (job_storage / "teacher.safetensors").read_bytes()
+
+
+def test_a_teacher_of_other_options_is_refused_by_their_name(
+    job_storage: Path, tmp_path: Path
+) -> None:
+    other = tiny_run(learning_rate=0.05)
+    with pytest.raises(ConfigError, match=r"teacher\.learning_rate"):
+        with_teacher(other, tmp_path, job_storage)
+
+
+def test_a_storage_folder_without_a_finished_teacher_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no finished teacher"):
+        with_teacher(CONFIG, tmp_path / "work", tmp_path)
+
+
+def test_knowledge_of_another_teacher_is_not_taken_for_that_of_the_given_one(
+    dataset: Dataset, job_storage: Path, tmp_path: Path
+) -> None:
+    work, changed = tmp_path / "work", tmp_path / "changed"
+    with_teacher(CONFIG, work, job_storage)
+    run = fit_teacher(CONFIG, dataset)
+    with torch.no_grad():
+        next(iter(run.best.model.parameters())).add_(0.01)
+    changed.mkdir()
+    write_teacher(CONFIG, dataset, run, changed)
+    assert with_teacher(CONFIG, work, job_storage)
+    with pytest.raises(ConfigError, match="another --work"):
+        with_teacher(CONFIG, work, changed)
+
+
 def test_of_the_teachers_images_nothing_is_extracted_that_no_student_reads(
     tmp_path: Path,
 ) -> None:
@@ -132,3 +190,19 @@ def test_knowledge_to_ship_from_is_extracted_once(tmp_path: Path) -> None:
     made = {path: path.stat().st_mtime_ns for path in shipping.iterdir()}
     assert prepared(config, tmp_path)[1] == shipping
     assert {path: path.stat().st_mtime_ns for path in shipping.iterdir()} == made
+
+
+def test_knowledge_to_ship_from_follows_the_teacher(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    config, work = tiny_run(images="others"), tmp_path / "work"
+    release, shipping = prepared(config, work)
+    first = read_manifest(shipping).teacher
+    run = fit_teacher(config, for_teacher(config, dataset))
+    with torch.no_grad():
+        next(iter(run.best.model.parameters())).add_(0.01)
+    write_teacher(config, dataset, run, release.parent)
+    shutil.rmtree(release)
+    release, shipping = prepared(config, work)
+    second = read_manifest(shipping).teacher
+    assert second == read_manifest(release).teacher != first

@@ -121,7 +121,8 @@ def test_a_value_beyond_what_python_reads_is_a_wrong_config_and_no_bug(
 
 
 def with_views(**changes: object) -> RunConfig:
-    settings, _ = load_run_config("digits")
+    nine = {"knowledge.num_views": 9, "students.tiny.num_views": 9}
+    settings, _ = load_run_config("digits", {**nine, "knowledge.shift": 1})
     tiny = settings.students["tiny"].model_copy(update=changes)
     return settings.model_copy(update={"students": {"tiny": tiny}})
 

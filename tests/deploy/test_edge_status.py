@@ -1,6 +1,7 @@
 """What a node says of itself: the line of its status, and why it did not start."""
 
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from transfer_site import write_transfer_release
 from typer.testing import CliRunner
 
 from common.config import ProfileConfig
-from common.errors import IdentityError
+from common.errors import ConfigError, IdentityError
 from deploy.cli.edge import app, describe_shipped, describe_status
 from edge.config import EdgeConfig
 from edge.daemon import run_daemon
@@ -72,6 +73,16 @@ def test_a_release_without_the_nodes_student_ships_nothing_to_tell_of(
 
 def test_a_release_that_is_still_being_pulled_is_not_told_of(tmp_path: Path) -> None:
     assert describe_shipped(tmp_path / "2", "tiny") == ""
+
+
+def test_a_node_in_a_folder_whose_name_no_record_can_hold_is_refused(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    done = CliRunner().invoke(app, ["once", "--config", str(folder / "edge.toml")])
+    assert isinstance(done.exception, ConfigError)
+    assert r"caf\xe9/edge.toml is not UTF-8" in str(done.exception)
 
 
 @pytest.mark.parametrize("once", [True, False])

@@ -3,7 +3,7 @@
 import re
 
 import numpy as np
-from fair_table import NO_ROWS, interval, markdown
+from fair_table import NO_ROWS, by_method, interval, markdown, summary
 
 from deploy.compare.rows import Row
 
@@ -62,17 +62,43 @@ def test_a_method_that_is_clearly_above_the_next_wins_and_else_nobody_does() -> 
     assert "| nobody (`takt`) | 80.0 |" in markdown(close)
 
 
-def test_takt_is_set_beside_the_best_without_a_teacher_and_the_shipped_student() -> (
-    None
-):
+def test_takt_is_set_beside_the_best_without_a_teacher_and_the_better_control() -> None:
     shares = {"takt": 0.8, "pgd_at": 0.5, "n_fgsm": 0.6, "class_means": 0.7}
-    rows = [row(name, holding(share)) for name, share in shares.items()]
-    rows.append(row("shipped", holding(0.9), budget="none"))
-    text = markdown(rows)
+    text = markdown([row(name, holding(share)) for name, share in shares.items()])
     assert re.search(r"\+20\.0 \[[^]]*\] \(`n_fgsm`\)", text)
     assert re.search(r"\+10\.0 \[[^]]*\] \(`class_means`\)", text)
-    assert re.search(r"-10\.0 \[[^]]*\] \| 1 \|", text)
+    assert text.splitlines()[2].endswith("| - | - | - | 1 |")
+
+
+def test_takt_from_shipped_is_set_beside_a_node_alone_its_control_and_shipped() -> None:
+    shares = {"pgd_at": 0.5, "takt_from_shipped": 0.8, "warm_at_from_shipped": 0.7}
+    rows = [row(name, holding(share)) for name, share in shares.items()]
+    rows.append(row("shipped", holding(0.9), budget="none"))
+    line = markdown(rows).splitlines()[2]
+    ends = r"\+30\.0 \[.*\] \(`pgd_at`\) \| \+10\.0 \[.*\] \| -10\.0 \[.*\] \| 1 \|$"
+    assert re.search(ends, line)
 
 
 def test_rows_that_were_not_tuned_are_left_out() -> None:
     assert markdown([row("takt", holding(0.5), tuned=False)]) == NO_ROWS
+
+
+def test_the_summary_has_the_best_of_each_kind_for_the_whole_budget_alone() -> None:
+    shares = {"takt": 0.8, "pgd_at": 0.5, "n_fgsm": 0.6, "class_means": 0.7}
+    rows = [row(name, holding(share)) for name, share in shares.items()]
+    rows += [row("takt", holding(0.4), budget="fifth", cpu_budget_s=0.2)]
+    (line,) = re.findall(r"^\| digits.*", summary(rows), re.MULTILINE)
+    assert (
+        "| 80.0 | 60.0 (`n_fgsm`) | 70.0 (`class_means`) | - | - | - | +20.0 [" in line
+    )
+
+
+def test_the_methods_of_a_data_set_are_ranked_and_takt_set_beside_each() -> None:
+    shares = {"pgd_at": 0.5, "takt": 0.8, "n_fgsm": 0.6}
+    rows = [row(name, holding(share)) for name, share in shares.items()]
+    rows += [row("takt", holding(0.9), dataset="mnist")]
+    rows += [row("takt", holding(0.3), budget="fifth", cpu_budget_s=0.2)]
+    found = by_method(rows, "digits").splitlines()[2:]
+    names = [re.findall(r"`(\w+)`", line)[0] for line in found]
+    assert names == ["takt", "n_fgsm", "pgd_at"]
+    assert "| 80.0 | 9 | - |" in found[0] and "| 60.0 | 9 | +20.0 [" in found[1]

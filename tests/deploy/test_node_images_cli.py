@@ -86,7 +86,7 @@ def distilled(images: Path) -> EdgeConfig:
     state = StateDir(config.state_dir)
     new = NewImages(config.data, state)
     now = new.look()
-    new.keep(now)
+    new.keep(now, has_failed=False)
     state.write_current(
         Current(version=3, data_sha256=now.table_sha256, images_sha256=now.files_sha256)
     )
@@ -101,6 +101,22 @@ def test_images_since_the_last_distillation_are_counted(images: Path) -> None:
     line = says(images, data)[1]
     assert line.startswith("1 image new or changed since the distillation of release 3")
     assert "50 start one" in line
+
+
+def test_after_a_failed_distillation_the_images_are_said_to_be_new_still(
+    images: Path,
+) -> None:
+    data = '[data]\nfolder = "images"\nretrain_after = 50\n'
+    says(images, data)
+    state = StateDir(distilled(images).state_dir)
+    failed = {"version": 4, "outcome": "failed", "tried_sha256": "of one more"}
+    state.write_current(state.read_current().model_copy(update=failed))
+    (images / "images" / "cat" / "new.png").write_bytes(b"\x89PNG")
+    assert says(images, data)[1] == (
+        "1 image new or changed since the last distillation with a result (that of "
+        "release 4: failed); it is tried again when one of its images is mended or "
+        "gone, or with 50 more (retrain_after)"
+    )
 
 
 def test_a_missing_folder_is_said_in_one_line(tmp_path: Path) -> None:

@@ -58,6 +58,28 @@ def test_names_in_a_runs_notes_and_error_do_not_steer_the_terminal(
     assert r"exit code 3: cannot read a\x1b[2J\nb.png" in lines
 
 
+def test_a_nodes_notes_stand_below_the_table_and_on_the_page(
+    sample: RunResult,
+) -> None:
+    first, *others = sample.nodes
+    noted = first.model_copy(update={"notes": ("a\x1b[2J.png is left out", "two")})
+    result = sample.model_copy(update={"nodes": (noted, *others)})
+    lines = printed(result, 120).splitlines()
+    assert rf"note: {first.name}: a\x1b[2J.png is left out" in lines
+    assert f"note: {first.name}: two" in lines
+    assert f"{first.name}: two" in " ".join(parsed(result).text)
+
+
+def test_the_page_has_what_a_node_measured_on_the_releases_images(
+    sample: RunResult,
+) -> None:
+    first, *others = sample.nodes
+    update = {"release_robust": first.robust[-1:]}
+    nodes = (first.model_copy(update=update), *others)
+    text = " ".join(parsed(sample.model_copy(update={"nodes": nodes})).text)
+    assert f"{first.name} (its claim, on the release's images)" in text
+
+
 def test_the_page_is_self_contained_and_has_no_script(sample: RunResult) -> None:
     page = parsed(sample)
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)

@@ -172,3 +172,33 @@ def test_a_twin_is_asked_about_the_images_that_its_student_was_attacked_with(
         1: 1,
         2: 2,
     }
+
+
+def test_a_nodes_entry_has_its_notes_and_its_figures_on_the_releases_images(
+    state: RunState,
+) -> None:
+    report = state.finished["sensor"].report
+    assert report is not None
+    report.notes.append("2 are made grey")
+    for accuracy, found in ((0.5, report.robust), (0.25, report.release_robust)):
+        found.add(attack="pgd", version="1", norm="Linf", eps=0.1, num_images=4)
+        found[0].accuracy = accuracy
+    report.release_clean_accuracy = 0.75
+    sensor, *others = record_of(state).nodes
+    assert sensor.notes == ("2 are made grey",)
+    assert sensor.release_clean_accuracy == 0.75
+    assert sensor.release_robust is not None
+    assert [e.accuracy for e in sensor.release_robust] == [0.25]
+    assert others[0].notes is None and others[0].release_robust is None
+
+
+def test_a_node_that_has_the_releases_images_alone_has_its_figures_once(
+    state: RunState,
+) -> None:
+    report = state.finished["sensor"].report
+    assert report is not None
+    for found in (report.robust, report.release_robust):
+        found.add(attack="pgd", version="1", norm="Linf", eps=0.1, num_images=4)
+    report.release_clean_accuracy = 0.75
+    sensor, *_ = record_of(state).nodes
+    assert sensor.release_robust is None and sensor.release_clean_accuracy is None

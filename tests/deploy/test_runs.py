@@ -69,6 +69,15 @@ def test_runs_are_listed_by_time_and_a_damaged_one_keeps_nobody_out(
     assert "damaged record" in text.getvalue() and "first" in text.getvalue()
 
 
+def test_names_neither_steer_the_terminal_nor_are_taken_for_its_styles(
+    tmp_path: Path,
+) -> None:
+    run(tmp_path, "[red]\x1b[2Jmine", at=1000, result=SAMPLE)
+    screen, text = console()
+    print_runs(tmp_path, screen, as_json=False)
+    assert r"[red]\x1b[2Jmine" in text.getvalue()
+
+
 def test_a_run_that_did_not_end_is_said_to_be_one(tmp_path: Path) -> None:
     (tmp_path / "killed").mkdir()
     (tmp_path / "killed" / "config.toml").write_text("seed = 1\n")

@@ -1,5 +1,6 @@
 """What a simulation is made of: folders, phases, children, their last log lines."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,9 +10,12 @@ import psutil
 import pytest
 from waiting import WAIT_S
 
+from common.errors import DataError
+from deploy.report.result import read_result
 from deploy.runtime.processes import end_trees
+from deploy.runtime.progress import Display
 from deploy.runtime.settings import load_run_config
-from deploy.simulation.lifecycle import record_of
+from deploy.simulation.lifecycle import record_of, run_in_folder
 from deploy.simulation.live_view import take_snapshot
 from deploy.simulation.nodes import SimulatedNodes
 from deploy.simulation.phases import Phases
@@ -81,3 +85,20 @@ def test_before_a_node_starts_its_log_has_the_last_words(tmp_path: Path) -> None
     assert nodes.last_log_line("sensor") == "takt: cap too small"
     result = record_of(state)
     assert [node.state for node in result.nodes] == ["not started"] * 3
+
+
+def test_a_run_that_ends_at_a_file_whose_name_is_not_utf8_leaves_page_and_record(
+    tmp_path: Path,
+) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+
+    def fail(state: RunState, display: Display) -> None:
+        raise DataError(f"cannot read image {name}")
+
+    config, text = load_run_config("digits-same")
+    with pytest.raises(DataError):
+        run_in_folder(config, text, fail, runs_dir=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert r"caf\udce9.png" in (folder / "report.html").read_text()
+    error = read_result(folder).error
+    assert error is not None and r"caf\udce9.png" in error.message

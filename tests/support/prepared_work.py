@@ -21,6 +21,8 @@ def prepare(
     *,
     robust_accuracy: float,
     flags: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
+    release_robust: float | None = None,
 ) -> None:
     """Make what the child leaves when it is done with the newest release."""
     state = StateDir(node.state_dir)
@@ -40,6 +42,18 @@ def prepare(
     prepare_work_dir(release, job, NewImages(node.data, state).look())
     weights = f"weights of {release.version}".encode()
     (work / STUDENT).write_bytes(weights)
+    measured = Evaluation(
+        attack="pgd",
+        version="pgd-3",
+        norm="Linf",
+        eps=EPS,
+        num_images=1000,
+        accuracy=robust_accuracy,
+        seed=0,
+    )
+    on_release: tuple[Evaluation, ...] = ()
+    if release_robust is not None:
+        on_release = (measured.model_copy(update={"accuracy": release_robust}),)
     result = DistilResult(
         student="tiny",
         architecture="cnn_tiny",
@@ -50,20 +64,12 @@ def prepare(
         epochs=2,
         best_epoch=2,
         clean_accuracy=0.9,
-        robust=(
-            Evaluation(
-                attack="pgd",
-                version="pgd-3",
-                norm="Linf",
-                eps=EPS,
-                num_images=1000,
-                accuracy=robust_accuracy,
-                seed=0,
-            ),
-        ),
+        robust=(measured,),
+        release_robust=on_release,
         curve=(),
         cpu_s=CpuSeconds(distil=1.0, attack=0.5, evaluate=0.1),
         flags=flags,
+        notes=notes,
         weights_sha256=sha256_of(work / STUDENT),
     )
     usage = ChildUsage(cap=Cap(method="soft", hard=False), peak_memory_mib=300)
