@@ -5,42 +5,42 @@ A method may change their attack and further keys of the recipe, and a data set 
 give it a learning rate of its own. Where the grid names a file of tries, each method
 has the settings that were its best on validation images (tuned.py). Each `Entry` of the
 plan is one student to train, for the CPU-seconds that all methods get; of `shipped`,
-the cloud's own student, which costs a node none. Not here: training it (worker.py), the
-rows (rows.py).
+the cloud's own student, which costs a node none. Not here: training it (training.py),
+the rows (rows.py).
 """
 
-import hashlib
-import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
 
-from cloud.training.teacher_files import teacher_digest
-from common.catalog import METHODS, contents_for, needs_live_teacher
+from common.catalog import METHODS
 from common.config import AttackConfig, Name, RunConfig, Section, Seed, StudentConfig
 from common.config.toml_file import parse_config
 from common.errors import ConfigError
+from common.regular_file import is_file
 from common.release import check_contents, check_views
+from deploy.compare.entry import NO_BUDGET, SHIPPED, Entry
 from deploy.compare.tuned import Tries, Try, budget_name
 from deploy.runtime.paths import expanded
 from deploy.runtime.settings import load_run_config, read_shipped, shipped
 
-# An arm beside the methods: the recipe's student as the cloud distils and ships it.
-SHIPPED = "shipped"
-NO_BUDGET = "none"  # the name of its budget
-
 # What `MethodGrid.recipe` may change; the rest makes rows incomparable or is elsewhere.
 _OWN = frozenset(
     {"learning_rate", "momentum", "weight_decay", "schedule"}
-    | {"eps_warmup_epochs", "ema_decay", "max_gradient_norm"}
+    | {"eps_warmup_epochs", "ema_decay", "max_gradient_norm", "jacobian_weight"}
 )
 
 
 class MethodGrid(Section):
-    """How a method differs from the config's recipe; empty: in the method alone."""
+    """How an arm differs from the config's recipe; empty: in the method alone."""
 
+    method: str | None = None  # of the arm; None: the arm is called like its method
+    tuned: bool = True  # False: as given here, also where others have their best tries
+    # Whether a node trains the cloud's student further, at the rate of the recipe's
+    # `tuning` and without the warm-up of eps; else it begins with drawn weights.
+    from_shipped: bool = False
     steps: int | None = Field(default=None, ge=1)  # of the attack
     step: float = Field(default=0.25, gt=0, le=1)  # of the attack, in units of eps
     temperature: float | None = Field(default=None, gt=0)  # of the soft labels
@@ -73,77 +73,6 @@ class Grid(Section):
     datasets: tuple[DatasetGrid, ...] = Field(min_length=1)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One student to train and measure."""
-
-    config: RunConfig
-    name: str  # of the student in its config
-    method: str  # or SHIPPED
-    seed: int
-    recipe: StudentConfig
-    temperature: float
-    cpu_budget_s: float
-    budget: str  # its name, see `budget_name`
-    num_images: int
-    tuned: bool  # whether the recipe is the best of as many tries as all methods had
-
-    @property
-    def student(self) -> str:
-        """Name the student's architecture, as rows do."""
-        return self.recipe.model
-
-    @property
-    def digest(self) -> str:
-        """Digest all that decides the row, except where the data lies."""
-        parts: dict[str, object] = {
-            "dataset": self.config.dataset.model_dump(
-                mode="json", exclude={"data_dir"}
-            ),
-            "split_seed": self.config.seed,
-            "threat": self.config.threat.model_dump(mode="json"),
-            "recipe": self.recipe.model_dump(mode="json"),
-            "seed": self.seed,
-            "cpu_budget_s": self.cpu_budget_s,
-            "num_images": self.num_images,
-            "test_images": "stratified",
-            "tuned": self.tuned,
-        }
-        own = self.config.knowledge
-        if self.recipe.num_views > 1:
-            parts["views"] = [own.shift, own.flip]
-        if needs_live_teacher(self.recipe.method):
-            parts |= {
-                "teacher": teacher_digest(self.config),
-                "temperature": self.temperature,
-            }
-        reads = contents_for(self.recipe.method, self.recipe.boundary_weight)
-        if reads:
-            unread = {"num_actors", "contents", "temperature"}
-            unread |= {"num_views", "shift", "flip"}
-            knowledge = own.model_dump(mode="json", exclude=unread)
-            parts |= {
-                "teacher": teacher_digest(self.config),
-                "knowledge": knowledge,
-                "temperature": self.temperature,
-            }
-            if left_out := reads - {*own.contents}:
-                parts["without"] = sorted(left_out)
-        if self.method == SHIPPED and self.config.teacher.images != "same":
-            parts["trained_on"] = "the teacher's images"
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-    @property
-    def group(self) -> str:
-        """Name what it is compared with: data set, student and seed."""
-        return f"{self.config.dataset.name} {self.student} seed {self.seed}"
-
-    def __str__(self) -> str:
-        """Name it for people."""
-        name, budget = self.config.dataset.name, f"{self.cpu_budget_s:g} CPU-s"
-        return f"{name} {self.student} {self.method} seed {self.seed}, {budget}"
-
-
 def which_grid(name: str | None, *, full: bool) -> str:
     """Return the name of the grid that the options choose.
 
@@ -166,7 +95,7 @@ def load_grid(name: str) -> Grid:
     source, text = read_shipped(name, "grids")
     grid = parse_config(text, Grid, source=source)
     path = expanded(Path(name))
-    if not path.is_file():  # a shipped one names shipped configs
+    if not is_file(path):  # a shipped one names shipped configs
         return grid
     folder = path.absolute().parent
     located = tuple(
@@ -180,7 +109,7 @@ def load_grid(name: str) -> Grid:
 def _located(config: str, folder: Path) -> str:
     """Find a config that a grid's file names: beside that file, or a shipped one."""
     path = folder / expanded(Path(config))
-    return config if config in shipped("configs") and not path.is_file() else str(path)
+    return config if config in shipped("configs") and not is_file(path) else str(path)
 
 
 def make_plan(grid: Grid, overrides: Mapping[str, object]) -> list[Entry]:
@@ -194,7 +123,6 @@ def make_plan(grid: Grid, overrides: Mapping[str, object]) -> list[Entry]:
         ConfigError: the grid names a method, student or config that is not there.
     """
     plan: list[Entry] = []
-    tries = None if grid.tuned is None else Tries(Path(grid.tuned))
     for part in grid.datasets:
         overrides_here = {**part.changes, **overrides}
         config, _ = load_run_config(part.config, overrides_here)
@@ -205,63 +133,121 @@ def make_plan(grid: Grid, overrides: Mapping[str, object]) -> list[Entry]:
                 "'same', such as digits-same"
             )
         _check_names(part.cpu_budget_s, config.students, f"students of {part.config}")
-        _check_names(part.learning_rate, METHODS, "methods")
+        _check_names(part.learning_rate, {*METHODS, *grid.methods}, "methods")
         for rates in part.learning_rate.values():
             _check_names(rates, part.cpu_budget_s, f"students of {part.config} here")
-        _check_names(grid.methods, {*METHODS, SHIPPED}, "methods")
+        for arm, changes in grid.methods.items():
+            _check_arm(arm, changes)
         entries = [
             entry
             for student in part.cpu_budget_s
-            for method, changes in grid.methods.items()
-            for entry in _entries(
-                config, part, student, method, changes, overrides_here, tries
-            )
+            for arm, changes in grid.methods.items()
+            for entry in _entries(config, part, student, arm, grid, overrides_here)
         ]
-        plan += [replace(entry, seed=s) for s in part.seeds for entry in entries]
+        tuned = grid.tuned is not None
+        plan += [entry.of(seed=s, tuned=tuned) for s in part.seeds for entry in entries]
     return plan
+
+
+def with_best_tries(plan: Sequence[Entry], grid: Grid) -> list[Entry]:
+    """Give the entries of a tuned grid the best settings of their methods.
+
+    Apart from the plan, so that what is not chosen of it need not have been tried.
+
+    Args:
+        plan: of `make_plan`, or some of it.
+        grid: the same.
+
+    Raises:
+        ConfigError: there are no tries, or not as many as for other methods.
+    """
+    if grid.tuned is None:
+        return [*plan]
+    tries = Tries(Path(grid.tuned))
+
+    def best(entry: Entry) -> Entry:
+        if entry.method == SHIPPED or not grid.methods[entry.method].tuned:
+            return entry
+        found = tries.best(
+            entry.method,
+            channel=entry.config.channel,
+            student=entry.student,
+            budget=entry.budget,
+            cpu_budget_s=entry.cpu_budget_s,
+        )
+        recipe = _tuned(entry.recipe, found)
+        check_views(recipe, entry.config.knowledge)
+        return replace(entry, recipe=recipe)
+
+    return [best(entry) for entry in plan]
+
+
+def _check_arm(arm: str, changes: MethodGrid) -> None:
+    """Check that an arm is called like its method, or like none.
+
+    Raises:
+        ConfigError: it is not, the method is unknown, or what is shipped is to begin
+            with itself.
+    """
+    if arm == SHIPPED and changes.from_shipped:
+        raise ConfigError(
+            f"methods.{SHIPPED}.from_shipped: the shipped student cannot begin with "
+            "itself; leave the key out"
+        )
+    if changes.method is None:
+        _check_names([arm], {*METHODS, SHIPPED}, "methods")
+        return
+    _check_names([changes.method], METHODS, "methods")
+    if arm in {*METHODS, SHIPPED} - {changes.method}:
+        raise ConfigError(
+            f"methods.{arm}: an arm of method {changes.method} cannot be called {arm}, "
+            "which is another; give it a name of its own"
+        )
 
 
 def _entries(
     config: RunConfig,
     part: DatasetGrid,
     student: str,
-    method: str,
-    changes: MethodGrid,
+    arm: str,
+    grid: Grid,
     overrides: Mapping[str, object],
-    tries: Tries | None,
 ) -> list[Entry]:
-    """List what a method trains of a student: one a share of the budget."""
+    """List what an arm trains of a student: one a share of the budget."""
+    changes = grid.methods[arm]
     first = Entry(
         config=config,
         name=student,
-        method=method,
+        method=arm,
         seed=part.seeds[0],
         recipe=config.students[student],
         temperature=changes.temperature or config.knowledge.temperature,
         cpu_budget_s=0.0,
         budget=NO_BUDGET,
         num_images=part.num_images,
-        tuned=tries is not None,
+        tuned=False,
     )
-    if method == SHIPPED:
-        views = changes.num_views or first.recipe.num_views
-        shipped_recipe = first.recipe.model_copy(update={"num_views": views})
-        check_views(shipped_recipe, config.knowledge)
-        return [replace(first, recipe=shipped_recipe)]
-    recipe = _recipe(config, part, student, method, changes, overrides)
-    found = []
-    for share in changes.shares:
-        budget, own = budget_name(share), recipe
-        if tries is not None:
-            best = tries.best(
-                method, channel=config.channel, student=recipe.model, budget=budget
-            )
-            own = _tuned(recipe, best)
-        check_contents(own, config.knowledge)
+    if arm == SHIPPED or changes.from_shipped:
+        views = grid.methods.get(SHIPPED, MethodGrid()).num_views
+        views = views or first.recipe.num_views
+        own = first.recipe.model_copy(update={"num_views": views})
         check_views(own, config.knowledge)
-        seconds = round(share * part.cpu_budget_s[student], 3)
-        found.append(replace(first, recipe=own, cpu_budget_s=seconds, budget=budget))
-    return found
+        shipped_entry = replace(first, method=SHIPPED, recipe=own)
+        if arm == SHIPPED:
+            return [shipped_entry]
+        first = replace(first, start=shipped_entry)
+    recipe = _recipe(config, part, student, arm, changes, overrides)
+    check_contents(recipe, config.knowledge)
+    check_views(recipe, config.knowledge)
+    return [
+        replace(
+            first,
+            recipe=recipe,
+            cpu_budget_s=round(share * part.cpu_budget_s[student], 3),
+            budget=budget_name(share),
+        )
+        for share in changes.shares
+    ]
 
 
 def _tuned(recipe: StudentConfig, best: Try) -> StudentConfig:
@@ -306,27 +292,27 @@ def _recipe(
     config: RunConfig,
     part: DatasetGrid,
     student: str,
-    method: str,
+    arm: str,
     changes: MethodGrid,
     overrides: Mapping[str, object],
 ) -> StudentConfig:
-    """Apply a method's changes to the config's recipe of a student."""
-    _check_names(changes.recipe, _OWN, f"keys of a recipe that {method} may change")
+    """Apply an arm's changes to the config's recipe of a student."""
+    _check_names(changes.recipe, _OWN, f"keys of a recipe that {arm} may change")
     if changes.recipe:
         own = {f"students.{student}.{key}": v for key, v in changes.recipe.items()}
         typed = {
-            f"students.{student}.{key}": f"methods.{method}.recipe.{key} = {v}"
+            f"students.{student}.{key}": f"methods.{arm}.recipe.{key} = {v}"
             for key, v in changes.recipe.items()
         }
         config, _ = load_run_config(part.config, {**overrides, **own}, typed=typed)
     base, eps = config.students[student], config.threat.eps
-    rates = part.learning_rate.get(method, {})
+    rates = part.learning_rate.get(arm, {})
     attack = base.attack
     if changes.steps is not None:
         attack = AttackConfig(steps=changes.steps, step_size=changes.step * eps)
     return base.model_copy(
         update={
-            "method": method,
+            "method": changes.method or arm,
             "attack": attack,
             "learning_rate": rates.get(student, base.learning_rate),
             "num_views": changes.num_views or base.num_views,

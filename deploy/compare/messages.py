@@ -4,6 +4,7 @@ Free of torch: compare itself needs none while its workers train. Not here: doin
 job (worker.py), the fields of a row (rows.py).
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -33,6 +34,12 @@ class RowJob(Message):
     tuned: bool
     num_images: int
     digest: str  # of all that decides the row
+    start: "RowJob | None" = None  # the shipped student that it begins with
+
+
+def starts_of(jobs: Iterable[RowJob]) -> dict[str, RowJob]:
+    """Collect the shipped students that some begin with, by their digest."""
+    return {job.start.digest: job.start for job in jobs if job.start is not None}
 
 
 class GroupJob(Message):

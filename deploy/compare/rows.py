@@ -56,7 +56,8 @@ class Row(BaseModel):
     teacher_sha256: str | None  # None: the method has no teacher
     teacher_cpu_s: float | None = None  # of a live one, beside cpu_s; or None
     # Whether steps, step size, rate and views are the best of as many tries as every
-    # method had (tuned.py), and what they are.
+    # method had (tuned.py), and what they are; of `shipped` and of an arm with a fixed
+    # recipe, whether the other methods of its grid were tuned so.
     tuned: bool = False
     step_size: float | None = None  # of the attack, pixel scale
     num_views: int = 1

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.compare.rows import Row
+from deploy.runtime.terminal import plain
 
 ORDER = (
     *("natural", "kd", "bss", "pgd_at", "trades", "ard", "rslad", "absld", "adaad"),
@@ -129,9 +130,9 @@ def print_summary(rows: Sequence[Row], console: Console) -> None:
     for group in groups(rows):
         row = group.first
         table.add_row(
-            names[row.dataset, row.num_train],
-            f"{row.student} ({row.num_parameters:,})",
-            row.method,
+            plain(names[row.dataset, row.num_train]),
+            plain(f"{row.student} ({row.num_parameters:,})"),
+            plain(row.method),
             group.percent("robust_accuracy"),
             group.percent("clean_accuracy"),
             f"{group.mean('cpu_s'):.1f}",

@@ -1,10 +1,11 @@
 """Stage 1 of `takt compare`: one teacher and its knowledge for all rows of a config.
 
-Made in this process, without Ray, and kept in the work folder: the next compare
-uses it again, and a training that was cut goes on at its last epoch. Students read
-it as they would read a pulled release. Where the teacher has other images than nodes,
-a cloud distils what it ships from the teacher's: their knowledge has a folder of its
-own. Not here: the students.
+Made in this process, without Ray, or taken from the storage folder of a job that
+trained it (`takt cloud train`), and kept in the work folder: the next compare uses it
+again, and a training that was cut goes on at its last epoch. Students read its
+knowledge as they would read a pulled release. Where the teacher has other images than
+nodes, a cloud distils what it ships from the teacher's: their knowledge has a folder of
+its own. Not here: the students.
 """
 
 import hashlib
@@ -22,16 +23,21 @@ from cloud.training.checkpoint import load_checkpoint, save_checkpoint
 from cloud.training.images import for_teacher
 from cloud.training.teacher import EpochReport, TeacherRun, fit_teacher
 from cloud.training.teacher_card import write_teacher
-from cloud.training.teacher_files import finished_teacher, teacher_digest
+from cloud.training.teacher_files import (
+    check_teacher_options,
+    finished_teacher,
+    teacher_digest,
+)
 from common.catalog import contents_for
 from common.config import RunConfig, StudentConfig
 from common.data.datasets import Dataset, load_dataset
 from common.durable import write_atomic
-from common.errors import StorageError
+from common.errors import ConfigError, StorageError
 from common.models.files import load_model, save_model
 from common.release import (
     MANIFEST,
     ShardInfo,
+    TeacherCard,
     decode_manifest,
     encode_manifest,
 )
@@ -46,6 +52,7 @@ def prepare_stage(
     work: Path,
     on_progress: OnProgress,
     *,
+    teacher: Path | None = None,
     train: Train | None = None,
 ) -> Path:
     """Train the teacher and extract its knowledge, unless they are there.
@@ -54,12 +61,15 @@ def prepare_stage(
         config: of the run; data set, threat, teacher, knowledge and seed decide.
         work: takes a folder for each teacher.
         on_progress: called with the step and the share of it that is done.
+        teacher: a cloud's storage folder with the finished teacher; None: train it.
         train: makes the finished run of the teacher; `train_here` unless given.
 
     Returns:
         A folder like a pulled release: manifest.json and the shards.
 
     Raises:
+        ConfigError: `teacher` has none, one of other options, or another than the one
+            whose knowledge is in `work`.
         DataError: the data set is missing or damaged.
         StorageError: the folder cannot be written.
     """
@@ -69,13 +79,23 @@ def prepare_stage(
     config = config.model_copy(update={"knowledge": knowledge})
     storage = StorageDir(work / f"{config.dataset.name}-{_digest(config)}")
     release = storage.knowledge
+    given = None if teacher is None else _finished(config, StorageDir(teacher))
     if (release / MANIFEST).exists():
-        decode_manifest((release / MANIFEST).read_bytes())
+        there = decode_manifest((release / MANIFEST).read_bytes()).teacher
+        if given is not None and there.weights_sha256 != given.weights_sha256:
+            raise ConfigError(
+                f"--teacher {teacher}: {work} has the knowledge of another teacher of "
+                "these options; give another --work"
+            )
         return release
     storage.create(release)
     torch.set_num_threads(1)  # the same teacher, however many cores there are
     dataset = load_dataset(config.dataset, seed=config.seed)
     card = finished_teacher(config, storage)
+    if teacher is not None and card != given:
+        card = given
+        write_atomic(storage.weights, StorageDir(teacher).weights.read_bytes())
+        write_atomic(storage.card, StorageDir(teacher).card.read_bytes())
     if card is None:
         images = for_teacher(config, dataset)
         run = (train or train_here)(config, images, storage.root, on_progress)
@@ -127,18 +147,36 @@ def prepare_shipping(
     config = config.model_copy(update={"knowledge": knowledge})
     name = f"{config.dataset.name}-{_digest(config)}-shipping"
     storage, teacher = StorageDir(work / name), StorageDir(release.parent)
-    if (storage.knowledge / MANIFEST).exists():
-        return storage.knowledge
+    manifest_file = storage.knowledge / MANIFEST
+    card_of_teacher = read_teacher(teacher.card)
+    if manifest_file.exists():
+        if decode_manifest(manifest_file.read_bytes()).teacher == card_of_teacher:
+            return storage.knowledge
+        manifest_file.unlink()  # of another teacher, whose shards are replaced
     storage.create(storage.knowledge)
     model, card = load_model(teacher.weights)
     own = card.model_copy(update={"fingerprint": images.train.fingerprint()})
     save_model(storage.weights, model, own)
     shards = _extract(config, images, storage.root, on_progress)
-    manifest = draft_manifest(
-        config, images, teacher=read_teacher(teacher.card), shards=shards
-    )
-    write_atomic(storage.knowledge / MANIFEST, encode_manifest(manifest))
+    manifest = draft_manifest(config, images, teacher=card_of_teacher, shards=shards)
+    write_atomic(manifest_file, encode_manifest(manifest))
     return storage.knowledge
+
+
+def _finished(config: RunConfig, storage: StorageDir) -> TeacherCard:
+    """Return the card of the teacher that a job left in its storage folder.
+
+    Raises:
+        ConfigError: it has none for this config.
+    """
+    check_teacher_options(config, storage)
+    card = finished_teacher(config, storage)
+    if card is None:
+        raise ConfigError(
+            f"--teacher {storage.root}: it holds no finished teacher; train one there "
+            "with takt cloud train"
+        )
+    return card
 
 
 def _digest(config: RunConfig) -> str:

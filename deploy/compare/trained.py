@@ -4,7 +4,7 @@ AutoAttack takes longer than a training. A compare that is cut meanwhile goes on
 measuring, from the last batch of an attack on, and what was trained interleaved stays
 together: trained again later, on a machine that is busier by then, a student would not
 compare with the others. So do the checkpoints of one that is cut while it trains. Not
-here: training and measuring (worker.py).
+here: training (training.py), measuring (worker.py).
 """
 
 from pathlib import Path

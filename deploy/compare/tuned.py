@@ -34,7 +34,7 @@ class Try(BaseModel):
     cpu_budget_s: float
     seed: int
     number: int = Field(ge=0)  # of the try, from 0 on
-    tries: int  # of each method
+    tries: int  # of each method, that were to be made
     attack_steps: int
     step_size: float  # pixel scale
     learning_rate: float
@@ -67,7 +67,15 @@ class Tries:
                 f"({one_line(e, 160)}); name another file as the grid's `tuned`"
             ) from e
 
-    def best(self, method: str, *, channel: str, student: str, budget: str) -> Try:
+    def best(
+        self,
+        method: str,
+        *,
+        channel: str,
+        student: str,
+        budget: str,
+        cpu_budget_s: float,
+    ) -> Try:
         """Return the most robust try; of equal ones the first.
 
         Args:
@@ -75,19 +83,28 @@ class Tries:
             channel: of the config.
             student: its architecture.
             budget: name of its share of the CPU budget.
+            cpu_budget_s: that share, CPU-seconds.
 
         Raises:
-            ConfigError: there is none, or not as many as other methods had there.
+            ConfigError: there is none, not as many as other methods had there or as
+                were to be made, or they had other CPU-seconds.
         """
         place = (channel, student, budget)
         there = [t for t in self._tries if (t.channel, t.student, t.budget) == place]
         counts = Counter(t.method for t in there)
-        if counts[method] == 0 or len({*counts.values()}) > 1:
+        wanted = max((t.tries for t in there), default=0)
+        if counts[method] < max(wanted, 1) or len({*counts.values()}) > 1:
             found = ", ".join(f"{name} {n}" for name, n in sorted(counts.items()))
             raise ConfigError(
-                f"{self._path}: expected as many tries of {method} as of every other "
-                f"method for {student} of {channel}, budget {budget}; found "
-                f"{found or 'none'}; make them with tests/bench/tune.py"
+                f"{self._path}: expected {wanted or 'some'} tries of {method} and of "
+                f"every other method for {student} of {channel}, budget {budget}; "
+                f"found {found or 'none'}; make them with tests/bench/tune.py"
             )
         own = [t for t in there if t.method == method]
+        if {t.cpu_budget_s for t in own} != {cpu_budget_s}:
+            raise ConfigError(
+                f"{self._path}: {method}, {student} of {channel}, was tried for other "
+                f"than {cpu_budget_s:g} CPU-seconds, which the grid gives budget "
+                f"{budget}; make tries for these with tests/bench/tune.py"
+            )
         return max(own, key=lambda t: (t.val_robust_accuracy, -t.number))

@@ -3,53 +3,42 @@
 Reads a `GroupJob` from stdin, trains its students interleaved on one thread, measures
 them and writes a `WorkerUpdate` a line to stdout. Stopped, it goes on where it was: the
 trainings of a group together, from their checkpoints. Not here: which rows are worth
-making (grid.py), which training goes on (interleave.py).
+making (grid.py), training them (training.py).
 """
 
-import hashlib
-import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
-from cloud.storage import StorageDir
-from cloud.training.images import for_teacher
 from common.catalog import contents_for, needs_live_teacher
 from common.data.datasets import Dataset, load_dataset
-from common.durable import make_folder
-from common.errors import TaktError, TrustError
-from common.models.forward import Model
+from common.errors import TaktError
 from common.models.zoo import num_parameters, shipped_bytes
-from common.release import Manifest, student_card
+from common.release import Manifest
 from common.robustness.evaluate import (
     autoattack_each,
     clean_accuracy,
     is_collapsed,
     predict,
 )
-from deploy.compare.grid import SHIPPED
-from deploy.compare.interleave import YieldCpu, interleave
-from deploy.compare.live_gateway import live_gateway
+from deploy.compare.entry import SHIPPED
 from deploy.compare.messages import GroupJob, RowJob, WorkerUpdate
 from deploy.compare.rows import Row
-from deploy.compare.trained import TrainedStudents, TrainingSummary
+from deploy.compare.trained import TrainedStudents
+from deploy.compare.training import (
+    Sources,
+    Trained,
+    open_sources,
+    trained_students,
+)
 from deploy.evaluation.images import stratified_positions
 from deploy.runtime.progress import OnProgress
-from edge.distill.batch import Images
-from edge.distill.fitting.checkpoint import CheckpointFile
-from edge.distill.fitting.fit import Fitted, fit_student
-from edge.distill.knowledge import read_knowledge, read_manifest
+from edge.distill.fitting.training import tuned
 from edge.distill.methods.losses import method
-from edge.distill.task import Task
-
-_Trained = tuple[nn.Module, TrainingSummary]
 
 
 def main() -> None:
@@ -82,214 +71,27 @@ def make_rows(group: GroupJob, on_progress: OnProgress) -> Iterator[Row]:
     """
     config = group.jobs[0].config
     dataset = load_dataset(config.dataset, seed=config.seed)
-    sources = _open_sources(group, dataset)
+    sources = open_sources(group, dataset)
+    trained = trained_students(group, sources, on_progress)
     students = TrainedStudents(group.trained)
-    sha256 = next(iter(sources.values())).manifest.teacher.weights_sha256
-    trained = {job.digest: students.load(job.digest, sha256) for job in group.jobs}
-    waiting = [job for job in group.jobs if trained[job.digest] is None]
-    checkpoints = _checkpoints(group, waiting, sources)
-    for job, (model, summary) in _train_all(waiting, sources, checkpoints, on_progress):
-        card = student_card(
-            sources[job.release_dir].manifest, job.recipe, seed=job.seed
-        )
-        students.save(job.digest, model, card, summary)
-        trained[job.digest] = model, summary
     for job in group.jobs:
-        student = trained[job.digest]
-        assert student is not None, "every job's student was loaded or trained"
         step = f"attacking {job.method}"
         on_progress(step, 0.0)
         state = students.attack(job.digest)
         yield _measure(
-            job, sources, student, dataset, state, partial(on_progress, step)
+            job,
+            sources,
+            trained[job.digest],
+            dataset,
+            state,
+            partial(on_progress, step),
         )
-
-
-class _Source(NamedTuple):
-    """Knowledge, and the images that it speaks of."""
-
-    manifest: Manifest
-    dataset: Dataset
-
-
-_Sources = Mapping[Path, _Source]  # by the folder of the knowledge
-
-
-def _open_sources(group: GroupJob, dataset: Dataset) -> _Sources:
-    """Read what the students of a group learn from.
-
-    Raises:
-        TrustError: knowledge is damaged, or of other images.
-    """
-    found: dict[Path, _Source] = {}
-    for job in group.jobs:
-        if job.release_dir in found:
-            continue
-        manifest = read_manifest(job.release_dir)
-        # A cloud distils its own student from the images that its teacher has.
-        images = for_teacher(job.config, dataset) if job.method == SHIPPED else dataset
-        if images.train.fingerprint() != manifest.fingerprint:
-            raise TrustError(
-                f"the images of {dataset.name} here are not those that the knowledge "
-                f"in {job.release_dir} was taken from; remove that folder to take it "
-                "anew"
-            )
-        found[job.release_dir] = _Source(manifest, images)
-    return found
-
-
-_Checkpoints = Mapping[str, CheckpointFile]  # by the digest of the row
-
-
-def _checkpoints(
-    group: GroupJob, waiting: Sequence[RowJob], sources: _Sources
-) -> _Checkpoints:
-    """Name the checkpoints of trainings; those that cannot be used are deleted.
-
-    What is interleaved goes on as a whole or begins anew as a whole: one that began
-    anew beside others would train by itself until it has used as much. Where a live
-    teacher is asked none is kept, as its traffic is counted in the process.
-    """
-    students = TrainedStudents(group.trained)
-    make_folder(students.folder)
-    together = [job for job in group.jobs if job.method != SHIPPED]
-
-    def named(job: RowJob, beside: Sequence[RowJob]) -> CheckpointFile:
-        manifest = sources[job.release_dir].manifest
-        decides = [
-            job.digest,
-            manifest.teacher.weights_sha256,
-            manifest.fingerprint,
-            [each.digest for each in beside],
-        ]
-        digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
-        return CheckpointFile(students.checkpoint(job.digest), digest)
-
-    found = {
-        job.digest: named(job, beside=()) for job in waiting if job.method == SHIPPED
-    }
-    own = {job.digest: named(job, together) for job in waiting if job in together}
-    is_live = any(needs_live_teacher(job.recipe.method) for job in together)
-    if is_live or not all(file.load() for file in own.values()):
-        for digest in own:
-            students.checkpoint(digest).unlink(missing_ok=True)
-    return found if is_live else found | own
-
-
-def _train_all(
-    jobs: Sequence[RowJob],
-    sources: _Sources,
-    checkpoints: _Checkpoints,
-    on_progress: OnProgress,
-) -> list[tuple[RowJob, _Trained]]:
-    """Train students interleaved; the cloud's own before them, as no node does."""
-    found = [
-        (job, _ship(job, sources[job.release_dir], checkpoints[job.digest]))
-        for job in jobs
-        if job.method == SHIPPED
-    ]
-    jobs = [job for job in jobs if job.method != SHIPPED]
-    used_s = [0.0] * len(jobs)
-    budget_s = sum(job.cpu_budget_s for job in jobs)
-    methods = tuple(job.method for job in jobs)
-
-    def work(i: int) -> Callable[[YieldCpu], _Trained]:
-        def train(yield_cpu: YieldCpu) -> _Trained:
-            def after_epoch(own_s: float) -> None:
-                used_s[i] = own_s
-                on_progress("training", sum(used_s) / budget_s)
-                yield_cpu(own_s)
-
-            source = sources[jobs[i].release_dir]
-            checkpoint = checkpoints.get(jobs[i].digest)
-            model, summary = _train(jobs[i], source, checkpoint, after_epoch)
-            others = methods[:i] + methods[i + 1 :]
-            return model, summary.model_copy(update={"trained_with": others})
-
-        return train
-
-    if jobs:
-        works = [work(i) for i in range(len(jobs))]
-        found += zip(jobs, interleave(works), strict=True)
-    return found
-
-
-def _ship(job: RowJob, source: _Source, checkpoint: CheckpointFile) -> _Trained:
-    """Distil a student as the cloud does, for its recipe's epochs, and ship it.
-
-    It costs a node no CPU-seconds, and is in half precision as a release has it.
-    """
-    fitted = _fit(job, source, checkpoint, lambda own_s: None, teacher=None)
-    costs = {"epochs": 0, "cpu_s": 0.0, "attack_cpu_s": 0.0}
-    summary = _summary(source.manifest, fitted).model_copy(update=costs)
-    return fitted.model.half().float(), summary
-
-
-def _train(
-    job: RowJob,
-    source: _Source,
-    checkpoint: CheckpointFile | None,
-    after_epoch: Callable[[float], None],
-) -> _Trained:
-    """Train one student; `after_epoch` is called with the CPU-seconds used."""
-    if not needs_live_teacher(job.recipe.method):
-        fitted = _fit(job, source, checkpoint, after_epoch, teacher=None)
-        return fitted.model, _summary(source.manifest, fitted)
-    from edge.distill.teacher.live_teacher import live_teacher  # and with it gRPC
-
-    storage = StorageDir(job.release_dir.parent)  # as `prepare_stage` left it
-    gateway = live_gateway(storage.weights, storage.gateway_log)
-    with gateway as (link, cpu_s), live_teacher(link) as teacher:
-        fitted = _fit(job, source, None, after_epoch, teacher=teacher)
-        used = {"live_bytes": teacher.num_bytes, "teacher_cpu_s": round(cpu_s(), 3)}
-        return fitted.model, _summary(source.manifest, fitted).model_copy(update=used)
-
-
-def _summary(manifest: Manifest, fitted: Fitted) -> TrainingSummary:
-    measured = [
-        p.robust_accuracy for p in fitted.curve if p.robust_accuracy is not None
-    ]
-    return TrainingSummary(
-        teacher_sha256=manifest.teacher.weights_sha256,
-        epochs=fitted.epochs,
-        cpu_s=round(fitted.cpu_s.distil, 3),
-        attack_cpu_s=round(fitted.cpu_s.attack, 3),
-        val_robust_accuracy=measured[-1] if measured else None,
-        flags=fitted.flags,
-        trained_with=(),
-    )
-
-
-def _fit(
-    job: RowJob,
-    source: _Source,
-    checkpoint: CheckpointFile | None,
-    after_epoch: Callable[[float], None],
-    *,
-    teacher: Model | None,
-) -> Fitted:
-    torch.set_num_threads(1)  # of this thread
-    manifest = source.manifest.model_copy(update={"temperature": job.temperature})
-    task = Task.of_release(
-        manifest,
-        train=Images.of(source.dataset.train),
-        val=Images.of(source.dataset.val),
-        knowledge=read_knowledge(manifest, job.release_dir, job.recipe),
-        seed=job.seed,
-    )
-    task = replace(task, cpu_budget_s=job.cpu_budget_s or None, teacher=teacher)
-    return fit_student(
-        job.recipe,
-        task,
-        checkpoint=checkpoint,
-        on_epoch=lambda point: after_epoch(point.cpu_s),
-    )
 
 
 def _measure(
     job: RowJob,
-    sources: _Sources,
-    student: _Trained,
+    sources: Sources,
+    student: Trained,
     dataset: Dataset,
     state: Path,
     progress: Callable[[float], None],
@@ -332,7 +134,7 @@ def _measure(
         cpu_budget_s=job.cpu_budget_s,
         budget=job.budget,
         attack_cpu_s=summary.attack_cpu_s,
-        learning_rate=job.recipe.learning_rate,
+        learning_rate=(tuned(job.recipe) if job.start else job.recipe).learning_rate,
         pulled_bytes=_pulled_bytes(job, manifest, student),
         val_robust_accuracy=summary.val_robust_accuracy,
         flags=(*summary.flags, *found.flags, *(("collapsed",) if collapsed else ())),
@@ -347,14 +149,16 @@ def _measure(
     )
 
 
-def _pulled_bytes(job: RowJob, manifest: Manifest, student: _Trained) -> int:
-    """Count what a node pulls: knowledge, or the cloud's student; or exchanges."""
+def _pulled_bytes(job: RowJob, manifest: Manifest, student: Trained) -> int:
+    """Count what a node pulls: knowledge, the cloud's student; or exchanges."""
     model, summary = student
     if job.method == SHIPPED:
         return shipped_bytes(model)
+    start_bytes = shipped_bytes(model) if job.start else 0
     contents = contents_for(job.recipe.method, job.recipe.boundary_weight)
     shards = manifest.shards_for(contents, job.recipe.num_views)
-    return summary.live_bytes + sum(shard.num_bytes for shard in shards)
+    knowledge_bytes = sum(shard.num_bytes for shard in shards)
+    return start_bytes + summary.live_bytes + knowledge_bytes
 
 
 if __name__ == "__main__":

@@ -210,7 +210,10 @@ def _of_benches(root: Path) -> Any:
 def plotted_rows(root: Path = ROOT) -> list[Path]:
     """List the committed rows of comparisons that have their plots beside them."""
     plots = (root / "tests" / "bench" / "results").glob("*-cpu.svg")
-    rows = (path.with_name(path.name.replace("-cpu.svg", ".json")) for path in plots)
+    stems = {
+        path.name.removesuffix("-cpu.svg").removesuffix("-tuned") for path in plots
+    }
+    rows = (root / "tests" / "bench" / "results" / f"{stem}.json" for stem in stems)
     return sorted(path for path in rows if path.exists())
 
 

@@ -1,6 +1,8 @@
 """What a teacher adds, against the robust gap between training and test images.
 
     .venv/bin/python tests/bench/gap.py mnist --seeds 0 1 2 [--data-dir DIR]
+    .venv/bin/python tests/bench/gap.py tests/bench/cifar10-cpu.toml --student medium \
+        --teacher tests/bench/results/cifar10-teacher --seeds 0 [--data-dir DIR]
 
 A node trains on images of its own alone, more of them from row to row, as they are and
 in shifted views, without a teacher (`warm_at`) and with its labels of the same views
@@ -32,9 +34,11 @@ from edge.distill.fitting.fit import fit_student
 
 RESULTS = Path(__file__).parent / "results"
 ROWS = RESULTS / "gap.json"
-SIZES = {"digits": (100, 250, 600)}  # of what the cloud leaves out
+# Of what the teacher did not learn from.
+SIZES = {"digits": (100, 250, 600), "cifar10": (500, 1500, 5000)}
 MORE_SIZES = (100, 300, 1000, 3000, 7200)
-VIEWS = {"digits": (1, 9)}  # an image of 8 x 8, shifted by one pixel, has no more
+# An image of 8 x 8, shifted by one pixel, has no more than nine.
+VIEWS = {"digits": (1, 9), "cifar10": (1, 8)}
 MORE_VIEWS = (1, 10)
 METHODS = ("warm_at", "takt")
 STEPS = 1000  # of 128 images

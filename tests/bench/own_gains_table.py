@@ -90,9 +90,12 @@ def _cell(rows: list[Row], place: Place, comparison: Comparison) -> str:
     scenario = comparison.other_scenario or comparison.scenario
     other = _by_seed(here, scenario, comparison.other, comparison)
     if comparison.other == "shipped" and comparison.of == ALL:
-        rows_of = shipped_by_seed(here, comparison.shift)
-        other = {seed: 100 * row[ALL] for seed, row in rows_of.items()}
-    found = [own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())]
+        other = shipped_by_seed(here, comparison.shift, comparison.scenario)
+    found = [
+        100 * (own[seed][comparison.of] - other[seed][comparison.of])
+        for seed in sorted(own.keys() & other.keys())
+        if _is_pair(own[seed], other[seed])
+    ]
     if not found:
         return "-"
     if len(found) == 1:
@@ -103,11 +106,13 @@ def _cell(rows: list[Row], place: Place, comparison: Comparison) -> str:
 
 def _by_seed(
     rows: list[Row], scenario: str, method: str, comparison: Comparison
-) -> dict[int, float]:
-    """Find the robust accuracies of a method in a scenario, in %."""
+) -> dict[int, Row]:
+    """Find the rows of a method in a scenario."""
     wanted = {"scenario": scenario, "method": method, "shift": comparison.shift}
-    return {
-        row["seed"]: 100 * row[comparison.of]
-        for row in rows
-        if wanted.items() <= row.items()
-    }
+    return {row["seed"]: row for row in rows if wanted.items() <= row.items()}
+
+
+def _is_pair(own: Row, other: Row) -> bool:
+    """Refuse rows of other starting weights; older rows do not name theirs."""
+    names = {row["weights"] for row in (own, other) if "weights" in row}
+    return len(names) < 2

@@ -63,7 +63,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "few": ("takt", "own_only", "no_teacher"),
     "classes": ("takt", "shipped", "no_teacher", "own_only"),
     "unlabelled": ("takt", "shipped"),
-    "camera": ("takt", "shipped"),
+    "camera": ("takt", "shipped", "no_teacher"),
     "fifth": ("takt", "own_only"),
 }
 
@@ -75,20 +75,30 @@ class Choice(NamedTuple):
     steps: int  # of the attack
     rate: float  # learning rate, in units of the recipe's
     slope: float = 0.0  # weight of the penalty on it, in units of the recipe's
+    length: float = 1.0  # share of the steps that the node may take
+    views: int | None = None  # of own images; None: as many as the node has
 
 
 Tries = dict[str, tuple[Choice, ...]]
-# As many for either side, on the cloud's validation images: of students without the
-# penalty on their slope, and of those whose recipe has it.
+# On the cloud's validation images, of students without the penalty on their slope and
+# of those whose recipe has it. Own images alone have ten, takt from weights six.
 PLAIN: Tries = {
     "alone": (
         Choice("warm_at", 1, 1.0),
         Choice("warm_at", 2, 1.0),
         Choice("pgd_at", 2, 1.0),
         Choice("pgd_at", 3, 1.0),
+        Choice("n_fgsm", 1, 1.0),
+        Choice("fgsm_pgi", 1, 1.0),
+        Choice("warm_at", 1, 0.5),
+        Choice("warm_at", 1, 1.0, length=0.5),
+        Choice("warm_at", 1, 1.0, views=1),
+        Choice("warm_at", 2, 1.0, views=1),
     ),
-    "from weights": tuple(
-        Choice("takt", steps, rate) for steps in (1, 2) for rate in (0.125, 0.25)
+    "from weights": (
+        *(Choice("takt", steps, rate) for steps in (1, 2) for rate in (0.125, 0.25)),
+        Choice("takt", 1, 0.125, views=1),
+        Choice("takt", 2, 0.25, views=1),
     ),
     "from scratch": tuple(
         Choice("takt", steps, rate) for steps in (1, 2) for rate in (0.7, 1.0)
@@ -100,12 +110,20 @@ PENALISED: Tries = {
         Choice("warm_at", 2, 1.0, 1.0),
         Choice("pgd_at", 2, 1.0, 1.0),
         Choice("warm_at", 2, 1.0, 0.0),
+        Choice("n_fgsm", 1, 1.0, 1.0),
+        Choice("fgsm_pgi", 1, 1.0, 1.0),
+        Choice("warm_at", 1, 0.5, 1.0),
+        Choice("warm_at", 1, 1.0, 1.0, length=0.5),
+        Choice("warm_at", 1, 1.0, 1.0, views=1),
+        Choice("warm_at", 2, 1.0, 1.0, views=1),
     ),
     "from weights": (
         Choice("takt", 1, 0.125, 1.0),
         Choice("takt", 2, 0.125, 1.0),
         Choice("takt", 2, 0.25, 1.0),
         Choice("takt", 2, 0.125, 0.0),
+        Choice("takt", 1, 0.125, 1.0, views=1),
+        Choice("takt", 2, 0.25, 1.0, views=1),
     ),
     "from scratch": (
         Choice("takt", 1, 1.0, 1.0),
@@ -187,19 +205,20 @@ def train(
         seed: of images, weights and order.
     """
     torch.set_num_threads(1)
-    cost = passes(recipe, choice) / PASSES
+    cost = passes(recipe, choice) / PASSES / choice.length
+    num_views = choice.views or node.num_views
     if method == "own_only":
         assert node.own is not None
-        own = site.plain(node.own, node.num_views, seed=seed)
+        own = site.plain(node.own, num_views, seed=seed)
         recipe = alone(recipe, choice, site.config.threat.eps)
         recipe = with_steps(recipe, node.free_steps / cost, len(node.own))
-        recipe = recipe.model_copy(update={"num_views": node.num_views})
+        recipe = recipe.model_copy(update={"num_views": num_views})
         fitted = fit_student(recipe, site.task(None, own, seed=seed))
         return fitted.model, fitted.cpu_s.distil, 0
     released = site.transfer(node.released, node.released_views, seed=seed)
     own_known: Known | None = None
     if node.own is not None:
-        own_known = site.taught(node.own, node.num_views, seed=seed, shipped=False)
+        own_known = site.taught(node.own, num_views, seed=seed, shipped=False)
     num_bytes, start, images = site.release_bytes(released), None, node.released
     if node.own is not None:
         images += len(node.own)
@@ -268,27 +287,32 @@ def passes(recipe: StudentConfig, choice: Choice) -> int:
 
 
 def choices(recipe: StudentConfig, node: Node, method: str) -> tuple[Choice, ...]:
-    """List what the tuning of a method tries: as many each."""
+    """List what the tuning of a method tries."""
     tries = PENALISED if recipe.jacobian_weight else PLAIN
     if method == "own_only":
         return tries["alone"]
     return tries["from weights" if node.has_weights else "from scratch"]
 
 
-def tuned(site: Site, recipe: StudentConfig, place: Row) -> Choice:
-    """Choose by validation images; a scenario's tries are made once, of one seed.
+def chosen(site: Site, recipe: StudentConfig, place: Row) -> Choice:
+    """Say how a row's student is trained.
 
-    `no_teacher` takes the choice of `takt`, whose training it repeats with true labels,
-    and all trainings from starting weights that of `few`.
+    `no_teacher` repeats the training of the `takt` of its seed, with true labels.
     """
-    keys = ("scenario", "shift", "dataset", "student", "jacobian_weight")
-    place = {key: place[key] for key in keys} | {
-        "method": "takt" if place["method"] == "no_teacher" else place["method"]
-    }
+    if place["method"] == "no_teacher":
+        pair = place | {"method": "takt"}
+        for row in read_rows(ROWS):
+            if pair.items() <= row.items():
+                return Choice(*row["training"])
+        place = pair
+    return tuned(site, recipe, place)
+
+
+def tuned(site: Site, recipe: StudentConfig, place: Row) -> Choice:
+    """Choose by validation images; a place's tries are made once, of one seed."""
+    keys = ("scenario", "shift", "dataset", "student", "jacobian_weight", "method")
+    place = {key: place[key] for key in keys}
     node = node_of(site, place["scenario"], place["shift"], TUNING_SEED)
-    if place["method"] == "takt" and node.has_weights:
-        place |= {"scenario": "few", "shift": "none"}
-        node = node_of(site, "few", "none", TUNING_SEED)
     rows = [row for row in read_rows(TUNING) if place.items() <= row.items()]
     for choice in choices(recipe, node, place["method"]):
         row = place | {"training": [*choice]}
@@ -369,24 +393,29 @@ def make_row(
         "method": method,
         "seed": seed,
     }
-    if any(row.items() <= done.items() for done in read_rows(ROWS)):
+    there = [done for done in read_rows(ROWS) if row.items() <= done.items()]
+    choice = None if method == "shipped" else chosen(site, recipe, row)
+    # A row is made again where more tries have found a better training.
+    if there and (choice is None or there[0]["training"] == [*choice]):
         return
-    own = node.own
+    place, own = dict(row), node.own
     row |= {
         "own_images": 0 if own is None else len(own),
         "own_classes": [*node.classes],
         "labelled": own is None or bool((own.labels >= 0).all()),
     }
-    if method == "shipped":
+    if choice is None:
         model, cpu_s = site.weights(recipe, seed=seed), 0.0
         num_bytes = site.weight_bytes(recipe, seed=seed)
     else:
-        choice = tuned(site, recipe, row)
         model, cpu_s, num_bytes = train(site, recipe, node, method, choice, seed=seed)
         row["training"] = [*choice]
+    if choice is None or (method != "own_only" and node.has_weights):
+        row["weights"] = site.weights_digest(recipe, seed=seed)
     row |= {"release_bytes": num_bytes, "cpu_s": round(cpu_s, 3)}
     row |= measured(site, model, node, options.test_images)
-    write_rows(ROWS, [*read_rows(ROWS), row])
+    others = [done for done in read_rows(ROWS) if not place.items() <= done.items()]
+    write_rows(ROWS, [*others, row])
     print(json.dumps(row), flush=True)
 
 

@@ -7,6 +7,8 @@ is the same teacher's logits in fp16. Not here: which nodes there are, and the r
 """
 
 import argparse
+import hashlib
+import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cloud.storage import StorageDir
+from cloud.training.images import for_teacher
 from cloud.training.teacher_card import write_teacher
+from cloud.training.teacher_files import finished_teacher, teacher_digest
 from common.config import RunConfig, StudentConfig
 from common.data.datasets import (
     Dataset,
@@ -25,6 +30,7 @@ from common.data.datasets import (
     open_left_out,
     stratified,
 )
+from common.data.sources import Source
 from common.data.views import Views, show
 from common.models.card import ModelCard
 from common.models.files import load_model, save_model
@@ -59,6 +65,7 @@ def site_parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("config")
     parser.add_argument("--work", type=Path, default=Path("runs/own-images"))
+    parser.add_argument("--teacher", type=Path, help="a storage folder that has it")
     parser.add_argument("--data-dir")
     return parser
 
@@ -77,18 +84,28 @@ class Site:
         overrides = {"dataset.data_dir": options.data_dir} if options.data_dir else {}
         config, _ = load_run_config(options.config, overrides)
         torch.set_num_threads(1)
-        return cls.open(config, options.work)
+        return cls.open(config, options.work, options.teacher)
 
     @classmethod
-    def open(cls, config: RunConfig, work: Path) -> "Site":
-        """Train the teacher, unless the folder has it."""
+    def open(cls, config: RunConfig, work: Path, given: Path | None = None) -> "Site":
+        """Train the teacher, unless the folder has it.
+
+        Args:
+            config: of the run.
+            work: takes a folder of the site.
+            given: a storage folder with the finished one; None: train it.
+        """
         name = config.dataset.name
         teacher = config.teacher.model_copy(update={"shift": SHIFT[name]})
         config = config.model_copy(update={"teacher": teacher})
-        site = cls(config, load_dataset(config.dataset, seed=config.seed), work / name)
-        if not (site.folder / "teacher.json").exists():
+        folder = work / f"{name}-{teacher_digest(config)}"
+        site = cls(config, load_dataset(config.dataset, seed=config.seed), folder)
+        if given is not None:
+            shutil.copytree(given, folder, dirs_exist_ok=True)
+        if finished_teacher(config, StorageDir(folder)) is None:
             site.folder.mkdir(parents=True, exist_ok=True)
-            run = train_here(config, site.data, site.folder, lambda step, share: None)
+            images = for_teacher(config, site.data)
+            run = train_here(config, images, site.folder, lambda step, share: None)
             write_teacher(config, site.data, run, site.folder)
         return site
 
@@ -136,7 +153,7 @@ class Site:
 
     def weights(self, recipe: StudentConfig, *, seed: int) -> nn.Module:
         """Distil a recipe's starting weights from all of the cloud's images."""
-        path = self.folder / f"{recipe.model}-{seed}.safetensors"
+        path = self._weights(recipe, seed)
         if path.exists():
             return load_model(path)[0]
         torch.set_num_threads(1)
@@ -146,6 +163,16 @@ class Site:
         model = model.half().float()  # as they are shipped
         save_model(path, model, self._card(recipe, seed))
         return model
+
+    def weights_digest(self, recipe: StudentConfig, *, seed: int) -> str:
+        """Digest the file of starting weights, as a row names it."""
+        self.weights(recipe, seed=seed)
+        data = self._weights(recipe, seed).read_bytes()
+        return hashlib.sha256(data).hexdigest()[:12]
+
+    def _weights(self, recipe: StudentConfig, seed: int) -> Path:
+        own = hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:12]
+        return self.folder / f"{recipe.model}-{own}-{seed}.safetensors"
 
     def _card(self, recipe: StudentConfig, seed: int) -> ModelCard:
         channels, size, _ = self.data.sample_shape
@@ -180,8 +207,12 @@ class Site:
     def own_images(
         self, count: int, *, seed: int, classes: tuple[int, ...] = ()
     ) -> Split:
-        """Draw a node's images from those that the cloud does not have."""
-        pool = open_left_out(self.config.dataset, seed=self.config.seed, download=None)
+        """Draw a node's images from those that the teacher did not learn from."""
+        train, dataset = self.data.train, self.config.dataset
+        if self.config.teacher.images == "others":
+            pool = Source(train.labels, lambda at: train.images[at])
+        else:
+            pool = open_left_out(dataset, seed=self.config.seed, download=None)
         if classes:
             pool = pool.subset(np.flatnonzero(np.isin(pool.labels, classes)))
         share = count / len(pool.labels)

@@ -13,18 +13,16 @@ import ablation_table
 import adaad_table
 import export_table
 import fair_table
-import few_images_table
 import gap_plot
 import gateway_table
 import label_tries_table
-import margins_table
 import own_gains_table
 import own_images_table
 import pgd_speed_table
 import precision_table
 import soak_plot
 import soak_table
-import summary_table
+import views_table
 from rows import Row, read_rows
 
 from deploy.compare import tables as compare_tables
@@ -34,17 +32,8 @@ from deploy.compare.rows import read_rows as read_compare_rows
 RESULTS = Path(__file__).parent / "results"
 
 
-def _of_compare(markdown: Callable[[Sequence[CompareRow]], str], *names: str) -> str:
-    return markdown(_rows(*names))
-
-
-def _rows(*names: str, tuned: bool = False) -> list[CompareRow]:
-    rows = [row for name in names for row in read_compare_rows(RESULTS / name)]
-    return [row for row in rows if row.tuned == tuned]
-
-
-def _fair() -> str:
-    return fair_table.markdown(_rows("compare.json", tuned=True))
+def _of_compare(markdown: Callable[[Sequence[CompareRow]], str], name: str) -> str:
+    return markdown(read_compare_rows(RESULTS / name))
 
 
 def _of_bench(markdown: Callable[[list[Row]], str], name: str) -> str:
@@ -52,16 +41,12 @@ def _of_bench(markdown: Callable[[list[Row]], str], name: str) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "summary": partial(
-        _of_compare, summary_table.markdown, "compare.json", "compare-few.json"
+    "summary": partial(_of_compare, fair_table.summary, "compare.json"),
+    "fair": partial(_of_compare, fair_table.markdown, "compare.json"),
+    "cifar10-few": partial(
+        _of_compare, partial(fair_table.by_method, dataset="cifar10"), "compare.json"
     ),
-    "fair": _fair,
-    "margins": partial(_of_compare, margins_table.markdown, "compare.json"),
     "compare": partial(_of_compare, compare_tables.markdown, "compare.json"),
-    "plain": partial(_of_compare, compare_tables.markdown, "compare-plain.json"),
-    "few-margins": partial(_of_compare, margins_table.markdown, "compare-few.json"),
-    "few": partial(_of_compare, compare_tables.markdown, "compare-few.json"),
-    "few-images": partial(_of_bench, few_images_table.markdown, "few-images.json"),
     "own-images": partial(_of_bench, own_images_table.markdown, "own_images.json"),
     "own-gains": partial(_of_bench, own_gains_table.markdown, "own_images.json"),
     "label-tries": partial(_of_bench, label_tries_table.markdown, "label_tries.json"),
@@ -71,6 +56,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "export": partial(_of_bench, export_table.markdown, "export.json"),
     "soak": partial(_of_bench, soak_table.markdown, "soak.json"),
     "pgd-speed": partial(_of_bench, pgd_speed_table.markdown, "pgd_speed.json"),
+    "views": partial(_of_bench, views_table.markdown, "views.json"),
     "precision": partial(_of_bench, precision_table.markdown, "precision.json"),
 }
 PLOTS: dict[str, Callable[[], str]] = {

@@ -15,8 +15,8 @@ from common.config import AttackConfig, RunConfig, StudentConfig
 from common.data.datasets import Dataset, load_dataset
 from common.models.zoo import num_parameters
 from common.release import Manifest
+from common.robustness.autoattack import autoattack_each
 from common.robustness.evaluate import (
-    autoattack,
     clean_accuracy,
     is_collapsed,
     predict,
@@ -42,10 +42,17 @@ class Stage:
 
     @classmethod
     def prepare(
-        cls, config: RunConfig, work: Path, *, train: Train | None = None
+        cls,
+        config: RunConfig,
+        work: Path,
+        *,
+        teacher: Path | None = None,
+        train: Train | None = None,
     ) -> "Stage":
         """Take up the config's teacher and knowledge in a folder, or make them."""
-        release = prepare_stage(config, work, lambda step, share: None, train=train)
+        release = prepare_stage(
+            config, work, lambda step, share: None, teacher=teacher, train=train
+        )
         data = load_dataset(config.dataset, seed=config.seed)
         own, val = (Images.of(split) for split in (data.train, data.val))
         return cls(data, own, val, read_manifest(release), release)
@@ -77,6 +84,7 @@ class Stage:
         cpu_budget_s: float,
         knowledge: Knowledge | None = None,
         guard_overfitting: bool = True,
+        start: nn.Module | None = None,
     ) -> Callable[[YieldCpu], Fitted]:
         """Describe a training that yields after each epoch (see interleave)."""
 
@@ -86,6 +94,7 @@ class Stage:
                 self.task(knowledge or self.knowledge(recipe), seed=seed),
                 cpu_budget_s=cpu_budget_s,
                 guard_overfitting=guard_overfitting,
+                start=None if start is None else start.state_dict(),
             )
             return fit_student(
                 recipe, task, on_epoch=lambda point: yield_cpu(point.cpu_s)
@@ -93,12 +102,22 @@ class Stage:
 
         return train
 
-    def measured(self, fitted: Fitted, num_images: int) -> Row:
-        """Measure a student on the first test images by AutoAttack, as columns."""
+    def measured(
+        self, fitted: Fitted, num_images: int, *, state: Path | None = None
+    ) -> Row:
+        """Measure a student on the first test images by AutoAttack, as columns.
+
+        With a file for its state, an attack that was stopped goes on.
+        """
         x, y = self.data.test.tensors()
-        found = autoattack(
-            fitted.model, x[:num_images], y[:num_images], eps=self.manifest.eps, seed=0
-        )
+        found = autoattack_each(
+            fitted.model,
+            x[:num_images],
+            y[:num_images],
+            eps=self.manifest.eps,
+            seed=0,
+            state=state,
+        ).evaluation
         classes = predict(fitted.model, x)
         collapsed = is_collapsed(classes, self.manifest.num_classes, labels=y)
         return {

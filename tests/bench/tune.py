@@ -1,11 +1,14 @@
 """Steps, step size, learning rate and views of each method, by as many tries each.
 
-    .venv/bin/python tests/bench/tune.py GRID [--tries N] [--budgets whole fifth ...]
+    .venv/bin/python tests/bench/tune.py GRID [--tries N | --numbers 0 7 10]
+        [--budgets whole fifth ...] [--datasets NAME ...] [--students NAME ...]
+        [--teacher DIR]
 
 For every data set, student and budget of a grid (tests/bench/fair.toml): the first try
 of a method has the grid's own settings, the others are those of `SETTINGS`, the same
 for all methods; one-step methods try as many sizes of their step in the place of
-numbers. The methods of one try are trained in turns, so that a busy machine slows all
+numbers, and arms that begin with the shipped student take their rate in units of its
+`tuning`. The methods of one try are trained in turns, so that a busy machine slows all
 alike, and measured by AutoAttack's APGD-CE and APGD-T on the validation images; test
 images are never touched. The rows go to results/tune.json, all of a try at once, and a
 tuned grid reads them. What is there already is not made again.
@@ -13,7 +16,7 @@ tuned grid reads them. What is there already is not made again.
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,12 +24,16 @@ from typing import Any
 import torch
 from rows import read_rows, write_rows
 from stage import Stage
+from torch import nn
 
 from common.config import AttackConfig, StudentConfig
 from common.robustness.autoattack import autoattack_each
 from common.robustness.evaluate import clean_accuracy
-from deploy.compare.grid import SHIPPED, Entry, load_grid, make_plan
+from deploy.compare.entry import SHIPPED, Entry
+from deploy.compare.grid import chosen, load_grid, make_plan
 from deploy.compare.interleave import interleave
+from deploy.compare.run import prepare_groups
+from deploy.compare.training import open_sources, trained_students
 from deploy.compare.tuned import Try
 
 ROWS = Path(__file__).parent / "results" / "tune.json"
@@ -57,14 +64,43 @@ def recipe_of(entry: Entry, number: int) -> StudentConfig:
     )
 
 
+def shipped(
+    stage: Stage, entries: Sequence[Entry], work: Path, teacher: Path | None
+) -> dict[str, nn.Module]:
+    """Distil what the cloud ships, for the arms that begin with it: by their name."""
+    starts = {e.method: e.start.of(seed=SEED, tuned=False) for e in entries if e.start}
+    if not starts:
+        return {}
+    found: dict[str, nn.Module] = {}
+    for _, group in prepare_groups(
+        [*starts.values()], work, work / "trained", _show_nothing, teacher=teacher
+    ):
+        made = trained_students(group, open_sources(group, stage.data), _show_nothing)
+        found |= {digest: model for digest, (model, _) in made.items()}
+    return {arm: found[start.digest] for arm, start in starts.items()}
+
+
+def _show_nothing(step: str, share: float) -> None:
+    """Take reports of progress."""
+
+
 def tried(
-    stage: Stage, entries: Sequence[Entry], number: int, tries: int
+    stage: Stage,
+    entries: Sequence[Entry],
+    number: int,
+    tries: int,
+    starts: Mapping[str, nn.Module],
 ) -> list[dict[str, Any]]:
     """Train one try of all methods in turns; measure on the validation images."""
     recipes = [recipe_of(entry, number) for entry in entries]
     fitted = interleave(
         [
-            stage.training(recipe, seed=SEED, cpu_budget_s=entry.cpu_budget_s)
+            stage.training(
+                recipe,
+                seed=SEED,
+                cpu_budget_s=entry.cpu_budget_s,
+                start=starts.get(entry.method),
+            )
             for entry, recipe in zip(entries, recipes, strict=True)
         ]
     )
@@ -118,30 +154,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("grid")
     most = len(SETTINGS) + 1
-    parser.add_argument("--tries", type=int, default=most, help="of each method")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--tries", type=int, default=most, help="of each method")
+    which.add_argument("--numbers", type=int, nargs="+", help="these tries alone")
     parser.add_argument("--budgets", nargs="+", help="whole, fifth, tenth; all")
+    parser.add_argument("--datasets", nargs="+", help="of the grid; all")
+    parser.add_argument("--students", nargs="+", help="of the grid; all")
     parser.add_argument("--work", type=Path, default=Path("runs/compare/work"))
+    parser.add_argument("--teacher", type=Path, help="a storage folder that has it")
     parser.add_argument("--data-dir")
     options = parser.parse_args()
-    if not 1 <= options.tries <= most:
-        parser.error(f"--tries: from 1 to {most}")
+    numbers = options.numbers or [*range(options.tries)]
+    if not numbers or not {*numbers} <= {*range(most)}:
+        parser.error(f"at most {most} tries, with the numbers 0 to {most - 1}")
     torch.set_num_threads(1)
     overrides = {"dataset.data_dir": options.data_dir} if options.data_dir else {}
     grid = load_grid(options.grid).model_copy(update={"tuned": None})
-    plan = [e for e in make_plan(grid, overrides) if e.method != SHIPPED]
+    plan = chosen(
+        make_plan(grid, overrides),
+        datasets=options.datasets or (),
+        students=options.students or (),
+    )
+    fixed = {SHIPPED, *(arm for arm, own in grid.methods.items() if not own.tuned)}
+    plan = [entry for entry in plan if entry.method not in fixed]
     for place, entries in by_place([e for e in plan if e.seed == plan[0].seed]).items():
         if options.budgets and place[2] not in options.budgets:
             continue
-        stage = Stage.prepare(entries[0].config, options.work)
-        for number in range(options.tries):
+        stage = Stage.prepare(entries[0].config, options.work, teacher=options.teacher)
+        starts = shipped(stage, entries, options.work, options.teacher)
+        for number in numbers:
             rows = read_rows(ROWS)
-            if any(
-                (r["channel"], r["student"], r["budget"], r["number"])
-                == (*place, number)
+            there = {
+                r["method"]
                 for r in rows
-            ):
+                if (r["channel"], r["student"], r["budget"], r["number"])
+                == (*place, number)
+            }
+            missing = [entry for entry in entries if entry.method not in there]
+            if not missing:
                 continue
-            new = tried(stage, entries, number, options.tries)
+            new = tried(stage, missing, number, len(numbers), starts)
             write_rows(ROWS, [*rows, *new])
             for row in new:
                 print(json.dumps(row), flush=True)

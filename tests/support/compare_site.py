@@ -59,7 +59,12 @@ class Site:
         self.config.write_text(RUN)
         self.grid.write_text(grid_text(self.config, "takt"))
 
-    def compare(self, out: Path | None = None, choice: Choice | None = None) -> None:
+    def compare(
+        self,
+        out: Path | None = None,
+        choice: Choice | None = None,
+        teacher: Path | None = None,
+    ) -> None:
         run_compare(
             str(self.grid),
             out=out or self.out,
@@ -68,11 +73,20 @@ class Site:
             choice=choice or Choice(),
             num_workers=2,
             display=Display(make_console()),
+            teacher=teacher,
         )
 
-    def group(self, methods: str, folder: Path, **overrides: object) -> GroupJob:
-        """Make the job of the grid's one group; the last method is pgd_at."""
-        self.grid.write_text(grid_text(self.config, methods))
+    def group(
+        self, methods: str, folder: Path, own: str = "", **overrides: object
+    ) -> GroupJob:
+        """Make the job of the grid's one group; the last method is pgd_at.
+
+        `own` are lines of the last of `methods`.
+        """
+        text = grid_text(self.config, methods)
+        self.grid.write_text(
+            text.replace("[methods.pgd_at]", f"{own}\n[methods.pgd_at]")
+        )
         keys = {key.replace("__", "."): value for key, value in overrides.items()}
         plan = make_plan(load_grid(str(self.grid)), keys)
         ((_, job),) = prepare_groups(
