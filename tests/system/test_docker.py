@@ -175,7 +175,7 @@ def test_a_node_killed_while_it_distils_goes_on_and_pulls_nothing_twice(
 
 
 def test_a_gateway_killed_while_a_node_pulls_comes_back_and_no_byte_is_pulled_twice(
-    project: Project, seen: Seen
+    project: Project,
 ) -> None:
     def gateway_pid() -> int:
         text = project.execute("head", "cat", "/storage/gateway.json").stdout
@@ -189,11 +189,11 @@ def test_a_gateway_killed_while_a_node_pulls_comes_back_and_no_byte_is_pulled_tw
         all_done(project, version)
     assert there < num_pulled(project, "sensor")  # it had been in the middle of it
     assert gateway_pid() != before
-    assert_pulled_once(project, seen, "sensor", version)
+    assert_pulled_once(project, "sensor", version)
 
 
 def test_a_node_cut_off_for_half_a_minute_finishes_and_pulls_no_byte_twice(
-    project: Project, seen: Seen
+    project: Project,
 ) -> None:
     network, name = f"{project.name}_camera", project.container("camera")
     with pulling_slowly(project, "camera") as version:
@@ -204,7 +204,7 @@ def test_a_node_cut_off_for_half_a_minute_finishes_and_pulls_no_byte_twice(
         finally:
             assert docker("network", "connect", network, name).returncode == 0
         all_done(project, version)
-    assert_pulled_once(project, seen, "camera", version)
+    assert_pulled_once(project, "camera", version)
 
 
 def test_nodes_that_were_down_catch_up_with_what_was_published_meanwhile(
