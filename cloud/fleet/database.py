@@ -71,6 +71,8 @@ _REPORTS = sa.Table(
     sa.Column("body", sa.LargeBinary, nullable=False),
 )
 
+_WHOLE_REPORTS = sa.select(_REPORTS.c.node, _REPORTS.c.time, _REPORTS.c.body)
+
 
 @dataclass(frozen=True)
 class NodeRow:
@@ -269,13 +271,26 @@ class Fleet:
         Raises:
             StorageError: the database fails.
         """
-        query = sa.select(_REPORTS.c.node, _REPORTS.c.time, _REPORTS.c.body)
+        query = _WHOLE_REPORTS
         if node is not None:
             query = query.where(_REPORTS.c.node == node)
         if version is not None:
             query = query.where(_REPORTS.c.version == version)
+        return self._report_rows(query.order_by(_REPORTS.c.id))
+
+    def newest_reports(self) -> list[ReportRow]:
+        """List each node's newest report, by node.
+
+        Raises:
+            StorageError: the database fails.
+        """
+        newest = sa.select(sa.func.max(_REPORTS.c.id)).group_by(_REPORTS.c.node)
+        query = _WHOLE_REPORTS.where(_REPORTS.c.id.in_(newest))
+        return self._report_rows(query.order_by(_REPORTS.c.node))
+
+    def _report_rows(self, query: sa.Select[Any]) -> list[ReportRow]:
         with self._storage("read") as connection:
-            rows = connection.execute(query.order_by(_REPORTS.c.id)).all()
+            rows = connection.execute(query).all()
         return [
             ReportRow(r.node, r.time, ReportRequest.FromString(r.body)) for r in rows
         ]

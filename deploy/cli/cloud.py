@@ -5,6 +5,7 @@ alone on the same storage folder and does not repeat what is there. This module 
 what the user reads; not here: the steps (deploy/cloud_side.py).
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -22,6 +23,7 @@ from deploy.cli.options import (
     DEFAULT_RUNS,
     DEFAULT_STORAGE,
     Address,
+    AsJson,
     Assign,
     Compare,
     Config,
@@ -198,6 +200,23 @@ def check(storage: Storage = DEFAULT_STORAGE) -> None:
     from cloud.gateway.probe import check_gateway
 
     typer.echo(f"the gateway at {check_gateway(StorageDir(storage))} answers")
+
+
+@app.command()
+def nodes(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
+    """List the nodes that were seen: what each does, and its last report."""
+    from deploy.report.fleet import print_fleet, read_fleet
+    from deploy.runtime.terminal import make_console
+
+    folder = StorageDir(storage)
+    folder.check_servable()
+    found = read_fleet(folder.fleet)
+    if as_json:
+        typer.echo(json.dumps([each.model_dump(mode="json") for each in found]))
+    elif found:
+        print_fleet(found, make_console())
+    else:
+        typer.echo("no node was seen yet; who may join: takt pki list")
 
 
 @app.command()

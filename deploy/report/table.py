@@ -6,7 +6,7 @@ narrow one a short block for each row. Not here: the live view, the HTML page.
 
 from pathlib import Path
 
-from rich.console import Console, JustifyMethod
+from rich.console import Console
 from rich.table import Table
 
 from common.records import Evaluation
@@ -21,6 +21,7 @@ from deploy.report.arms import (
     describe_own,
     run_arms,
 )
+from deploy.report.columns import MISSING, fits, make_table, print_columns
 from deploy.report.result import Failure, NodeResult, RunResult
 from deploy.report.wording import TRIAL, describe, human_bytes, percent
 from deploy.runtime.terminal import plain
@@ -39,7 +40,6 @@ COLUMNS = (
 NUMERIC = {"clean %", "robust %", "pulled", "CPU-s", "peak/cap MiB"}
 ARMS = (ALONE, SHIPPED, NO_TEACHER, TRAINED)
 SPARED_FIRST = {"pulled", "caps held by"}
-MISSING = "-"
 
 
 def print_result(
@@ -57,13 +57,7 @@ def print_result(
     console.print()
     if rows:
         tables = (_table(rows, set(COLUMNS)), _table(rows, set(COLUMNS) - SPARED_FIRST))
-        endless = console.options.update(width=1000)
-        widths = [console.measure(t, options=endless).maximum for t in tables]
-        fitting = [
-            table
-            for table, width in zip(tables, widths, strict=True)
-            if width <= console.width + 1  # the last column's padding may hang over
-        ]
+        fitting = [table for table in tables if fits(table, console)]
         if fitting:
             console.print(fitting[0])
         else:
@@ -145,23 +139,8 @@ def _print_arms(result: RunResult, console: Console) -> None:
         )
         for each in nodes
     ]
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    for index, name in enumerate(head):
-        justify: JustifyMethod = "left" if index < 2 else "right"
-        table.add_column(name, justify=justify, no_wrap=True)
-    for row in rows:
-        table.add_row(*[plain(cell) for cell in row])
     console.print()
-    endless = console.options.update(width=1000)
-    if console.measure(table, options=endless).maximum <= console.width + 1:
-        console.print(table)
-    else:
-        for row in rows:
-            name = f"{row[0]}: {row[1]}"
-            console.print(plain(name), style="bold", highlight=False)
-            for column, cell in zip(head[2:], row[2:], strict=True):
-                if cell != MISSING:
-                    console.print(plain(f"  {column:17} {cell}"), highlight=False)
+    print_columns(console, head, rows, left=head[:2])
     console.print(f"[dim]{plain(arms_caption(nodes))}[/dim]", highlight=False)
 
 
@@ -254,15 +233,10 @@ def _robust(evaluation: Evaluation | None) -> str:
 
 
 def _table(rows: list[tuple[str, ...]], columns: set[str]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     kept = [index for index, name in enumerate(COLUMNS) if name in columns]
-    for index in kept:
-        name = COLUMNS[index]
-        justify: JustifyMethod = "right" if name in NUMERIC else "left"
-        table.add_column(name, justify=justify, no_wrap=True)
-    for row in rows:
-        table.add_row(*[plain(row[index]) for index in kept])
-    return table
+    head = [COLUMNS[index] for index in kept]
+    chosen = [[row[index] for index in kept] for row in rows]
+    return make_table(head, chosen, left=[name for name in head if name not in NUMERIC])
 
 
 def _print_blocks(rows: list[tuple[str, ...]], console: Console) -> None:

@@ -35,11 +35,14 @@ def percent(fraction: float | None) -> str:
 
 def describe(evaluation: Evaluation) -> str:
     """Say what a robust accuracy means: attack, norm, eps and number of images."""
+    images = counted(evaluation.num_images, "image")
+    return f"{describe_attack(evaluation)}, {images}"
+
+
+def describe_attack(evaluation: Evaluation) -> str:
+    """Say by what a robust accuracy was measured: attack, norm and eps."""
     name = ATTACK_NAMES.get(evaluation.attack, evaluation.attack)
-    return (
-        f"{name} {evaluation.version}, {evaluation.norm}, eps {evaluation.eps:.4g}, "
-        f"{counted(evaluation.num_images, 'image')}"
-    )
+    return f"{name} {evaluation.version}, {evaluation.norm}, eps {evaluation.eps:.4g}"
 
 
 def human_bytes(count: float | None) -> str:
