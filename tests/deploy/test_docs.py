@@ -73,3 +73,12 @@ def test_a_link_to_a_missing_file_or_heading_is_found(tmp_path: Path) -> None:
 
 def test_the_first_page_stays_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 250
+
+
+def test_the_first_pages_release_is_as_large_as_in_the_run_that_it_shows() -> None:
+    text = " ".join((ROOT / "README.md").read_text().split())
+    said = re.search(r"signed \*release\*, (\d+) KiB below", text)
+    shown = re.search(r"publish done in \S+ s: digits v1: ([\d.]+) KiB", text)
+    assert said
+    assert shown
+    assert int(said[1]) == round(float(shown[1]))
