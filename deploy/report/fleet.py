@@ -18,12 +18,12 @@ from common.clock import Clock, utc_now
 from common.records import Cap, CpuSeconds, Evaluation, Profile, Record, from_wire
 from common.regular_file import is_there
 from deploy.report.columns import MISSING, print_columns
-from deploy.report.wording import describe_attack, human_bytes, percent
+from deploy.report.wording import describe_attack, percent
 from deploy.runtime.terminal import plain
 
 HEAD = (
     *("node", "state", "seen", "release", "student", "outcome"),
-    *("clean %", "robust %", "as shipped", "own images", "pulled"),
+    *("clean %", "robust %", "as shipped", "own images"),
 )
 _WORDS = ("node", "state", "seen", "release", "student", "outcome")
 _TROUBLE = ("failed", "refused")
@@ -118,6 +118,8 @@ def print_fleet(
         if report is not None:
             if report.outcome in _TROUBLE and report.message not in lines:
                 lines.append(f"release {report.version}: {report.message}")
+            if report.as_shipped:
+                lines.append("as shipped, since training did not improve it")
             lines += [f"note: {note}" for note in report.notes]
         for line in lines:
             text = plain(f"{node.node}: {line}")
@@ -156,10 +158,7 @@ def _row(node: FleetNode, now: datetime) -> tuple[str, ...]:
         return (node.node, state, seen, *[MISSING] * (len(HEAD) - 3))
     return (
         *(node.node, state, seen, f"v{report.version}", report.student),
-        report.outcome + (", as shipped" if report.as_shipped else ""),
-        *_figures(report),
-        describe_own_images(report),
-        human_bytes(report.pulled_bytes),
+        *(report.outcome, *_figures(report), _describe_own(report)),
     )
 
 
@@ -194,7 +193,7 @@ def _least(robust: Sequence[Evaluation]) -> float | None:
     return min((each.accuracy for each in robust), default=None)
 
 
-def describe_own_images(report: NodeReport) -> str:
+def _describe_own(report: NodeReport) -> str:
     """Say how many images of its own a node trained on."""
     if not report.own_images:
         return "none"

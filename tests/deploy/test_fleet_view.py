@@ -101,7 +101,7 @@ def test_a_node_that_measures_on_the_releases_images_alone_has_each_figure_once(
     sent = report(release_robust=[robust(0.6)], shipped_release_robust=0.7)
     fleet.report("hub", sent)
     row = shown(storage).splitlines()[1].split()
-    assert row[-5:] == ["60.0", "70.0", "none", "2.0", "KiB"]
+    assert row[-3:] == ["60.0", "70.0", "none"]
 
 
 def test_the_newest_report_of_each_node_is_shown(
@@ -124,6 +124,15 @@ def test_what_failed_and_what_a_node_noted_follow_the_table(
     lines = shown(storage).splitlines()
     assert "hub: release 2: disk full" in lines
     assert "hub: note: 2 are left out" in lines
+
+
+def test_a_student_that_training_did_not_improve_is_named(
+    fleet: Fleet, storage: StorageDir
+) -> None:
+    fleet.report("hub", report(as_shipped=True))
+    fleet.report("sensor", report())
+    said = [line for line in shown(storage).splitlines() if ": as shipped" in line]
+    assert said == ["hub: as shipped, since training did not improve it"]
 
 
 def test_a_nodes_words_neither_steer_nor_style_the_terminal(
