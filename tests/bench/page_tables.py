@@ -43,6 +43,9 @@ def _of_bench(markdown: Callable[[list[Row]], str], name: str) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "summary": partial(_of_compare, fair_table.summary, "compare.json"),
     "fair": partial(_of_compare, fair_table.markdown, "compare.json"),
+    "fair-mnist": partial(
+        _of_compare, partial(fair_table.by_method, dataset="mnist"), "compare.json"
+    ),
     "cifar10-few": partial(
         _of_compare, partial(fair_table.by_method, dataset="cifar10"), "compare.json"
     ),
