@@ -195,6 +195,8 @@ def _least(robust: Sequence[Evaluation]) -> float | None:
 
 def _describe_own(report: NodeReport) -> str:
     """Say how many images of its own a node trained on."""
+    if not report.robust:  # it failed before it had a student
+        return MISSING
     if not report.own_images:
         return "none"
     return f"{report.own_images:,}, {report.own_labelled:,} labelled"
@@ -213,7 +215,7 @@ def _caption(nodes: Sequence[FleetNode]) -> str:
     reports = [each.report for each in nodes if each.report is not None]
     attacks = sorted({describe_attack(e) for each in reports for e in each.robust})
     if not attacks:
-        return "release, outcome and figures: of the last report; none has come yet"
+        return "release, outcome and figures: of the last report; none measured"
     return (
         "release, outcome and figures: of the last report; robust: "
         f"{', '.join(attacks)}, on the node's own validation images, after a stroke on "
